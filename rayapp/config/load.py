@@ -1,0 +1,187 @@
+"""YAML → one frozen, typed object, or one message that names the file, the line and the nearest
+key.
+
+    load(TrainConfig, "configs/training/flight_delay_trees.yaml", ["tabular.num_rounds=50"])
+
+An overlay (configs/environments/NAME.yaml, chosen by RAYAPP_ENVIRONMENT or `environment=NAME`) is
+merged under the same rules: it may set only keys that exist. Relative paths inside a YAML file
+are relative to the directory the program runs in, which for a Ray job is the submitted directory.
+"""
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayapp.errors import ConfigError
+
+Location = tuple[str | int, ...]
+ENVIRONMENTS = Path("configs/environments")
+
+
+class Config(BaseModel):
+    """The base of every config: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+ConfigT = typing.TypeVar("ConfigT", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys; the stock one silently keeps the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is already set on line {seen[key]}", key_node.start_mark
+            )
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(
+    cls: type[ConfigT],
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    environment: str | None = None,
+) -> ConfigT:
+    """Read `path`, lay the environment and the `key=value` overrides over it, and check the result.
+
+    Raises ConfigError with every problem at once.
+    """
+    data, lines = read_yaml(path)
+    if environment is not None:
+        data = _merge(data, _overlay(environment, cls))
+    for override in overrides:
+        data = _merge(data, _parse_override(override))
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem, cls, lines) for problem in error.errors()]
+        raise ConfigError(
+            f"{path}: {len(problems)} problem(s)\n  " + "\n  ".join(problems),
+            f"correct {path} or the overrides and run the same command again",
+        ) from None
+
+
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    """The mapping in a YAML file, and the line of each of its keys. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        near = _nearest_file(Path(path))
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror})",
+            f"did you mean {near}?" if near else "check the path; configs live in configs/",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error.reason})", "save it as UTF-8") from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}", "mend the syntax") from None
+    if not isinstance(data, dict) or node is None:
+        raise ConfigError(
+            f"{path}: must hold a mapping, found {type(data).__name__}", "see configs/"
+        )
+    return data, dict(_key_lines(node, ()))
+
+
+def _key_lines(node: yaml.Node, at: Location) -> list[tuple[Location, int]]:
+    found: list[tuple[Location, int]] = []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            found.append((here, key.start_mark.line + 1))
+            found += _key_lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            found.append(((*at, index), value.start_mark.line + 1))
+            found += _key_lines(value, (*at, index))
+    return found
+
+
+def _overlay(environment: str, cls: type[Config]) -> dict[str, Any]:
+    """The part of an environment file that speaks of this config class's fields."""
+    data, _ = read_yaml(ENVIRONMENTS / f"{environment}.yaml")
+    return {key: value for key, value in data.items() if key in cls.model_fields}
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r} is not of the form key=value", "example: seed=7")
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"override {text!r}: not valid YAML: {error}", "quote the value"
+        ) from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    return typing.cast(dict[str, Any], parsed)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _describe(problem: Any, cls: type[BaseModel], lines: Mapping[Location, int]) -> str:
+    location: Location = tuple(problem["loc"])
+    line = next(
+        (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), 0
+    )
+    where = f"line {line}: " if line else ""
+    name = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _keys_at(cls, location[:-1]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{where}{name}: unknown key{hint}"
+    if problem["type"] == "missing":
+        return f"{where}{name}: missing"
+    return f"{where}{name}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:
+    """Names of the fields that are allowed at a place in the config."""
+    models: list[type[BaseModel]] = [cls]
+    for part in location:
+        step: list[type[BaseModel]] = []
+        for model in models:
+            field = model.model_fields.get(str(part))
+            step += _models_in(field.annotation) if field is not None else []
+        models = step or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
+
+
+def _nearest_file(path: Path) -> str | None:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = {str(p) for p in folder.rglob("*.yaml")} if folder.is_dir() else set()
+    near = difflib.get_close_matches(str(path), names, n=1)
+    return near[0] if near else None

@@ -1,0 +1,52 @@
+"""configs/operations/*.yaml: batch scoring, monitoring, and the whole path in one."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from rayapp.config.load import Config
+
+
+class ScoreConfig(Config):
+    """jobs.score_batch: the champion (or one release) over rows of a snapshot's view."""
+
+    endpoint: str
+    snapshot: str
+    """Path of the snapshot config whose newest snapshot is scored."""
+    release_id: str | None = None
+    """None takes the champion."""
+    split: str | None = None
+    since: datetime | None = None
+    """Prediction time, included."""
+    until: datetime | None = None
+    """Prediction time, not included."""
+    output_table: str
+    """Delta table in the workspace that receives row id, release and scores."""
+
+
+class MonitorConfig(Config):
+    """jobs.monitor: live quality from joined outcomes, and drift against the training profile."""
+
+    endpoint: str
+    since: datetime | None = None
+    until: datetime | None = None
+    outcomes_snapshot: str | None = None
+    """Snapshot config whose view holds the true labels by row id, joined with feedback."""
+    psi_alert: float = Field(default=0.25, gt=0)
+    """Population stability index over which a column counts as drifted."""
+    min_rows: int = Field(default=200, ge=1)
+    """Fewer joined rows than this: "insufficient data", never a number."""
+
+
+class GoldenPathConfig(Config):
+    """jobs.golden_path: every stage of one use case as one job."""
+
+    snapshot: str
+    """Path of the snapshot config; each training config must name the same one."""
+    sweep: str | None = None
+    """Sweep whose best settings replace those of the training config it names."""
+    releases: tuple[str, ...] = Field(min_length=1)
+    """Release configs, one per candidate; all for one endpoint. The candidate with the best
+    tune-split metric goes on to evaluation, gates and promotion."""
+    serving: str | None = None
+    """Serve config file that is deployed once the release is promoted; None deploys nothing."""

@@ -1,0 +1,91 @@
+"""configs/releases/*.yaml (what is released where) and configs/policies/*.yaml (what it must
+pass)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayapp.config.load import Config
+
+
+class FloorGate(Config):
+    """A metric's interval must lie beyond a fixed limit: pass when all of it does, fail when
+    none."""
+
+    kind: Literal["floor", "ceiling"]
+    metric: str
+    limit: float
+
+
+class ChampionGate(Config):
+    """Non-inferiority against the champion on the same rows, paired. No champion: pass, said so."""
+
+    kind: Literal["champion"]
+    metric: str
+    margin: float = Field(ge=0)
+    """How much worse the candidate may be, in the metric's unit."""
+
+
+class SliceGate(Config):
+    """Non-inferiority in every declared slice, Holm-corrected across slices."""
+
+    kind: Literal["slices"]
+    metric: str
+    margin: float = Field(ge=0)
+    min_rows: int = Field(default=500, ge=1)
+    """Smaller slices are reported, not judged."""
+
+
+class GapGate(Config):
+    """The largest difference of a metric between the values of one column stays under a limit."""
+
+    kind: Literal["gap"]
+    metric: str
+    column: str
+    limit: float = Field(gt=0)
+    min_rows: int = Field(default=500, ge=1)
+
+
+class LatencyGate(Config):
+    kind: Literal["latency"]
+    p95_ms: float = Field(gt=0)
+
+
+Gate = Annotated[
+    FloorGate | ChampionGate | SliceGate | GapGate | LatencyGate, Field(discriminator="kind")
+]
+
+
+class PolicyConfig(Config):
+    """Gates by name. A release needs every one of them to pass; inconclusive is not a pass."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    gates: dict[str, Gate] = Field(min_length=1)
+
+
+class EvaluationConfig(Config):
+    slices: tuple[str | dict[str, str], ...] = ()
+    """Columns, or {name: expression}, whose values are each evaluated on their own."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    num_bootstrap: int = Field(default=300, ge=50)
+    """Resamples for intervals that have no closed form."""
+    max_slices: int = Field(default=60, ge=1)
+
+
+class CardConfig(Config):
+    """The words of a model card that no measurement can give."""
+
+    intended_use: str
+    out_of_scope: str
+    owner: str
+    license: str
+
+
+class ReleaseConfig(Config):
+    endpoint: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    training: str
+    """Path of the training config whose newest finished run is the candidate."""
+    policy: str
+    """Path of the policy file."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    card: CardConfig

@@ -1,0 +1,27 @@
+"""configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
+
+from pydantic import Field
+
+from rayapp.config.load import Config
+
+
+class ServingConfig(Config):
+    endpoint: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    workspace: str | None = None
+    """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=2, ge=1)
+    target_ongoing_requests: float = Field(default=16, gt=0)
+    max_ongoing_requests: int = Field(default=128, ge=1)
+    num_cpus: float = Field(default=0.5, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
+    max_batch_rows: int = Field(default=256, ge=1)
+    """Rows of one model call; requests that arrive together share it."""
+    batch_wait_ms: float = Field(default=1.0, ge=0)
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_rows: int = Field(default=10_000, ge=1)
+    """Rows of one request."""
+    follow_every_ms: float = Field(default=250, ge=10)
+    """How often a replica looks for a moved champion."""
+    commit_every_s: float = Field(default=5, gt=0)
+    """How often spooled predictions are committed to the table."""

@@ -1,0 +1,93 @@
+"""Every error that rayapp raises on purpose, in three kinds.
+
+    RayappError
+    ├── UserError            exit 2: the input is wrong; a message, never a traceback
+    │   ├── ConfigError          a YAML file, an override or an argument
+    │   ├── ContractError        a data contract that cannot be understood
+    │   ├── DataError            data that is missing, empty or of the wrong shape
+    │   ├── WorkspaceError       the workspace cannot be read or written
+    │   └── RequestError         one HTTP request; carries the status and the parameter
+    ├── Refused              exit 3: a gate, a policy or a proof said no; retrying will not help
+    │   ├── LeakageRefused       a feature would not exist at prediction time
+    │   ├── GateRefused          an evaluation did not pass its gates
+    │   ├── ChampionMoved        somebody else promoted meanwhile
+    │   └── TamperedError        an artefact is not what its digest or signature says
+    └── Unavailable          retryable: the only kind that a fallback or a retry may catch
+
+Anything else is a bug and must fly. A message has four parts: what, the value, the limit (together
+`what`) and the next step. The arguments of `__init__` go to `super().__init__` unchanged and in
+order, because Ray rebuilds an exception from `args` on the other side of a process boundary.
+"""
+
+
+class RayappError(Exception):
+    """what: one sentence with the value and the limit. next_step: what the reader can do about
+    it."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, next_step: str) -> None:
+        super().__init__(what, next_step)
+        self.what = what
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  next: {self.next_step}"
+
+
+class UserError(RayappError):
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    pass
+
+
+class ContractError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class WorkspaceError(UserError):
+    pass
+
+
+class RequestError(UserError):
+    """One refused HTTP request. kind is the error's `type` on the wire, param the field at
+    fault."""
+
+    def __init__(
+        self, what: str, next_step: str, status: int, kind: str, param: str | None = None
+    ) -> None:
+        super().__init__(what, next_step)
+        self.args = (what, next_step, status, kind, param)
+        self.status = status
+        self.kind = kind
+        self.param = param
+
+
+class Refused(RayappError):
+    exit_code = 3
+
+
+class LeakageRefused(Refused):
+    pass
+
+
+class GateRefused(Refused):
+    pass
+
+
+class ChampionMoved(Refused):
+    pass
+
+
+class TamperedError(Refused):
+    pass
+
+
+class Unavailable(RayappError):
+    pass

@@ -1,0 +1,71 @@
+"""Nouns of training: the feature, the bundle's schema, the run."""
+
+from typing import Any, Literal
+
+from rayapp.schemas.data import Column, Task
+from rayapp.schemas.record import Record
+
+
+class Feature(Record):
+    """One model input: an expression over raw columns (a bare column name is one too)."""
+
+    name: str
+    expression: str
+
+
+class EncodedFeature(Record):
+    """How a feature becomes one float: a number as it is, or a category's place in `vocabulary`.
+
+    A category that training never saw becomes len(vocabulary): one shared place for the unknown.
+    mean and std describe the training rows and serve families that need scaled inputs.
+    """
+
+    name: str
+    expression: str
+    kind: Literal["number", "category"]
+    vocabulary: tuple[str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+
+
+class BundleSchema(Record):
+    """What a bundle takes and gives. `inputs` are raw contract columns: a caller sends these."""
+
+    name: str
+    family: str
+    task: Task
+    label: str
+    classes: tuple[str, ...]
+    inputs: tuple[Column, ...]
+    features: tuple[EncodedFeature, ...]
+
+
+class FileDigest(Record):
+    path: str
+    """Relative to the artefact's folder, with forward slashes."""
+    sha256: str
+    num_bytes: int
+
+
+class BundleRef(Record):
+    """A bundle by content: digest is over the sorted file list."""
+
+    uri: str
+    digest: str
+    files: tuple[FileDigest, ...]
+    bundle_schema: BundleSchema
+
+
+class Run(Record):
+    """One finished training: what came out, of what, and how to do it again."""
+
+    run_id: str
+    mlflow_run_id: str
+    snapshot_id: str
+    bundle: BundleRef
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    num_rows: int
+    cpu_s: float
+    code_digest: str
+    environment_digest: str

@@ -1,0 +1,65 @@
+"""Nouns of operations: the event, the pointer, and the ports that keep vendors at the door."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from rayapp.schemas.record import Record
+
+
+class EventKind(StrEnum):
+    """What can happen. Subjects: the id of what it happened to."""
+
+    SNAPSHOT_BUILT = "snapshot.built"
+    RUN_STARTED = "run.started"
+    RUN_FINISHED = "run.finished"
+    SWEEP_FINISHED = "sweep.finished"
+    EVALUATION_MADE = "evaluation.made"
+    RELEASE_SEALED = "release.sealed"
+    RELEASE_REFUSED = "release.refused"
+    CHAMPION_MOVED = "champion.moved"
+    BATCH_SCORED = "batch.scored"
+    SIGNAL_MEASURED = "signal.measured"
+
+
+class Event(Record):
+    """One link of the chain: hash covers every other field, previous_hash ties it to the one
+    before."""
+
+    sequence: int
+    at: datetime
+    kind: EventKind
+    subject: str
+    key: str
+    """Digest of what the stage was given: the same key means the same work. "" where there is
+    none."""
+    actor: str
+    payload: dict[str, Any]
+    previous_hash: str
+    hash: str
+
+
+class Pointer(Record):
+    """A named place that moves by compare-and-set: `champion/flight-delay` → a release id."""
+
+    name: str
+    target: str
+    revision: int
+
+
+class Problem(Record):
+    """One finding of an audit: where, and what is wrong with it."""
+
+    where: str
+    what: str
+
+
+class Tracker(Protocol):
+    """Where a run's parameters and metrics go while it trains. Implemented by register.tracking."""
+
+    @property
+    def run_id(self) -> str: ...
+    def log_params(self, params: dict[str, Any]) -> None: ...
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None: ...
+    def log_text(self, text: str, path: str) -> None: ...
+    def log_file(self, local_path: str, folder: str) -> None: ...

@@ -1,0 +1,32 @@
+"""The base of every stored noun: immutable, closed, and identified by the digest of its content."""
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen value that is stored as canonical JSON. Unknown fields are an error, not a guess."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    def canonical(self) -> bytes:
+        """The one byte string that this value has: sorted keys, no spaces, UTF-8."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def content_digest(self) -> str:
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        return cls.model_validate_json(raw)
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces. Raises ValueError on NaN, which has no JSON form."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()

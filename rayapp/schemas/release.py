@@ -1,0 +1,128 @@
+"""Nouns of evaluation and release: estimates, verdicts, the manifest."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from rayapp.schemas.data import ContractRef, Task
+from rayapp.schemas.model import BundleRef
+from rayapp.schemas.record import Record
+
+VerdictValue = Literal["pass", "fail", "inconclusive"]
+
+
+class Estimate(Record):
+    """A metric with its interval. value is None where the rows do not define it (one class
+    only)."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    num_rows: int
+    confidence: float
+
+
+class Difference(Record):
+    """candidate − champion on the same rows, in the metric's own unit, paired."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    num_rows: int
+    confidence: float
+
+
+class SliceEvaluation(Record):
+    """slice is "" for all rows, else "column=value"."""
+
+    slice: str
+    num_rows: int
+    estimates: tuple[Estimate, ...]
+    differences: tuple[Difference, ...] = ()
+
+
+class Curve(Record):
+    """Points of one plot; x and y have the same length. For a calibration curve weight is rows."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    weight: tuple[float, ...] = ()
+
+
+class LabelShare(Record):
+    """The share of the positive class (or the mean of the label) in one period of the data."""
+
+    period: str
+    split: str
+    value: float
+    num_rows: int
+
+
+class Latency(Record):
+    """Milliseconds for one row through the loaded bundle, in this process, after a warm-up."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    num_calls: int
+
+
+class Evaluation(Record):
+    run_id: str
+    snapshot_id: str
+    split: str
+    task: Task
+    bundle_digest: str
+    champion: str | None
+    """Release id the candidate was compared with, or None where there was no champion."""
+    overall: SliceEvaluation
+    slices: tuple[SliceEvaluation, ...]
+    curves: tuple[Curve, ...]
+    label_shares: tuple[LabelShare, ...]
+    latency: Latency
+
+
+class Verdict(Record):
+    """One gate's answer. needs_rows is an estimate of how many rows would settle it."""
+
+    gate: str
+    value: VerdictValue
+    reason: str
+    needs_rows: int | None = None
+
+
+class Manifest(Record):
+    """Everything a release is, by content. Its digest is the release id; any change makes another.
+
+    Nothing in here was typed by hand: each field is copied from the artefact that it names.
+    """
+
+    endpoint: str
+    created_at: datetime
+    run_id: str
+    bundle: BundleRef
+    snapshot_id: str
+    data_digests: dict[str, str]
+    contracts: tuple[ContractRef, ...]
+    config: dict[str, Any]
+    code_digest: str
+    environment_digest: str
+    evaluation_digest: str
+    evaluation_uri: str
+    verdicts: tuple[Verdict, ...]
+    policy_digest: str
+    card_digest: str
+    card_uri: str
+    mlflow_run_id: str
+    mlflow_version: str | None = None
+
+
+class SignedManifest(Record):
+    """manifest plus an Ed25519 signature (RFC 8032) over its canonical bytes."""
+
+    release_id: str
+    manifest: Manifest
+    key_id: str
+    signature: str

@@ -1,0 +1,35 @@
+"""Nouns of online traffic: one prediction as it is logged, and what people say of it later."""
+
+from datetime import datetime
+from typing import Any
+
+from rayapp.schemas.record import Record
+
+
+class PredictionRecord(Record):
+    """One answered row. Spooled before the response leaves; committed to a table exactly once.
+
+    unit_id is the row's business key when the caller sends one (`id` of the row), which is how an
+    outcome that arrives later finds its prediction.
+    """
+
+    request_id: str
+    row: int
+    endpoint: str
+    release_id: str
+    at: datetime
+    unit_id: str | None
+    inputs: dict[str, Any]
+    scores: tuple[float, ...]
+    latency_ms: float
+
+
+class Feedback(Record):
+    """What happened after an answer: an outcome (label), a rating (score) or words (comment)."""
+
+    request_id: str
+    row: int = 0
+    at: datetime
+    label: str | float | bool | None = None
+    score: float | None = None
+    comment: str | None = None

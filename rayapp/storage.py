@@ -1,0 +1,196 @@
+"""Bytes at a URI: a local path, file://, s3:// or gs://, all through pyarrow.fs.
+
+Artefacts are written once. Writing the same bytes again is fine, so an interrupted job may simply
+run again; writing other bytes to the same place is refused, because somebody may have signed what
+was there. Local writes go to a temporary name first and are renamed, so no reader sees half a file.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+from rayapp.errors import TamperedError, WorkspaceError
+from rayapp.schemas.model import FileDigest
+from rayapp.schemas.record import canonical_json
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_bytes(uri: str) -> bytes:
+    """Raises WorkspaceError when there is nothing at `uri` or it cannot be reached."""
+    filesystem, path = _resolve(uri)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read()
+            return data
+    except OSError as error:
+        raise WorkspaceError(
+            f"{uri}: cannot be read ({_first_line(error)})",
+            "check RAYAPP_WORKSPACE; `rayapp audit verify` lists what is missing",
+        ) from None
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = _resolve(uri)
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def commit_bytes(uri: str, data: bytes) -> None:
+    """Write once, atomically. Raises TamperedError if other bytes are there already."""
+    filesystem, path = _resolve(uri)
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        if read_bytes(uri) != data:
+            raise TamperedError(
+                f"{uri} already holds other bytes than the {len(data)} about to be written",
+                "artefacts are written once; `rayapp audit verify` tells which one is right",
+            )
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        filesystem.move(temporary, path)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{uri}: cannot be written ({_first_line(error)})",
+            "check that the workspace exists and that you may write to it",
+        ) from None
+
+
+def commit_folder(local: Path, uri: str) -> tuple[FileDigest, ...]:
+    """Commit every file below `local`; returns their digests sorted by path."""
+    found = []
+    for path in sorted(p for p in local.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        name = path.relative_to(local).as_posix()
+        commit_bytes(f"{uri}/{name}", data)
+        found.append(FileDigest(path=name, sha256=sha256(data), num_bytes=len(data)))
+    return tuple(found)
+
+
+def digest_folder(local: Path) -> tuple[FileDigest, ...]:
+    """Digests of the files below `local`, sorted by path, without copying them."""
+    paths = sorted(p for p in local.rglob("*") if p.is_file())
+    return tuple(
+        FileDigest(
+            path=p.relative_to(local).as_posix(),
+            sha256=sha256(p.read_bytes()),
+            num_bytes=p.stat().st_size,
+        )
+        for p in paths
+    )
+
+
+def fetch_folder(uri: str, files: Sequence[FileDigest], local: Path) -> None:
+    """Copy exactly `files` from `uri` to `local`, checking each. TamperedError names the first bad
+    one."""
+    for file in files:
+        data = read_bytes(f"{uri}/{file.path}")
+        if sha256(data) != file.sha256:
+            raise TamperedError(
+                f"{uri}/{file.path}: sha256 is {sha256(data)[:12]}…, "
+                f"recorded is {file.sha256[:12]}…",
+                "do not use it; restore the file from a backup or release again",
+            )
+        target = local / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def folder_digest(files: Sequence[FileDigest]) -> str:
+    """One digest for a folder: over paths and contents, in path order."""
+    listed = sorted((f.path, f.sha256) for f in files)
+    return sha256(canonical_json(listed))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where state lives (design §5). uri: a local folder or a bucket; never inside the project."""
+
+    uri: str
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Workspace":
+        """RAYAPP_WORKSPACE, or ~/.rayapp. Raises WorkspaceError when it cannot be made or
+        written."""
+        uri = environ.get("RAYAPP_WORKSPACE") or str(Path.home() / ".rayapp")
+        workspace = cls(uri if "://" in uri else str(Path(uri).expanduser().absolute()))
+        local = workspace.local
+        try:
+            local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace {uri}: cannot be created ({error.strerror})",
+                "set RAYAPP_WORKSPACE to a folder or bucket that you may write to",
+            ) from None
+        if not os.access(local, os.W_OK):
+            raise WorkspaceError(
+                f"workspace {uri}: {local} is not writable",
+                "set RAYAPP_WORKSPACE to another folder",
+            )
+        return workspace
+
+    @property
+    def local(self) -> Path:
+        """This machine's own part: the whole workspace when it is a folder, else keys and spool."""
+        if "://" in self.uri and not self.uri.startswith("file://"):
+            return Path.home() / ".rayapp" / sha256(self.uri.encode())[:12]
+        return Path(self.uri.removeprefix("file://"))
+
+    def table(self, name: str) -> str:
+        return f"{self.uri}/tables/{name}"
+
+    def artifact(self, kind: str, artifact_id: str) -> str:
+        return f"{self.uri}/artifacts/{kind}/{artifact_id}"
+
+    @property
+    def ledger_url(self) -> str:
+        return os.environ.get("RAYAPP_LEDGER_URL") or f"sqlite:///{self.local}/ledger.db"
+
+    @property
+    def mlflow_url(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.local}/mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        return f"{self.uri}/artifacts/mlflow"
+
+    @property
+    def train_storage(self) -> str:
+        """Where Ray Train and Ray Tune keep checkpoints."""
+        return f"{self.uri}/artifacts/checkpoints"
+
+    @property
+    def keys(self) -> Path:
+        folder = self.local / "keys"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def spool(self, endpoint: str) -> Path:
+        folder = self.local / "spool" / endpoint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in uri:
+        uri = str(Path(uri).absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{uri}: cannot be reached ({_first_line(error)})", "check the URI and the credentials"
+        ) from None
+    return filesystem, path
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,61 @@
+"""YAML to a typed object: every mistake is one message with the line and the nearest key."""
+
+from pathlib import Path
+
+import pytest
+
+from rayapp.config.load import load
+from rayapp.config.training import TrainConfig
+from rayapp.errors import ConfigError
+
+GOOD = """\
+name: trees
+snapshot: configs/snapshots/x.yaml
+family: tabular
+features:
+  - a
+tabular:
+  num_rounds: 10
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "train.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    config = load(TrainConfig, _write(tmp_path, GOOD), ["tabular.num_rounds=50", "seed=9"])
+    assert (config.family_config.num_rounds, config.seed) == (50, 9)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD.replace("num_rounds", "num_round"), "line 7: tabular.num_round: unknown key; did"),
+        (GOOD.replace("family:", "familly:"), "line 3: familly: unknown key; did you mean 'family'"),
+        (GOOD.replace("num_rounds: 10", "num_rounds: many"), "line 7: tabular.num_rounds"),
+        (GOOD.replace("name: trees\n", ""), "name: missing"),
+        (GOOD + "seed: 1\nseed: 2\n", "key 'seed' is already set on line 8"),
+        (GOOD + "neural: {num_epochs: 1}\n", "`neural` has no effect with family 'tabular'"),
+        ("- a\n", "must hold a mapping"),
+        ("a: [1\n", "not valid YAML"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(TrainConfig, _write(tmp_path, text))
+    assert expected in str(caught.value)
+
+
+def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
+    _write(tmp_path, GOOD)
+    with pytest.raises(ConfigError, match="did you mean .*train.yaml"):
+        load(TrainConfig, tmp_path / "trian.yaml")
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "tabular.num_rounds=[", "sed=3"])
+def test_bad_overrides(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError):
+        load(TrainConfig, _write(tmp_path, GOOD), [override])
