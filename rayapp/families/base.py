@@ -47,6 +47,17 @@ class Problem:
     """2 for binary, K for multiclass, 0 for regression."""
     features: tuple[EncodedFeature, ...]
     seed: int
+    num_rows: int
+    """Training rows over all workers: what a learning-rate schedule is laid out on."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What this process may use. device: "cpu" or a CUDA device as the worker's context names it
+    ("cuda", "cuda:1")."""
+
+    device: str = "cpu"
+    num_threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Progress:
     is_checkpoint: bool
     """True when the model below is worth keeping; it is written by `save(folder)`."""
     save: Callable[[Path], None]
+    """Writes the model, and under RESUME what only going on with the fit needs: a bundle leaves
+    that subfolder out."""
+
+
+RESUME = "resume"
 
 
 BatchSource = Callable[[], Iterator[Batch]]
@@ -77,6 +93,14 @@ class Family(Protocol):
         """Which Ray Trainer runs `fit`: "xgboost" or "torch"."""
         ...
 
+    def unit(self) -> str:
+        """What a step is called: "round" or "epoch"."""
+        ...
+
+    def num_steps(self, settings: dict[str, Any]) -> int:
+        """Steps of a whole fit with these settings."""
+        ...
+
     def fit(
         self,
         problem: Problem,
@@ -86,15 +110,17 @@ class Family(Protocol):
         checkpoint_every: int,
         resume_from: Path | None,
         on_progress: Callable[[Progress], None],
+        compute: Compute,
     ) -> None:
         """Fit in this process (one worker of a group, or alone). The last Progress is a checkpoint.
 
-        settings: the family's settings class, dumped. resume_from: a folder that `save` wrote.
+        settings: the family's settings class, dumped. resume_from: a folder that `save` wrote; one
+        that was already complete gives that last Progress and nothing else.
         Raises DataError when a pass over `train` yields no row, or when the loss is not finite.
         """
         ...
 
-    def load(self, folder: Path) -> Model:
+    def load(self, folder: Path, num_threads: int = 1) -> Model:
         """Read what `save` wrote. Never executes anything from the folder (no pickle)."""
         ...
 

@@ -1,0 +1,74 @@
+"""The bundle: a folder that answers raw rows by itself, the same offline, in batch and online.
+
+schema.json    BundleSchema: what it takes and gives, and how each feature is encoded
+profile.json   Profile: what the training rows looked like
+model/         the family's own files; nothing in them is executed
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rayapp.errors import DataError
+from rayapp.families.base import Floats, Model, family
+from rayapp.families.encoding import encode, inputs_of
+from rayapp.schemas.data import Column, Profile
+from rayapp.schemas.model import BundleSchema, EncodedFeature, Feature
+
+SCHEMA_FILE = "schema.json"
+PROFILE_FILE = "profile.json"
+MODEL_FOLDER = "model"
+
+
+def bundle_inputs(
+    features: Sequence[Feature | EncodedFeature], columns: Sequence[Column]
+) -> tuple[Column, ...]:
+    """The columns that a caller must send, in the order of `columns`."""
+    read = inputs_of(features, columns)
+    return tuple(c for c in columns if c.name in read)
+
+
+def write_bundle(
+    folder: Path,
+    schema: BundleSchema,
+    profile: Profile,
+    write_model: Callable[[Path], None],
+) -> None:
+    model = folder / MODEL_FOLDER
+    model.mkdir(parents=True, exist_ok=True)
+    write_model(model)
+    (folder / SCHEMA_FILE).write_bytes(schema.canonical())
+    (folder / PROFILE_FILE).write_bytes(profile.canonical())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Safe to share between threads: predict changes nothing."""
+
+    schema: BundleSchema
+    profile: Profile
+    _model: Model
+
+    @classmethod
+    def open(cls, folder: Path, num_threads: int = 1) -> "Bundle":
+        """Raises DataError where the folder is no bundle. Its digest is the caller's to check."""
+        try:
+            schema = BundleSchema.parse((folder / SCHEMA_FILE).read_bytes())
+            profile = Profile.parse((folder / PROFILE_FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{folder} is not a bundle: {error}",
+                "fetch the bundle again from its URI",
+            ) from None
+        model = family(schema.family).load(folder / MODEL_FOLDER, num_threads)
+        return cls(schema, profile, model)
+
+    def predict(self, table: pa.Table) -> Floats:
+        """Scores [N, K] of raw rows: K classes' probabilities in the order of schema.classes (two
+        for binary), or [N, 1] the value. Columns beyond schema.inputs are ignored.
+
+        Raises DataError for a column that is missing or of a wrong type.
+        """
+        return self._model.predict(encode(self.schema.features, table))

@@ -1,0 +1,314 @@
+"""The one check of raw rows against a bundle's inputs: in the endpoint and in batch scoring.
+
+    values ─▶ to_arrow ─▶ typed columns ─▶ first_problem (one request) or row_reasons (many rows)
+
+Types never change silently: 5.0 is an integer, 1.7 is not; "5" is not a number; true is not 1. NaN
+means missing, because neither pandas nor a binary tensor has another way to say it; infinity is
+refused.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import NoneType
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayapp.errors import DataError
+from rayapp.schemas.data import Column, ColumnType
+from rayapp.transforms import arrow_type
+
+Kind = Literal["type", "null", "not_finite", "range", "category"]
+FaultKind = Literal["missing", "type", "null", "range", "enum"]
+Values: TypeAlias = Sequence[Any] | pa.Array
+_FAULT_KINDS: dict[Kind, FaultKind] = {
+    "type": "type",
+    "null": "null",
+    "not_finite": "range",
+    "range": "range",
+    "category": "enum",
+}
+
+_PYTHON_TYPES: dict[ColumnType, frozenset[type]] = {
+    "string": frozenset({str}),
+    "integer": frozenset({int, float}),
+    "number": frozenset({int, float}),
+    "boolean": frozenset({bool}),
+    "timestamp": frozenset({str, datetime}),
+}
+_WANTED: dict[ColumnType, str] = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "timestamp": "an ISO 8601 time with a zone, for example 2013-10-01T12:00:00Z",
+}
+_MAX_SHOWN = 8
+_ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
+_REFUSALS = (*_ARROW_ERRORS, OverflowError, UnicodeError, ValueError, TypeError)
+
+
+@dataclass(frozen=True)
+class InputProblem:
+    """One value that breaks the schema. row counts from 0. what and next_step read as errors do."""
+
+    kind: Kind
+    column: str
+    row: int
+    what: str
+    next_step: str
+
+
+def to_arrow(values: Values, column: Column) -> pa.Array | InputProblem:
+    """The values as the column's Arrow type, or the first one that is of another type."""
+    try:
+        if isinstance(values, pa.Array):
+            return _from_arrow(values, column.type)
+        if set(map(type, values)) - {NoneType} <= _PYTHON_TYPES[column.type]:
+            return _from_python(values, column.type)
+    except _REFUSALS:
+        pass  # the search below names the row and the value, which Arrow's own message does not
+    return _first_of_wrong_type(values, column)
+
+
+def first_problem(values: pa.Array, column: Column) -> InputProblem | None:
+    """The first row that the column's own rules refuse; typed values as `to_arrow` gives them."""
+    for kind, bad, wanted in _broken(values, column):
+        row = pc.index(bad, True).as_py()
+        found = values[row].as_py()
+        return InputProblem(
+            kind,
+            column.name,
+            row,
+            f"{column.name!r} in row {row} is {_shown(found)}, must be {wanted}",
+            f"send {wanted} for {column.name!r}",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class InputFault:
+    """One value that breaks its column's contract. row: its index, or −1 for a whole column.
+
+    value is what was found and limit what the contract wants, both as text for a person.
+    """
+
+    row: int
+    column: str
+    kind: FaultKind
+    value: str
+    limit: str
+
+
+@dataclass(frozen=True)
+class TypedInputs:
+    """table: exactly the schema's columns, as many rows as came in; null where a value has the
+    wrong type. faults: all of them, by row and then in the order of the columns."""
+
+    table: pa.Table
+    faults: tuple[InputFault, ...]
+
+
+def typed_inputs(table: pa.Table, columns: Sequence[Column]) -> TypedInputs:
+    """Check and convert raw rows; columns of `table` that are not in `columns` are ignored.
+
+    A column that is not there at all is one fault, or nulls where it may be null. Raises DataError
+    for a column that comes twice.
+    """
+    arrays: list[pa.Array] = []
+    faults: list[InputFault] = []
+    for column in columns:
+        found = table.schema.get_all_field_indices(column.name)
+        if len(found) > 1:
+            raise DataError(
+                f"column {column.name!r} comes {len(found)} times",
+                "send every column once",
+            )
+        if found:
+            array, wrong = _checked(_flat(table.column(found[0])), column)
+            faults.extend(wrong)
+        else:
+            array = pa.nulls(table.num_rows, arrow_type(column.type))
+            if not column.nullable:
+                faults.append(InputFault(-1, column.name, "missing", "", _WANTED[column.type]))
+        arrays.append(array)
+    place = {column.name: i for i, column in enumerate(columns)}
+    faults.sort(key=lambda fault: (fault.row, place[fault.column]))
+    return TypedInputs(pa.table(arrays, names=[c.name for c in columns]), tuple(faults))
+
+
+def _checked(raw: pa.Array, column: Column) -> tuple[pa.Array, list[InputFault]]:
+    wanted = arrow_type(column.type)
+    lost: list[int] = []
+    typed = to_arrow(raw, column)
+    if isinstance(typed, InputProblem):
+        # one bad value refuses the whole column: keep the others, on the way to the messages
+        ones = [to_arrow(raw.slice(row, 1), column) for row in range(typed.row, len(raw))]
+        lost = [typed.row + i for i, one in enumerate(ones) if isinstance(one, InputProblem)]
+        kept = [pa.nulls(1, wanted) if isinstance(one, InputProblem) else one for one in ones]
+        good = to_arrow(raw.slice(0, typed.row), column) if typed.row else pa.array([], wanted)
+        typed = pa.concat_arrays([good, *kept])
+    faults = [_fault(raw, row, column, "type", _WANTED[column.type]) for row in lost]
+    for kind, bad, limit in _broken(typed, column):
+        rows = set(pc.indices_nonzero(bad).to_pylist()) - set(lost)
+        faults += [_fault(raw, row, column, _FAULT_KINDS[kind], limit) for row in sorted(rows)]
+    return typed, faults
+
+
+def _fault(raw: pa.Array, row: int, column: Column, kind: FaultKind, limit: str) -> InputFault:
+    return InputFault(row, column.name, kind, _shown(raw[row].as_py()), limit)
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def row_reasons(table: pa.Table, inputs: Sequence[Column]) -> pa.Array:
+    """Per row, why it cannot be scored ("range:distance;null:origin"), or null for a good row.
+
+    table: at least the input columns, typed.
+    """
+    codes = []
+    for column in inputs:
+        values = table.column(column.name).combine_chunks()
+        for kind, bad, _ in _broken(values, column):
+            codes.append(pc.if_else(bad, f";{kind}:{column.name}", ""))
+    if not codes:
+        return pa.nulls(table.num_rows, pa.string())
+    joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*codes, ""), 1)
+    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
+
+
+def _broken(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.Array, str]]:
+    """Each rule that at least one row breaks: its kind, those rows, and what is wanted."""
+    if values.null_count and not column.nullable:
+        yield "null", values.is_null(), f"{_WANTED[column.type]}, not missing"
+    if column.type in ("number", "integer"):
+        yield from _out_of_range(values, column)
+    if column.allowed is not None:
+        texts = values if pa.types.is_string(values.type) else pc.cast(values, pa.string())
+        known = pc.is_in(texts, value_set=pa.array(column.allowed, pa.string()))
+        bad = pc.and_(pc.is_valid(values), pc.invert(known))
+        if pc.any(bad, min_count=0).as_py():
+            more = len(column.allowed) - _MAX_SHOWN
+            names = ", ".join(column.allowed[:_MAX_SHOWN]) + (
+                f" … ({more} more)" if more > 0 else ""
+            )
+            yield "category", bad, f"one of {names}"
+
+
+def _out_of_range(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.Array, str]]:
+    ends = pc.min_max(values).as_py()  # one look tells whether any row needs a closer one
+    low, high = ends["min"], ends["max"]
+    if low is None:
+        return
+    if low == float("-inf") or high == float("inf"):
+        yield "not_finite", pc.fill_null(pc.is_inf(values), False), "a finite number"
+    minimum, maximum = column.minimum, column.maximum
+    if minimum is not None and low < minimum:
+        yield (
+            "range",
+            pc.fill_null(pc.less(values, minimum), False),
+            f"at least {minimum:g}",
+        )
+    if maximum is not None and high > maximum:
+        yield (
+            "range",
+            pc.fill_null(pc.greater(values, maximum), False),
+            f"at most {maximum:g}",
+        )
+
+
+def _from_python(values: Sequence[Any], kind: ColumnType) -> pa.Array:
+    if kind == "integer":
+        values = [_whole(v) if type(v) is float else v for v in values]
+    if kind == "timestamp":
+        texts = [v.isoformat() if isinstance(v, datetime) else v for v in values]
+        return pc.cast(pa.array(texts, pa.string()), arrow_type(kind))
+    return pa.array(values, arrow_type(kind), from_pandas=True)  # NaN becomes null
+
+
+def _whole(value: float) -> int | None:
+    """Raises ValueError for 1.7, which pa.array would cut to 1."""
+    if math.isnan(value):
+        return None
+    if not value.is_integer():
+        raise ValueError(value)
+    return int(value)
+
+
+def _from_arrow(values: pa.Array, kind: ColumnType) -> pa.Array:
+    """Casts that lose nothing. Raises an Arrow error for any other."""
+    if not _CAN_BECOME[kind](values.type) and not pa.types.is_null(values.type):
+        raise pa.ArrowTypeError(f"{values.type} is not {_WANTED[kind]}")
+    if pa.types.is_floating(values.type):
+        if pa.types.is_float16(values.type):
+            values = pc.cast(values, pa.float32())
+        nan = pc.fill_null(pc.is_nan(values), False)
+        if pc.any(nan, min_count=0).as_py():
+            values = pc.if_else(nan, pa.scalar(None, values.type), values)
+    if kind == "timestamp" and pa.types.is_timestamp(values.type) and values.type.tz is None:
+        raise pa.ArrowTypeError("a time without a zone")
+    return pc.cast(values, arrow_type(kind))
+
+
+def _is_numeric(arrow: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(arrow) or pa.types.is_floating(arrow))
+
+
+def _is_text(arrow: pa.DataType) -> bool:
+    return bool(pa.types.is_string(arrow) or pa.types.is_large_string(arrow))
+
+
+_CAN_BECOME: dict[ColumnType, Callable[[pa.DataType], bool]] = {
+    "string": _is_text,
+    "integer": _is_numeric,
+    "number": _is_numeric,
+    "boolean": pa.types.is_boolean,
+    "timestamp": lambda arrow: pa.types.is_timestamp(arrow) or _is_text(arrow),
+}
+
+
+def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
+    """Called when the whole column was refused; looks at one value after the other."""
+    wanted = _WANTED[column.type]
+    for row, value in enumerate(values):
+        one = values.slice(row, 1) if isinstance(values, pa.Array) else [value]
+        if not _is_typed(one, column.type):
+            shown = _shown(value.as_py() if isinstance(value, pa.Scalar) else value)
+            return InputProblem(
+                "type",
+                column.name,
+                row,
+                f"{column.name!r} in row {row} is {shown}, must be {wanted}",
+                f"send {wanted} for {column.name!r}",
+            )
+    return InputProblem(
+        "type",
+        column.name,
+        0,
+        f"{column.name!r} holds values of types that do not go together",
+        f"send {wanted} in every row of {column.name!r}",
+    )
+
+
+def _is_typed(one: Values, kind: ColumnType) -> bool:
+    try:
+        if isinstance(one, pa.Array):
+            _from_arrow(one, kind)
+            return True
+        if set(map(type, one)) - {NoneType} <= _PYTHON_TYPES[kind]:
+            _from_python(one, kind)
+            return True
+    except _REFUSALS:
+        return False
+    return False
+
+
+def _shown(value: Any) -> str:
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,55 @@
+"""The figures that steer a fit: the same small function for every family, on the tune split.
+
+They guide training and sweeps only. What a gate reads, with intervals, is made by evaluate.
+"""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from rayapp.families.base import Floats
+from rayapp.schemas.data import Task
+
+_SMALLEST = 1e-7  # float32 scores: a certain and wrong answer costs 16 nats, not infinity
+
+
+def tune_metrics(task: Task, scores_NK: Floats, y_N: Floats) -> dict[str, float]:
+    """binary: auc, log_loss; multiclass: log_loss, accuracy; regression: rmse, mae.
+
+    auc is left out where only one class occurs, and everything where there are no rows.
+    """
+    if not y_N.size:
+        return {}
+    if task == "regression":
+        error_N = scores_NK[:, 0].astype(np.float64) - y_N
+        rmse, mae = np.sqrt(np.mean(error_N**2)), np.mean(np.abs(error_N))
+        return {"rmse": float(rmse), "mae": float(mae)}
+    index_N = y_N.astype(np.int64)
+    chosen_N = np.clip(scores_NK[np.arange(len(y_N)), index_N], _SMALLEST, 1.0)
+    metrics = {"log_loss": float(-np.mean(np.log(chosen_N.astype(np.float64))))}
+    if task == "multiclass":
+        return metrics | {"accuracy": float(np.mean(scores_NK.argmax(axis=1) == index_N))}
+    area = roc_auc(scores_NK[:, 1], index_N)
+    return metrics if area is None else metrics | {"auc": area}
+
+
+def goal(task: Task) -> tuple[str, Literal["max", "min"]]:
+    """The one figure that a sweep compares trials by."""
+    if task == "binary":
+        return "auc", "max"
+    return ("log_loss", "min") if task == "multiclass" else ("rmse", "min")
+
+
+def roc_auc(score_N: Floats, index_N: npt.NDArray[np.int64]) -> float | None:
+    """P(a positive's score > a negative's), ties counted half; None where a class is missing."""
+    _, group_N, count_G = np.unique(score_N, return_inverse=True, return_counts=True)
+    rank_G = np.cumsum(count_G) - (count_G - 1) / 2  # mean rank of each group of equal scores
+    positive_N = index_N == 1
+    num_positive = int(positive_N.sum())
+    num_negative = len(index_N) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    rank_sum = rank_G[group_N[positive_N]].sum()
+    lowest = num_positive * (num_positive + 1) / 2
+    return float((rank_sum - lowest) / (num_positive * num_negative))

@@ -1,0 +1,89 @@
+"""The search space of a sweep, checked against the family's settings before anything runs."""
+
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ValidationError
+
+from rayapp.config.sweep import (
+    ChoiceSpace,
+    IntegerSpace,
+    Space,
+    SweepConfig,
+    UniformSpace,
+)
+from rayapp.config.training import NeuralConfig, TabularConfig, TrainConfig
+from rayapp.errors import ConfigError
+
+
+def distributions(config: SweepConfig, training: TrainConfig) -> dict[str, BaseDistribution]:
+    """Optuna's form of the space. Raises ConfigError that names the key and the value."""
+    settings = training.family_config
+    known = type(settings).model_fields
+    made: dict[str, BaseDistribution] = {}
+    for name, space in config.space.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"space.{name}: no setting of the {training.family} family",
+                f"did you mean {near[0]!r}?" if near else f"settings are {sorted(known)}",
+            )
+        if isinstance(space, UniformSpace) and known[name].annotation is int:
+            raise ConfigError(
+                f"space.{name}: {name} is a whole number, kind {space.kind!r} gives fractions",
+                "use kind: integer",
+            )
+        for value in _extremes(space):
+            _check(settings, name, value)
+        made[name] = _distribution(space)
+    return made
+
+
+def starting_point(
+    space: Mapping[str, BaseDistribution], training: TrainConfig
+) -> dict[str, Any] | None:
+    """The training config's own settings, if they lie inside the space: the trial to beat."""
+    settings = training.family_config.model_dump()
+    point = {name: settings[name] for name in space}
+    inside = all(space[name]._contains(_inner(space[name], v)) for name, v in point.items())
+    return point if inside else None
+
+
+def _extremes(space: Space) -> tuple[str | int | float, ...]:
+    return space.values if isinstance(space, ChoiceSpace) else (space.low, space.high)
+
+
+def _check(settings: TabularConfig | NeuralConfig, name: str, value: str | float) -> None:
+    try:
+        type(settings).model_validate(settings.model_dump() | {name: value})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(
+            f"space.{name}: {value!r} is not allowed: {problem['msg']}",
+            "keep the space inside the setting's own limits",
+        ) from None
+
+
+def _distribution(space: Space) -> BaseDistribution:
+    match space:
+        case UniformSpace():
+            return FloatDistribution(space.low, space.high, log=space.kind == "log_uniform")
+        case IntegerSpace():
+            return IntDistribution(space.low, space.high)
+        case ChoiceSpace():
+            return CategoricalDistribution(space.values)
+    typing.assert_never(space)
+
+
+def _inner(distribution: BaseDistribution, value: Any) -> float:
+    if isinstance(distribution, CategoricalDistribution) and value not in distribution.choices:
+        return -1.0
+    return float(distribution.to_internal_repr(value))
