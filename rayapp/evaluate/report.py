@@ -1,0 +1,185 @@
+"""The evaluation as one self-contained HTML page that a reviewer can read, print and file."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rayapp.evaluate import plots
+from rayapp.evaluate.metrics import METRICS
+from rayapp.schemas.data import Task
+from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.release import Difference, Estimate, Evaluation, SliceEvaluation, Verdict
+
+HEADLINE_METRIC: dict[Task, str] = {"binary": "auc", "multiclass": "auc", "regression": "rmse"}
+_MAX_FOREST_ROWS = 80
+_WORDS = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
+
+
+def render(
+    evaluation: Evaluation,
+    verdicts: Sequence[Verdict],
+    title: str,
+    created_at: datetime,
+    bundle_schema: BundleSchema,
+    extra: Mapping[str, str],
+) -> str:
+    """A complete HTML document. extra: label → text lines for the head, such as the run id."""
+    environment = Environment(
+        loader=PackageLoader("rayapp.evaluate"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        title=title,
+        schema=bundle_schema,
+        created_at=created_at.astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        extra=extra,
+        evaluation=evaluation,
+        outcome=_outcome(verdicts),
+        verdicts=[{"word": _WORDS[v.value], "verdict": v} for v in verdicts],
+        headline=_headline(evaluation),
+        metrics=_metric_rows(evaluation.overall),
+        pictures=_pictures(evaluation, bundle_schema),
+        forest=_forest(evaluation),
+        forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
+        changes=_slice_changes(evaluation),
+        label=_label(evaluation),
+    )
+
+
+def _outcome(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    counts = {v: sum(x.value == v for x in verdicts) for v in ("pass", "fail", "inconclusive")}
+    if not verdicts:
+        return {"value": "inconclusive", "text": "No gate was judged"}
+    if counts["fail"]:
+        text = f"Refused: {counts['fail']} of {len(verdicts)} gates failed"
+        return {"value": "fail", "text": text}
+    if counts["inconclusive"]:
+        text = f"Refused: {counts['inconclusive']} of {len(verdicts)} gates lack evidence"
+        return {"value": "inconclusive", "text": text}
+    return {"value": "pass", "text": f"Accepted: all {len(verdicts)} gates passed"}
+
+
+def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
+    """The three or four numbers that a reader wants first."""
+    metric = HEADLINE_METRIC[evaluation.task]
+    found = plots.estimate_of(evaluation.overall, metric)
+    tiles = []
+    if found is not None:
+        tiles.append({"name": _name(metric), "value": number(found.value), "note": interval(found)})
+    difference = next((d for d in evaluation.overall.differences if d.metric == metric), None)
+    if difference is not None:
+        note = f"{signed(difference.low)} to {signed(difference.high)}, paired"
+        tiles.append({"name": "against champion", "value": signed(difference.value), "note": note})
+    rows, split = evaluation.overall.num_rows, evaluation.split
+    tiles.append({"name": f"{split} rows", "value": f"{rows:,}", "note": _slices_note(evaluation)})
+    latency = evaluation.latency
+    note = f"median {latency.p50_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms, one row"
+    return [*tiles, {"name": "latency p95", "value": f"{latency.p95_ms:.2f} ms", "note": note}]
+
+
+def _slices_note(evaluation: Evaluation) -> str:
+    columns = dict.fromkeys(s.slice.partition("=")[0] for s in evaluation.slices)
+    if not columns:
+        return "no slices declared"
+    num_slices = len(evaluation.slices)
+    return f"{num_slices} slice{'s' if num_slices > 1 else ''} of {', '.join(columns)}"
+
+
+def _metric_rows(overall: SliceEvaluation) -> list[dict[str, str]]:
+    differences = {d.metric: d for d in overall.differences}
+    return [
+        {
+            "name": _name(e.metric),
+            "meaning": METRICS[e.metric].meaning,
+            "better": {True: "higher", False: "lower", None: "–"}[
+                METRICS[e.metric].higher_is_better
+            ],
+            "value": number(e.value),
+            "interval": interval(e),
+            **_change(differences.get(e.metric)),
+        }
+        for e in overall.estimates
+    ]
+
+
+def _change(difference: Difference | None) -> dict[str, str]:
+    """The change against the champion, and whether it is one for the better beyond doubt."""
+    if difference is None:
+        return {"change": "", "change_interval": "", "change_class": ""}
+    better = METRICS[difference.metric].higher_is_better
+    clear = difference.low > 0 or difference.high < 0
+    good = clear and better is not None and (difference.value > 0) == better
+    bad = clear and better is not None and not good
+    return {
+        "change": signed(difference.value),
+        "change_interval": f"{signed(difference.low)} to {signed(difference.high)}",
+        "change_class": "good" if good else "bad" if bad else "",
+    }
+
+
+def _pictures(evaluation: Evaluation, schema: BundleSchema) -> list[dict[str, str]]:
+    curves = {c.name: c for c in evaluation.curves}
+    found = []
+    if "roc" in curves:
+        rate = plots.estimate_of(evaluation.overall, "label_rate")
+        chance = (rate.value or 0.0) if rate is not None else 0.0
+        found.append(("ROC", plots.roc_plot(curves)))
+        found.append(("Precision and recall", plots.precision_recall_plot(curves, chance)))
+    if "calibration" in curves:
+        found.append(("Calibration, 15 equal-mass groups", plots.calibration_plot(curves)))
+    if "scores_negative" in curves:
+        found.append(("Predicted probabilities", plots.score_plot(curves, schema.classes)))
+    if "confusion" in curves:
+        found.append(("Confusion", plots.confusion_plot(curves["confusion"], schema.classes)))
+    if "predicted_vs_actual" in curves:
+        found.append(("Predicted and actual", plots.actual_plot(curves["predicted_vs_actual"])))
+    return [{"title": title, "svg": svg} for title, svg in found]
+
+
+def _forest(evaluation: Evaluation) -> str:
+    slices = evaluation.slices[:_MAX_FOREST_ROWS]
+    metric = HEADLINE_METRIC[evaluation.task]
+    return plots.forest_plot(slices, evaluation.overall, metric, _name(metric)) if slices else ""
+
+
+def _slice_changes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Slices by their change against the champion, worst first; the ten worst are shown."""
+    metric = HEADLINE_METRIC[evaluation.task]
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    pairs = [(s, d) for s in evaluation.slices for d in s.differences if d.metric == metric]
+    pairs.sort(key=lambda pair: sign * pair[1].value)
+    return [
+        {"slice": s.slice.replace("=", " = ", 1), "rows": f"{s.num_rows:,}", **_change(d)}
+        for s, d in pairs[:10]
+    ]
+
+
+def _label(evaluation: Evaluation) -> str:
+    if not evaluation.label_shares:
+        return ""
+    return plots.label_plot(evaluation.label_shares, evaluation.task != "regression")
+
+
+def _name(metric: str) -> str:
+    return {"auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}.get(
+        metric, metric.replace("_", " ")
+    )
+
+
+def number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "too few rows for an interval"
+    return f"{number(estimate.low)} to {number(estimate.high)}"

@@ -1,0 +1,171 @@
+"""Candidate and champion over the same rows: from a view's raw rows to labels, scores and slices.
+
+A bundle travels to the workers as bytes, not as a path, so that a worker on another node can open
+it; each worker process opens it once.
+"""
+
+import difflib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data import Dataset
+
+from rayapp.errors import ConfigError, DataError
+from rayapp.evaluate.statistics import Floats
+from rayapp.families.bundle import Bundle
+from rayapp.families.encoding import label_numbers
+from rayapp.schemas.model import BundleSchema
+from rayapp.storage import sha256
+from rayapp.transforms import Expression
+
+MISSING = "(missing)"
+_LABEL = "label"
+_SLICE = "slice:"
+
+
+@dataclass(frozen=True)
+class PackedBundle:
+    """A bundle's files as bytes. Equal digests are equal bundles."""
+
+    digest: str
+    files: Mapping[str, bytes] = field(compare=False, repr=False)
+
+    @classmethod
+    def pack(cls, folder: Path) -> "PackedBundle":
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+        names = "\n".join(f"{name} {sha256(data)}" for name, data in files.items())
+        return cls(sha256(names.encode()), files)
+
+    def open(self) -> Bundle:
+        return _opened(self)[0]
+
+
+@lru_cache(maxsize=4)
+def _opened(packed: PackedBundle) -> tuple[Bundle, tempfile.TemporaryDirectory[str]]:
+    """The folder lives as long as the bundle, which may read its files late."""
+    folder = tempfile.TemporaryDirectory(prefix="bundle-")
+    for name, data in packed.files.items():
+        path = Path(folder.name) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return Bundle.open(Path(folder.name)), folder
+
+
+def slice_expressions(slices: Sequence[str | Mapping[str, str]]) -> dict[str, Expression]:
+    """Slice name → expression. Raises ConfigError for an expression or a name used twice."""
+    found: dict[str, Expression] = {}
+    for item in slices:
+        for name, text in {item: item}.items() if isinstance(item, str) else item.items():
+            if name in found:
+                raise ConfigError(f"evaluation.slices names {name!r} twice", "rename one of them")
+            found[name] = Expression.parse(text)
+    return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows of one block. Shape suffixes: N rows, K scores per row."""
+
+    y_N: Floats
+    candidate_NK: Floats
+    champion_NK: Floats | None
+    slices: Mapping[str, pa.Array]
+
+    def to_table(self) -> pa.Table:
+        columns = {_LABEL: pa.array(self.y_N)}
+        for who, scores_NK in (("candidate", self.candidate_NK), ("champion", self.champion_NK)):
+            if scores_NK is not None:
+                columns |= {f"{who}:{k}": pa.array(s) for k, s in enumerate(scores_NK.T)}
+        return pa.table(columns | {_SLICE + name: v for name, v in self.slices.items()})
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Scored":
+        def scores(who: str) -> Floats | None:
+            names = [n for n in table.column_names if n.startswith(f"{who}:")]
+            columns = [table.column(n).to_numpy() for n in names]
+            return np.stack(columns, axis=1).astype(np.float64) if columns else None
+
+        candidate_NK = scores("candidate")
+        assert candidate_NK is not None
+        names = [n for n in table.column_names if n.startswith(_SLICE)]
+        return cls(
+            table.column(_LABEL).to_numpy(),
+            candidate_NK,
+            scores("champion"),
+            {n.removeprefix(_SLICE): table.column(n).combine_chunks() for n in names},
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """The function that runs over each block of the view."""
+
+    candidate: PackedBundle
+    champion: PackedBundle | None
+    slices: Mapping[str, Expression]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        bundle = self.candidate.open()
+        schema = bundle.schema
+        y_N = label_numbers(table.column(schema.label), schema.task, schema.classes)
+        champion_NK = None if self.champion is None else _scores(self.champion.open(), table)
+        return Scored(
+            np.asarray(y_N, dtype=np.float64),
+            _scores(bundle, table),
+            champion_NK,
+            {name: _slice_values(e, table) for name, e in self.slices.items()},
+        ).to_table()
+
+
+def score_rows(dataset: Dataset, score: Score, schemas: Sequence[BundleSchema]) -> Dataset:
+    """One row per row of `dataset`: label, scores and slices, read back by Scored.from_table."""
+    have = dataset.columns() or []
+    needed = {c.name for s in schemas for c in s.inputs} | {s.label for s in schemas}
+    for name, expression in score.slices.items():
+        _refuse_missing(expression.columns - set(have), have, f"slice {name!r}")
+        needed |= expression.columns
+    _refuse_missing(needed - set(have), have, "the bundle")
+    dataset.context.enable_progress_bars = False  # three passes of a second or two each
+    dataset.context.print_on_execution_start = False
+    dataset.context.raise_original_map_exception = True  # else our own errors arrive nameless
+    selected = dataset.select_columns(sorted(needed))
+    return selected.map_batches(score, batch_format="pyarrow", batch_size=None)
+
+
+def _refuse_missing(missing: set[str] | frozenset[str], have: Sequence[str], who: str) -> None:
+    for name in sorted(missing):
+        near = difflib.get_close_matches(name, have, n=1)
+        raise ConfigError(
+            f"{who} needs column {name!r}, which the evaluated rows do not have",
+            f"did you mean {near[0]!r}?" if near else f"columns are {sorted(have)}",
+        )
+
+
+def _scores(bundle: Bundle, table: pa.Table) -> Floats:
+    schema = bundle.schema
+    expected = (table.num_rows, 1 if schema.task == "regression" else len(schema.classes))
+    if table.num_rows == 0:
+        return np.zeros(expected)
+    scores_NK = np.asarray(bundle.predict(table), dtype=np.float64)
+    if scores_NK.shape != expected:
+        raise DataError(
+            f"bundle {schema.name!r} gave scores of shape {scores_NK.shape}, not {expected}",
+            "check the family's predict with tests/contract/test_families.py",
+        )
+    if not np.isfinite(scores_NK).all():
+        raise DataError(
+            f"bundle {schema.name!r} gave a score that is not finite",
+            "train again and look at the loss; such a model must not be released",
+        )
+    return scores_NK
+
+
+def _slice_values(expression: Expression, table: pa.Table) -> pa.Array:
+    return pc.fill_null(pc.cast(expression.evaluate(table), pa.string()), MISSING)
