@@ -1,0 +1,185 @@
+"""From one answered request back to the release, the run and the data that it came from."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from pydantic import ValidationError
+from rich.tree import Tree
+
+from rayapp.errors import TamperedError, UserError
+from rayapp.govern.seals import seal_problem, trusted_keys
+from rayapp.ledger import Ledger
+from rayapp.schemas.data import Snapshot, TableVersion
+from rayapp.schemas.model import Run
+from rayapp.schemas.operations import EventKind
+from rayapp.schemas.record import Record
+from rayapp.schemas.release import SignedManifest, Verdict
+from rayapp.schemas.traffic import PredictionRecord
+from rayapp.storage import Workspace, read_bytes
+
+_ID_CHARS = 12
+
+
+class Provenance(Record):
+    """One release that answered, and where it came from.
+
+    seal_problem: what is wrong with the manifest, or None when digest and signature fit.
+    promoted_at: when it last became the champion; None when it never did.
+    is_champion: it answers at its endpoint now. run and snapshot: None when not in the ledger.
+    """
+
+    release_id: str
+    signed: SignedManifest
+    seal_problem: str | None
+    promoted_at: datetime | None
+    is_champion: bool
+    run: Run | None
+    snapshot: Snapshot | None
+
+
+class Explanation(Record):
+    """predictions: the request's rows in order. releases: those that answered, first use first."""
+
+    request_id: str
+    predictions: tuple[PredictionRecord, ...]
+    releases: tuple[Provenance, ...]
+
+
+def explain(
+    request_id: str,
+    find_prediction: Callable[[str], list[PredictionRecord]],
+    ledger: Ledger,
+    workspace: Workspace,
+) -> Explanation:
+    """Raises UserError for an id that is not known (yet), TamperedError for a manifest that cannot
+    be read, WorkspaceError when the manifest is gone."""
+    predictions = sorted(find_prediction(request_id), key=lambda p: p.row)
+    if not predictions:
+        raise UserError(
+            f"request {request_id!r} is not among the committed predictions",
+            "predictions are committed every few seconds: try again, or check the id",
+        )
+    release_ids = dict.fromkeys(p.release_id for p in predictions)
+    return Explanation(
+        request_id=request_id,
+        predictions=tuple(predictions),
+        releases=tuple(_provenance(release_id, ledger, workspace) for release_id in release_ids),
+    )
+
+
+def _provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provenance:
+    uri = f"{workspace.artifact('releases', release_id)}/manifest.json"
+    raw = read_bytes(uri)
+    try:
+        signed = SignedManifest.parse(raw)
+    except ValidationError:
+        raise TamperedError(
+            f"{uri} is no manifest any more", "run `rayapp audit verify`; restore it from a backup"
+        ) from None
+    problem = seal_problem(raw, signed, trusted_keys(workspace))
+    if problem is None and signed.release_id != release_id:
+        problem = f"the manifest is that of {signed.release_id[:_ID_CHARS]}…"
+    manifest = signed.manifest
+    moves = ledger.events(EventKind.CHAMPION_MOVED, subject=f"champion/{manifest.endpoint}")
+    pointer = ledger.pointer(f"champion/{manifest.endpoint}")
+    finished = ledger.latest(EventKind.RUN_FINISHED, subject=manifest.run_id)
+    built = ledger.latest(EventKind.SNAPSHOT_BUILT, subject=manifest.snapshot_id)
+    return Provenance(
+        release_id=release_id,
+        signed=signed,
+        seal_problem=problem,
+        promoted_at=max(
+            (e.at for e in moves if e.payload["release_id"] == release_id), default=None
+        ),
+        is_champion=pointer is not None and pointer.target == release_id,
+        run=Run.model_validate(finished.payload["run"]) if finished else None,
+        snapshot=Snapshot.model_validate(built.payload["snapshot"]) if built else None,
+    )
+
+
+def render_explanation(explanation: Explanation) -> Tree:
+    """The explanation as a tree for a terminal."""
+    tree = Tree(f"request {_plain(explanation.request_id)}")
+    for provenance in explanation.releases:
+        for prediction in explanation.predictions:
+            if prediction.release_id == provenance.release_id:
+                _add_prediction(tree, prediction, provenance.signed)
+        _add_release(tree, provenance)
+    return tree
+
+
+def _add_prediction(tree: Tree, prediction: PredictionRecord, signed: SignedManifest) -> None:
+    classes = signed.manifest.bundle.bundle_schema.classes
+    names = classes if len(classes) == len(prediction.scores) else ("score",)
+    scores = ", ".join(
+        f"{name} {score:.4f}" for name, score in zip(names, prediction.scores, strict=False)
+    )
+    unit = f" of {prediction.unit_id}" if prediction.unit_id else ""
+    branch = tree.add(
+        _plain(
+            f"row {prediction.row}{unit} at {prediction.at:%Y-%m-%d %H:%M:%S %Z}: {scores} "
+            f"({prediction.latency_ms:.1f} ms)"
+        )
+    )
+    for name, value in prediction.inputs.items():
+        branch.add(_plain(f"{name} = {value!r}"))
+
+
+def _add_release(tree: Tree, provenance: Provenance) -> None:
+    signed, manifest = provenance.signed, provenance.signed.manifest
+    state = "champion now" if provenance.is_champion else "not the champion now"
+    branch = tree.add(_plain(f"release {provenance.release_id} of {manifest.endpoint}, {state}"))
+    if provenance.seal_problem is None:
+        branch.add(f"seal: digest and signature fit (key {signed.key_id})")
+    else:
+        branch.add(f"[red]seal: {_plain(provenance.seal_problem)}[/red]")
+    promoted = provenance.promoted_at
+    branch.add(f"promoted: {promoted:%Y-%m-%d %H:%M:%S %Z}" if promoted else "promoted: never")
+    _add_verdicts(branch, manifest.verdicts)
+    branch.add(_plain(f"model card: {manifest.card_uri}"))
+    branch.add(_plain(f"evaluation: {manifest.evaluation_uri}"))
+    _add_run(branch, provenance)
+    _add_snapshot(branch, provenance)
+
+
+def _add_verdicts(branch: Tree, verdicts: tuple[Verdict, ...]) -> None:
+    gates = branch.add(f"gates: {sum(v.value == 'pass' for v in verdicts)} of {len(verdicts)} pass")
+    for verdict in verdicts:
+        gates.add(_plain(f"{verdict.gate}: {verdict.value} - {verdict.reason}"))
+
+
+def _add_run(branch: Tree, provenance: Provenance) -> None:
+    run, manifest = provenance.run, provenance.signed.manifest
+    if run is None:
+        branch.add(f"[red]run {_plain(manifest.run_id)}: not in the ledger[/red]")
+        return
+    family = run.bundle.bundle_schema.family
+    node = branch.add(_plain(f"run {run.run_id}: {family} on {run.num_rows:,} rows"))
+    for name, value in sorted(run.metrics.items()):
+        node.add(_plain(f"{name} = {value:.4f}"))
+    node.add(f"code {run.code_digest[:_ID_CHARS]}")
+    node.add(f"environment {run.environment_digest[:_ID_CHARS]}")
+
+
+def _add_snapshot(branch: Tree, provenance: Provenance) -> None:
+    snapshot, snapshot_id = provenance.snapshot, provenance.signed.manifest.snapshot_id
+    if snapshot is None:
+        branch.add(f"[red]snapshot {snapshot_id[:_ID_CHARS]}: not in the ledger[/red]")
+        return
+    node = branch.add(_plain(f"snapshot {snapshot.name} {snapshot_id[:_ID_CHARS]}"))
+    for table in (*snapshot.tables, snapshot.view):
+        node.add(_plain(_table_line(table)))
+
+
+def _table_line(table: TableVersion) -> str:
+    contract = table.contract
+    promise = f", contract {contract.id} {contract.version}" if contract else ""
+    return (
+        f"{table.name} version {table.version}: {table.num_rows:,} rows, "
+        f"{table.num_quarantined:,} quarantined, digest {table.digest[:_ID_CHARS]}{promise}"
+    )
+
+
+def _plain(text: str) -> str:
+    """Brackets in data are no colour markup."""
+    return text.replace("[", "\\[")

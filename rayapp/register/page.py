@@ -1,0 +1,23 @@
+"""The model card as one self-contained HTML page: for reading, printing and filing."""
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
+
+
+def render_card_html(card: str) -> str:
+    """A complete HTML document of a card as `render_card` made it.
+
+    HTML inside the card is shown as text, never run: its words come from YAML files.
+    """
+    _, front, body = card.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    environment = Environment(
+        loader=PackageLoader("rayapp.register"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("card.html").render(
+        title=body.strip().partition("\n")[0].removeprefix("# "),
+        tags=[metadata["pipeline_tag"], *metadata["tags"], metadata["license"]],
+        body=markdown.render(body),
+    )

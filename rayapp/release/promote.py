@@ -1,0 +1,44 @@
+"""Moving the champion: only a signed release whose every gate passed, only by compare-and-set."""
+
+from rayapp.errors import GateRefused
+from rayapp.ledger import Ledger
+from rayapp.schemas.operations import EventKind, Pointer
+from rayapp.schemas.release import SignedManifest, Verdict
+
+
+def champion_pointer(endpoint: str) -> str:
+    """Name of the ledger pointer that says which release answers at `endpoint`."""
+    return f"champion/{endpoint}"
+
+
+def refuse_unless_passed(release_id: str, verdicts: tuple[Verdict, ...]) -> None:
+    """Raises GateRefused that names each gate that did not pass, and why."""
+    stopped = [v for v in verdicts if v.value != "pass"]
+    if not verdicts or stopped:
+        reasons = "; ".join(f"{v.gate} is {v.value}: {v.reason}" for v in stopped) or "no gate ran"
+        raise GateRefused(
+            f"release {release_id[:12]} is refused by {len(stopped)} of {len(verdicts)} gate(s): "
+            f"{reasons}",
+            "read the evaluation report; improve the candidate, or collect the rows that an "
+            "inconclusive gate asks for",
+        )
+
+
+def promote(ledger: Ledger, signed: SignedManifest, expected_revision: int) -> Pointer:
+    """Make a release the champion of its endpoint.
+
+    expected_revision: the pointer's revision when the candidate was compared with the champion.
+    Raises GateRefused, or ChampionMoved when another release was promoted meanwhile.
+    """
+    refuse_unless_passed(signed.release_id, signed.manifest.verdicts)
+    endpoint = signed.manifest.endpoint
+    name = champion_pointer(endpoint)
+    before = ledger.pointer(name)
+    payload = {
+        "endpoint": endpoint,
+        "release_id": signed.release_id,
+        "previous": before.target if before is not None else None,
+    }
+    return ledger.move_pointer(
+        name, signed.release_id, expected_revision, EventKind.CHAMPION_MOVED, payload
+    )

@@ -1,0 +1,112 @@
+"""From a request id back to the data."""
+
+from pathlib import Path
+
+import pytest
+from released import NOW, Released, release
+from rich.console import Console
+
+from rayapp.errors import TamperedError, UserError, WorkspaceError
+from rayapp.govern.explain import Explanation, explain, render_explanation
+from rayapp.register.manifest import manifest_uri
+from rayapp.schemas.operations import EventKind
+from rayapp.schemas.traffic import PredictionRecord
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Released:
+    return release(tmp_path)
+
+
+def _prediction(released: Released, row: int = 0) -> PredictionRecord:
+    return PredictionRecord(
+        request_id="req-1",
+        row=row,
+        endpoint="flight-delay",
+        release_id=released.signed.release_id,
+        at=NOW,
+        unit_id=f"UA-{row}",
+        inputs={"dep_delay": 4.0, "note": "[red]late[/red]"},
+        scores=(0.25, 0.75),
+        latency_ms=3.5,
+    )
+
+
+def _explain(released: Released, *predictions: PredictionRecord) -> Explanation:
+    table = {"req-1": list(predictions)}
+    return explain("req-1", lambda r: table.get(r, []), released.ledger, released.workspace)
+
+
+def _text(explanation: Explanation) -> str:
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(render_explanation(explanation))
+    return capture.get()
+
+
+def test_walks_back_to_run_snapshot_and_contract(released: Released) -> None:
+    explanation = _explain(released, _prediction(released, 1), _prediction(released, 0))
+    assert [p.row for p in explanation.predictions] == [0, 1]
+    (provenance,) = explanation.releases
+    assert provenance.signed == released.signed
+    assert provenance.seal_problem is None
+    assert provenance.is_champion
+    assert provenance.run == released.run
+    assert provenance.snapshot == released.snapshot
+    moved = released.ledger.latest(EventKind.CHAMPION_MOVED)
+    assert moved is not None
+    assert provenance.promoted_at == moved.at
+
+
+def test_an_unknown_id_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="every few seconds"):
+        explain("req-9", lambda _: [], None, None)  # type: ignore[arg-type]
+
+
+def test_says_that_a_manifest_was_altered(released: Released) -> None:
+    path = Path(manifest_uri(released.workspace, released.signed.release_id))
+    path.write_bytes(path.read_bytes().replace(b"run-1", b"run-2"))
+    explanation = _explain(released, _prediction(released))
+    (provenance,) = explanation.releases
+    assert "altered" in str(provenance.seal_problem)
+    assert provenance.run is None
+    assert "run run-2: not in the ledger" in _text(explanation)
+
+
+def test_refuses_a_manifest_that_is_none(released: Released) -> None:
+    path = Path(manifest_uri(released.workspace, released.signed.release_id))
+    path.write_bytes(b"{}")
+    with pytest.raises(TamperedError, match="no manifest any more"):
+        _explain(released, _prediction(released))
+
+
+def test_refuses_a_manifest_that_is_gone(released: Released) -> None:
+    Path(manifest_uri(released.workspace, released.signed.release_id)).unlink()
+    with pytest.raises(WorkspaceError):
+        _explain(released, _prediction(released))
+
+
+def test_a_former_champion_is_told_as_one(released: Released) -> None:
+    released.ledger.move_pointer(
+        "champion/flight-delay", "x" * 64, 1, EventKind.CHAMPION_MOVED, {"release_id": "x" * 64}
+    )
+    (provenance,) = _explain(released, _prediction(released)).releases
+    assert not provenance.is_champion
+    assert provenance.promoted_at is not None
+
+
+def test_renders_each_link(released: Released) -> None:
+    text = _text(_explain(released, _prediction(released)))
+    for expected in (
+        "request req-1",
+        "row 0 of UA-0",
+        "on_time 0.2500, late 0.7500",
+        "note = '[red]late[/red]'",  # data is no markup
+        f"release {released.signed.release_id} of flight-delay, champion now",
+        "digest and signature fit",
+        "gates: 1 of 1 pass",
+        "run run-1: tabular on 800 rows",
+        "flights version 3: 1,000 rows, 7 quarantined",
+        "contract flights 1.2.0",
+    ):
+        assert expected in text

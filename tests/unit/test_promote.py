@@ -1,0 +1,77 @@
+"""Promotion: only what passed every gate, and only one winner."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rayapp.errors import ChampionMoved, GateRefused
+from rayapp.ledger import Ledger
+from rayapp.release.promote import champion_pointer, promote, refuse_unless_passed
+from rayapp.schemas.model import BundleRef, BundleSchema
+from rayapp.schemas.release import Manifest, SignedManifest, Verdict
+
+PASSED = Verdict(gate="useful", value="pass", reason="auc 0.74 [0.73, 0.75] is over 0.70")
+FAILED = Verdict(gate="not_worse", value="fail", reason="auc is 0.05 lower")
+UNDECIDED = Verdict(gate="slices", value="inconclusive", reason="few rows", needs_rows=900)
+
+
+def _signed(release_id: str, *verdicts: Verdict) -> SignedManifest:
+    schema = BundleSchema(
+        name="trees",
+        family="tabular",
+        task="binary",
+        label="y",
+        classes=("no", "yes"),
+        inputs=(),
+        features=(),
+    )
+    manifest = Manifest(
+        endpoint="flight-delay",
+        created_at=datetime(2013, 1, 1, tzinfo=UTC),
+        run_id="run-1",
+        bundle=BundleRef(uri="/b", digest="d", files=(), bundle_schema=schema),
+        snapshot_id="s",
+        data_digests={},
+        contracts=(),
+        config={},
+        code_digest="c",
+        environment_digest="e",
+        evaluation_digest="v",
+        evaluation_uri="/v",
+        verdicts=verdicts,
+        policy_digest="p",
+        card_digest="k",
+        card_uri="/k",
+        mlflow_run_id="m",
+    )
+    return SignedManifest(release_id=release_id, manifest=manifest, key_id="k", signature="s")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db", "test")
+
+
+@pytest.mark.parametrize("bad", [FAILED, UNDECIDED])
+def test_one_gate_that_does_not_pass_refuses_the_release(ledger: Ledger, bad: Verdict) -> None:
+    with pytest.raises(GateRefused, match=bad.gate):
+        promote(ledger, _signed("r1", PASSED, bad), 0)
+    assert ledger.pointer(champion_pointer("flight-delay")) is None
+
+
+def test_no_verdict_is_no_pass() -> None:
+    with pytest.raises(GateRefused, match="no gate ran"):
+        refuse_unless_passed("r1", ())
+
+
+def test_of_two_that_compared_with_the_same_champion_one_wins(ledger: Ledger) -> None:
+    assert promote(ledger, _signed("r1", PASSED), 0).revision == 1
+    with pytest.raises(ChampionMoved):
+        promote(ledger, _signed("r2", PASSED), 0)
+    pointer = ledger.pointer(champion_pointer("flight-delay"))
+    assert pointer is not None
+    assert pointer.target == "r1"
+    assert promote(ledger, _signed("r2", PASSED), 1).target == "r2"
+    previous = [event.payload["previous"] for event in ledger.events()]
+    assert previous == [None, "r1"]
