@@ -1,0 +1,213 @@
+"""The prediction log and the feedback: which tables they are, and how they are read."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from rayapp.errors import WorkspaceError
+from rayapp.observe.commit import RecordTable, commit_spool
+from rayapp.observe.spool import Spool
+from rayapp.schemas.data import Column
+from rayapp.schemas.traffic import PredictionRecord
+from rayapp.storage import Workspace
+from rayapp.transforms import arrow_type
+
+PREDICTIONS_TABLE = "predictions"
+FEEDBACK_TABLE = "feedback"
+_TIME = pa.timestamp("us", "UTC")
+_PREDICTIONS_SCHEMA = pa.schema(
+    {
+        "endpoint": pa.string(),
+        "date": pa.string(),
+        "request_id": pa.string(),
+        "row": pa.int64(),
+        "release_id": pa.string(),
+        "at": _TIME,
+        "unit_id": pa.string(),
+        "inputs": pa.string(),
+        "scores": pa.list_(pa.float64()),
+        "latency_ms": pa.float64(),
+    }
+)
+_FEEDBACK_SCHEMA = pa.schema(
+    {
+        "endpoint": pa.string(),
+        "request_id": pa.string(),
+        "row": pa.int64(),
+        "at": _TIME,
+        "label": pa.string(),
+        "score": pa.float64(),
+        "comment": pa.string(),
+    }
+)
+
+
+def _prediction_rows(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """inputs as JSON text: each endpoint has its own columns, and a release may change them."""
+    rows = [
+        {
+            **r,
+            "inputs": orjson.dumps(r["inputs"]).decode(),
+            "at": _time(r["at"]),
+            "date": r["at"][:10],
+        }
+        for r in records
+    ]
+    return pa.Table.from_pylist(rows, _PREDICTIONS_SCHEMA)
+
+
+def _feedback_rows(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """label as JSON text, which keeps 1, true and "1" apart."""
+    rows = [{**r, "at": _time(r["at"]), "label": _label_text(r["label"])} for r in records]
+    return pa.Table.from_pylist(rows, _FEEDBACK_SCHEMA)
+
+
+PREDICTIONS = RecordTable(_PREDICTIONS_SCHEMA, ("endpoint", "date"), _prediction_rows)
+FEEDBACK = RecordTable(_FEEDBACK_SCHEMA, ("endpoint",), _feedback_rows)
+
+
+class NodeLog:
+    """One replica's writers, and the commit of everything this node has spooled."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._predictions: dict[str, Spool] = {}
+        self._feedback_folder = workspace.spool("_feedback")  # no endpoint has such a name
+        self.feedback = Spool(self._feedback_folder)
+
+    def predictions(self, endpoint: str) -> Spool:
+        found = self._predictions.get(endpoint)
+        if found is None:
+            made = Spool(self._workspace.spool(endpoint) / PREDICTIONS_TABLE)
+            found = self._predictions.setdefault(endpoint, made)
+        return found
+
+    def commit(self) -> int:
+        """Rows committed, of live and of dead processes; 0 while another process is at it."""
+        return self._commit(wait=False)
+
+    def flush(self) -> int:
+        """Close this replica's spools and commit, after the process that may be at it."""
+        for spool in (self.feedback, *self._predictions.values()):
+            spool.close()
+        return self._commit(wait=True)
+
+    def _commit(self, wait: bool) -> int:
+        root = self._feedback_folder.parent
+        table = self._workspace.table
+        num_rows = commit_spool(self._feedback_folder, table(FEEDBACK_TABLE), FEEDBACK, wait)
+        for folder in sorted(root.glob(f"*/{PREDICTIONS_TABLE}")):
+            num_rows += commit_spool(folder, table(PREDICTIONS_TABLE), PREDICTIONS, wait)
+        return num_rows
+
+
+def read_predictions(
+    table_uri: str,
+    endpoint: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    request_id: str | None = None,
+) -> pa.Table:
+    """Committed predictions in order of time; no rows where there is no table yet.
+
+    since is included, until is not. inputs is JSON text: see inputs_table.
+    """
+    wanted = _where(endpoint, since, until, request_id)
+    if since is not None:
+        wanted &= ds.field("date") >= _date(since)
+    if until is not None:
+        wanted &= ds.field("date") <= _date(until)
+    found = _read(table_uri, _PREDICTIONS_SCHEMA, wanted)
+    return found.sort_by([("at", "ascending"), ("request_id", "ascending"), ("row", "ascending")])
+
+
+def read_feedback(
+    table_uri: str,
+    endpoint: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    request_id: str | None = None,
+) -> pa.Table:
+    """Committed feedback in order of time; label is JSON text."""
+    found = _read(table_uri, _FEEDBACK_SCHEMA, _where(endpoint, since, until, request_id))
+    return found.sort_by("at")
+
+
+def find_predictions(workspace: Workspace, request_id: str) -> list[PredictionRecord]:
+    """The rows that a request was answered with, in order; empty while they are not committed."""
+    table = read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id)
+    rows = table.drop_columns(["date"]).to_pylist()
+    return [
+        PredictionRecord(
+            **{
+                **row,
+                "inputs": orjson.loads(row["inputs"]),
+                "scores": tuple(row["scores"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def inputs_table(predictions: pa.Table, inputs: Sequence[Column]) -> pa.Table:
+    """The logged inputs as typed columns again, one row per prediction; a column that an older
+    release did not take is null there."""
+    rows = [orjson.loads(text) for text in predictions.column("inputs").to_pylist()]
+    columns = {}
+    for column in inputs:
+        values = [row.get(column.name) for row in rows]
+        if column.type == "timestamp":
+            columns[column.name] = pc.cast(pa.array(values, pa.string()), _TIME)
+        else:
+            columns[column.name] = pa.array(values, arrow_type(column.type))
+    return pa.table(columns)
+
+
+def _where(
+    endpoint: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    request_id: str | None,
+) -> ds.Expression:
+    wanted = ds.scalar(True)
+    if endpoint is not None:
+        wanted &= ds.field("endpoint") == endpoint
+    if request_id is not None:
+        wanted &= ds.field("request_id") == request_id
+    if since is not None:
+        wanted &= ds.field("at") >= pa.scalar(since, _TIME)
+    if until is not None:
+        wanted &= ds.field("at") < pa.scalar(until, _TIME)
+    return wanted
+
+
+def _read(table_uri: str, schema: pa.Schema, wanted: ds.Expression) -> pa.Table:
+    try:
+        if not DeltaTable.is_deltatable(table_uri):
+            return schema.empty_table()
+        found = DeltaTable(table_uri).to_pyarrow_dataset().to_table(filter=wanted)
+    except (DeltaError, OSError) as error:
+        raise WorkspaceError(
+            f"table {table_uri}: cannot be read ({error})",
+            "`rayapp audit verify` names the damage",
+        ) from None
+    return found.select(schema.names).cast(schema)
+
+
+def _label_text(label: str | float | bool | None) -> str | None:
+    return None if label is None else orjson.dumps(label).decode()
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _date(at: datetime) -> str:
+    return at.astimezone(UTC).date().isoformat()

@@ -1,0 +1,71 @@
+"""What a gateway replica does beside answering: follow the champion, commit the prediction log."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from rayapp.serve.http import Receive, Send
+
+log = logging.getLogger("rayapp.serve.background")
+
+
+class Background:
+    """Runs with the server: starts before the first request, stops after the last.
+
+    refresh and commit block, so each runs in a thread. refresh must not raise. flush is the last
+    commit, which also waits for another process of this node that is committing.
+    """
+
+    def __init__(
+        self,
+        refresh: Callable[[], object],
+        follow_every_s: float,
+        commit: Callable[[], object],
+        commit_every_s: float,
+        flush: Callable[[], object],
+    ) -> None:
+        self._refresh = refresh
+        self._follow_every_s = follow_every_s
+        self._commit = commit
+        self._commit_every_s = commit_every_s
+        self._flush = flush
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        """ASGI's lifespan protocol: startup is complete once the champion, if any, is loaded."""
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._refresh)
+        self._tasks = [
+            asyncio.create_task(self._every(self._follow_every_s, self._refresh)),
+            asyncio.create_task(self._every(self._commit_every_s, self._commit)),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await asyncio.to_thread(self._logged, self._flush)
+
+    async def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self._logged, work)
+
+    @staticmethod
+    def _logged(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception:  # tried again at the next turn: what is spooled stays spooled
+            log.exception("background_work_failed")

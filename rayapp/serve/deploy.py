@@ -1,0 +1,66 @@
+"""Deploying a Serve config file to the cluster this job runs on, and waiting until it answers."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.serve.schema import ServeDeploySchema
+
+from rayapp.config.load import read_yaml
+from rayapp.errors import ConfigError, Unavailable
+
+_WAIT_S = 180
+
+
+def deploy(
+    config_path: str, environ: Mapping[str, str], say: Callable[[str], None]
+) -> dict[str, str]:
+    """Send the Serve config file and wait until every application runs. Returns URLs.
+
+    The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
+    their nodes. Raises ConfigError, or Unavailable when they do not come up.
+    """
+    config, _ = read_yaml(config_path)
+    http = config.setdefault("http_options", {})
+    http["port"] = int(environ.get("RAYAPP_HTTP_PORT") or http.get("port", 8000))
+    _check(config, config_path)
+    dashboard = f"http://{ray.worker.global_worker.node.webui_url}"
+    ServeSubmissionClient(dashboard).deploy_applications(config)
+    names = [application["name"] for application in config["applications"]]
+    _wait_until_running(names, say)
+    base = f"http://127.0.0.1:{http['port']}"
+    return {"endpoint_url": base, "dashboard_url": dashboard}
+
+
+def _check(config: dict[str, Any], path: str) -> None:
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a Serve config: {error}", "see configs/serving/") from None
+
+
+def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:
+    deadline_s = time.monotonic() + _WAIT_S
+    shown = ""
+    while time.monotonic() < deadline_s:
+        applications = serve.status().applications
+        states = {
+            n: applications[n].status.value if n in applications else "WAITING" for n in names
+        }
+        text = ", ".join(f"{name} {state}" for name, state in states.items())
+        if text != shown:
+            say(f"serve {text}")
+            shown = text
+        if all(state == "RUNNING" for state in states.values()):
+            return
+        failed = [n for n in names if states[n] in ("DEPLOY_FAILED", "UNHEALTHY")]
+        if failed:
+            reasons = "; ".join(f"{n}: {applications[n].message}" for n in failed)
+            raise Unavailable(
+                f"deployment failed: {reasons}", "see the Serve page of the dashboard"
+            )
+        time.sleep(0.5)  # Serve offers no event for this; the status call is a cheap actor call
+    raise Unavailable(f"{shown} after {_WAIT_S} s", "see the Serve page of the dashboard")

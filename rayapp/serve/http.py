@@ -1,0 +1,136 @@
+"""Just enough HTTP over ASGI: a bounded body, one kind of answer, one kind of error."""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rayapp.errors import RayappError, RequestError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """headers: names in lower case; of a repeated header the last value."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> "Request":
+        path, prefix = scope["path"], scope.get("root_path", "")
+        if prefix and path.startswith(prefix):
+            path = path[len(prefix) :]
+        trimmed = path.rstrip("/") or "/"
+        return cls(scope["method"], trimmed, dict(scope["headers"]), receive)
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[Header, ...] = ()
+
+
+def json_response(status: int, value: Any, headers: tuple[Header, ...] = ()) -> Response:
+    return Response(status, orjson.dumps(value), JSON, headers)
+
+
+def error_response(
+    status: int,
+    kind: str,
+    message: str,
+    next_step: str,
+    param: str | None = None,
+    headers: tuple[Header, ...] = (),
+) -> Response:
+    """The one shape of every error: {error: {type, message, param, next}}."""
+    error = {"type": kind, "message": message, "param": param, "next": next_step}
+    return json_response(status, {"error": error}, headers)
+
+
+def refusal(error: RequestError) -> Response:
+    return error_response(error.status, error.kind, error.what, error.next_step, error.param)
+
+
+def unavailable(error: RayappError, retry_after_s: int = 1) -> Response:
+    headers = ((b"retry-after", str(retry_after_s).encode()),)
+    return error_response(503, "unavailable", error.what, error.next_step, None, headers)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Raises RequestError 413 over the limit, having kept no more than the limit in memory.
+
+    A body that is too long is still read to its end and dropped, up to MAX_DISCARDED_BYTES: many
+    clients report a broken connection, not the answer, when nobody listens any more.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more and size <= MAX_DISCARDED_BYTES:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= max_bytes:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        more = message.get("more_body", False)
+    if size > max_bytes:
+        raise RequestError(
+            f"the body has {size if not more else f'more than {size}'} bytes, "
+            f"at most {max_bytes} are taken",
+            "send fewer rows in each request",
+            413,
+            "body_too_large",
+        )
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def require_content_type(request: Request, allowed: Sequence[bytes]) -> None:
+    """Raises RequestError 415. A request without the header is taken to be of the first kind."""
+    encoding = request.headers.get(b"content-encoding", b"identity")
+    if encoding not in (b"identity", b""):
+        raise RequestError(
+            f"content-encoding {encoding.decode('latin-1')!r} is not supported",
+            "send the body uncompressed",
+            415,
+            "unsupported_encoding",
+        )
+    given = request.headers.get(b"content-type", allowed[0])
+    if given.split(b";")[0].strip().lower() not in allowed:
+        names = " or ".join(a.decode() for a in allowed)
+        raise RequestError(
+            f"content-type is {given.decode('latin-1')!r}, must be {names}",
+            f"set the header content-type: {allowed[0].decode()}",
+            415,
+            "unsupported_media_type",
+        )
+
+
+async def respond(send: Send, response: Response, headers: Sequence[Header]) -> None:
+    start: list[Header] = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": start})
+    await send({"type": "http.response.body", "body": response.body})

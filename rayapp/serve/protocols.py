@@ -1,0 +1,210 @@
+"""What the protocols have in common, and MLflow's scoring protocol. Pure: bytes in, bytes out.
+
+body ─▶ parse_… ─▶ Parsed (columns as the client sent them) ─▶ validation ─▶ model ─▶ render_…
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from json import JSONDecodeError, loads
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from rayapp.errors import RequestError
+from rayapp.families.base import Floats
+from rayapp.families.inputs import Values
+from rayapp.schemas.model import BundleSchema
+
+MLFLOW_SHAPES = ("dataframe_split", "dataframe_records", "inputs", "instances")
+
+
+@dataclass(frozen=True)
+class WantedOutput:
+    name: str
+    is_binary: bool
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Columns of equal length, at least one row. request_id: the id inside an OIP body, if any."""
+
+    columns: Mapping[str, Values]
+    num_rows: int
+    request_id: str | None = None
+    outputs: tuple[WantedOutput, ...] = ()
+    """Empty: all of them."""
+    is_binary: bool = False
+    """Whether outputs that were not named come as binary tensors."""
+    datatypes: Mapping[str, str] = field(default_factory=dict)
+
+
+def bad_request(what: str, next_step: str, param: str | None = None) -> RequestError:
+    return RequestError(what, next_step, 400, "bad_request", param)
+
+
+def decode_json(body: bytes) -> dict[str, Any]:
+    """A JSON object. NaN and Infinity, which Python's own encoder writes, are read as numbers."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise _not_json(str(error)) from None
+        try:
+            value = loads(body)
+        except (JSONDecodeError, UnicodeDecodeError, RecursionError) as again:
+            raise _not_json(str(again)) from None
+    if not isinstance(value, dict):
+        raise bad_request(
+            f"the body is a JSON {type(value).__name__}, must be an object",
+            "see GET / for the paths and their formats",
+        )
+    return value
+
+
+def check_rows(num_rows: int, max_rows: int) -> None:
+    if num_rows == 0:
+        raise RequestError("the batch is empty", "send at least one row", 400, "empty_batch")
+    if num_rows > max_rows:
+        raise RequestError(
+            f"the request has {num_rows} rows, at most {max_rows} are taken",
+            "send fewer rows in each request, or score in batch: python -m jobs.score_batch",
+            413,
+            "too_many_rows",
+        )
+
+
+def parse_mlflow(body: bytes, max_rows: int) -> Parsed:
+    """dataframe_split, dataframe_records, inputs or instances. Raises RequestError."""
+    request = decode_json(body)
+    present = [name for name in MLFLOW_SHAPES if name in request]
+    unknown = sorted(set(request) - set(MLFLOW_SHAPES) - {"params"})
+    if len(present) != 1 or unknown:
+        raise bad_request(
+            f"the body has the keys {sorted(request)}, must have exactly one of "
+            f"{', '.join(MLFLOW_SHAPES)}",
+            'for example {"dataframe_split": {"columns": ["a"], "data": [[1]]}}',
+            unknown[0] if unknown else None,
+        )
+    if request.get("params"):
+        raise bad_request("this model takes no params", "leave params out", "params")
+    shape, value = present[0], request[present[0]]
+    columns: Mapping[str, Sequence[Any]]
+    if shape == "dataframe_split":
+        columns = _split_columns(value)
+    elif shape in ("inputs", "instances") and isinstance(value, dict):
+        columns = _named_columns(value, shape)
+    else:
+        columns = _record_columns(value, shape)
+    num_rows = len(next(iter(columns.values()), ()))
+    check_rows(num_rows, max_rows)
+    return Parsed(columns, num_rows)
+
+
+def render_mlflow(scores_NK: Floats, schema: BundleSchema) -> bytes:
+    """{"predictions": [...]}: per row the positive class's probability, every class's for
+    multiclass, or the value."""
+    return orjson.dumps(
+        {"predictions": main_output(scores_NK, schema)},
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+def main_output(scores_NK: Floats, schema: BundleSchema) -> Floats:
+    """[N] P(positive) for binary, [N, K] for multiclass, [N] the value for a regression."""
+    if schema.task == "multiclass":
+        return np.ascontiguousarray(scores_NK, dtype=np.float32)
+    column = 1 if schema.task == "binary" else 0
+    return np.ascontiguousarray(scores_NK[:, column], dtype=np.float32)
+
+
+def labels(scores_NK: Floats, schema: BundleSchema) -> list[str]:
+    """The most probable class of each row."""
+    best_N: npt.NDArray[np.intp] = scores_NK.argmax(axis=1)
+    return [schema.classes[k] for k in best_N.tolist()]
+
+
+def _not_json(reason: str) -> RequestError:
+    return RequestError(
+        f"the body is not JSON: {reason}",
+        "send a JSON object in UTF-8",
+        400,
+        "not_json",
+    )
+
+
+def _split_columns(value: Any) -> dict[str, list[Any]]:
+    if not isinstance(value, dict) or not {"columns", "data"} <= set(value):
+        raise bad_request(
+            "dataframe_split must be an object with columns and data",
+            'for example {"columns": ["a", "b"], "data": [[1, "x"]]}',
+            "dataframe_split",
+        )
+    names, rows = value["columns"], value["data"]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise bad_request(
+            "dataframe_split.columns must be a list of names",
+            "name every column",
+            "dataframe_split.columns",
+        )
+    if len(set(names)) != len(names):
+        raise bad_request(
+            "dataframe_split.columns names a column twice",
+            "send each column once",
+            next(n for n in names if names.count(n) > 1),
+        )
+    if not isinstance(rows, list):
+        raise bad_request(
+            "dataframe_split.data must be a list of rows",
+            "see MLflow",
+            "dataframe_split.data",
+        )
+    for index, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(names):
+            found = len(row) if isinstance(row, list) else type(row).__name__
+            raise bad_request(
+                f"row {index} has {found} value(s), there are {len(names)} columns",
+                "send one value for each column in every row",
+                "dataframe_split.data",
+            )
+    check_rows(len(rows), len(rows))  # an empty batch has no columns to transpose
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _named_columns(value: Mapping[str, Any], shape: str) -> dict[str, Sequence[Any]]:
+    """{column: values}; a value that is no list is a batch of one row."""
+    columns = {name: v if isinstance(v, list) else [v] for name, v in value.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        short = min(lengths, key=lambda n: lengths[n])
+        raise bad_request(
+            f"columns have unequal lengths, from {lengths[short]} ({short!r}) to "
+            f"{max(lengths.values())}",
+            "send one value for each row in every column",
+            short,
+        )
+    return {name: [_unwrapped(v) for v in values] for name, values in columns.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    """[x] → x: numpy columns of shape [N, 1] arrive as lists of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _record_columns(value: Any, shape: str) -> dict[str, list[Any]]:
+    """[{column: value}]; a key that some rows lack is missing there."""
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise bad_request(
+            f"{shape} must be a list of objects, one for each row",
+            'for example [{"a": 1, "b": "x"}]',
+            shape,
+        )
+    check_rows(len(value), len(value))
+    names = dict.fromkeys(name for row in value for name in row)
+    return {name: [row.get(name) for row in value] for name in names}
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,91 @@
+"""The gateway as a Ray Serve deployment: one process that answers, follows and commits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from rayapp.config.serving import ServingConfig
+from rayapp.serve.background import Background
+from rayapp.serve.batching import Batcher
+from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadPointers
+from rayapp.serve.gateway import Gateway
+from rayapp.serve.meter import ServeMeter
+from rayapp.serve.predicting import RecordSink
+
+
+class RequestLog(Protocol):
+    """Where records go, and how they get from this node to their tables. Implemented by
+    observe.predictions.NodeLog."""
+
+    @property
+    def feedback(self) -> RecordSink: ...
+    def predictions(self, endpoint: str) -> RecordSink: ...
+    def commit(self) -> int: ...
+    def flush(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What other rooms give a replica; made inside it, by a function that serve_apps passes."""
+
+    read_pointers: ReadPointers
+    fetch_release: FetchRelease
+    log: RequestLog
+
+
+@serve.ingress()
+class GatewayReplica:
+    def __init__(self, config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> None:
+        meter = ServeMeter()
+
+        def make_batcher(endpoint: str, bundle: Predictor) -> Batcher:
+            return Batcher(
+                bundle.predict,
+                config.max_batch_rows,
+                config.batch_wait_ms,
+                lambda num_rows: meter.batch(endpoint, num_rows),
+            )
+
+        parts = connect(config)
+        follower = ChampionFollower(parts.read_pointers, parts.fetch_release, make_batcher)
+        self._gateway = Gateway(
+            config,
+            follower,
+            parts.log.predictions,
+            parts.log.feedback,
+            meter,
+            Background(
+                follower.refresh,
+                config.follow_every_ms / 1000,
+                parts.log.commit,
+                config.commit_every_s,
+                parts.log.flush,
+            ),
+            now=lambda: datetime.now(UTC),
+            sends_request_id=False,
+        )
+
+    async def __serve_build_asgi_app__(self) -> Gateway:
+        return self._gateway
+
+
+def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> Application:
+    """connect runs in each replica and must be importable there."""
+    scaling = AutoscalingConfig(
+        min_replicas=config.min_replicas,
+        max_replicas=config.max_replicas,
+        target_ongoing_requests=config.target_ongoing_requests,
+    )
+    deploy = serve.deployment(
+        name="gateway",
+        autoscaling_config=scaling,
+        max_ongoing_requests=config.max_ongoing_requests,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+    )
+    bound: Application = deploy(GatewayReplica).bind(config, connect)
+    return bound

@@ -1,0 +1,101 @@
+"""A request's columns against the bundle's schema: typed rows, or the field at fault. Pure."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from rayapp.errors import RequestError
+from rayapp.families.inputs import InputProblem, Values, first_problem, to_arrow
+from rayapp.schemas.data import Column, ColumnType
+from rayapp.schemas.model import BundleSchema
+from rayapp.serve.protocols import Parsed, bad_request, is_missing
+
+UNIT_ID = "id"
+"""The column that carries each row's business key, beside the model's own inputs."""
+_TAKES: dict[ColumnType, tuple[str, ...]] = {
+    "string": ("BYTES",),
+    "timestamp": ("BYTES",),
+    "boolean": ("BOOL",),
+    "integer": ("INT", "UINT", "FP"),
+    "number": ("INT", "UINT", "FP"),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that may be predicted. table has exactly the bundle's input columns, in its order."""
+
+    table: pa.Table
+    unit_ids: tuple[str | None, ...]
+
+
+def validated(parsed: Parsed, schema: BundleSchema) -> Rows:
+    """Raises RequestError 422 that names the first field that breaks the schema."""
+    _refuse_unknown(parsed.columns, schema)
+    arrays = []
+    for column in schema.inputs:
+        if column.name not in parsed.columns:
+            raise _violation(
+                "missing_column",
+                f"column {column.name!r} is missing",
+                f"send {column.name!r}"
+                + (", null where it is not known" if column.nullable else ""),
+                column.name,
+            )
+        arrays.append(_column(parsed, column))
+    table = pa.Table.from_arrays(arrays, names=[c.name for c in schema.inputs])
+    return Rows(table, _unit_ids(parsed, schema))
+
+
+def _column(parsed: Parsed, column: Column) -> pa.Array:
+    datatype = parsed.datatypes.get(column.name)
+    if datatype is not None and not datatype.startswith(_TAKES[column.type]):
+        wanted = " or ".join(_TAKES[column.type])
+        raise _violation(
+            "wrong_type",
+            f"{column.name!r} has datatype {datatype}, must be of kind {wanted}",
+            f"{column.name!r} is a {column.type}: see GET /v2/models/{{name}}",
+            column.name,
+        )
+    values = to_arrow(parsed.columns[column.name], column)
+    problem = values if isinstance(values, InputProblem) else first_problem(values, column)
+    if problem is not None:
+        kind = {"type": "wrong_type", "null": "missing_value"}.get(problem.kind, problem.kind)
+        raise _violation(kind, problem.what, problem.next_step, column.name)
+    return values
+
+
+def _refuse_unknown(columns: Mapping[str, Values], schema: BundleSchema) -> None:
+    known = [c.name for c in schema.inputs]
+    for name in columns:
+        if name not in known and name != UNIT_ID:
+            near = difflib.get_close_matches(name, [k for k in known if k not in columns], n=1)
+            raise _violation(
+                "unknown_column",
+                f"the model has no input {name!r}",
+                f"did you mean {near[0]!r}?"
+                if near
+                else "leave it out; inputs are listed at GET /v2/models/{name}",
+                name,
+            )
+
+
+def _unit_ids(parsed: Parsed, schema: BundleSchema) -> tuple[str | None, ...]:
+    if UNIT_ID not in parsed.columns or any(c.name == UNIT_ID for c in schema.inputs):
+        return (None,) * parsed.num_rows
+    values = parsed.columns[UNIT_ID]
+    plain = values.to_pylist() if isinstance(values, pa.Array) else values
+    for row, value in enumerate(plain):
+        if not is_missing(value) and type(value) not in (str, int):
+            raise bad_request(
+                f"{UNIT_ID!r} in row {row} is {value!r}, must be a text or a whole number",
+                "send the row's business key, or null",
+                UNIT_ID,
+            )
+    return tuple(None if is_missing(v) else str(v) for v in plain)
+
+
+def _violation(kind: str, what: str, next_step: str, param: str) -> RequestError:
+    return RequestError(what, next_step, 422, kind, param)

@@ -1,0 +1,53 @@
+"""The prediction gateway as a Ray Serve application: `serve deploy configs/serving/gateway.yaml`.
+
+Here the rooms meet online: the ledger says who is champion, register verifies the release, serve
+answers, observe keeps the log. No postponed annotations in this module: Serve checks a builder's
+arguments only when they are classes.
+"""
+
+import os
+from pathlib import Path
+
+from ray.serve import Application
+
+from rayapp.config.serving import ServingConfig
+from rayapp.errors import TamperedError
+from rayapp.ledger import Ledger
+from rayapp.observe.predictions import NodeLog
+from rayapp.register.manifest import read_manifest
+from rayapp.release.promote import champion_pointer
+from rayapp.schemas.operations import Pointer
+from rayapp.schemas.release import SignedManifest
+from rayapp.serve.replica import Parts, gateway
+from rayapp.storage import Workspace, fetch_folder, folder_digest
+
+
+def build(config: ServingConfig) -> Application:
+    return gateway(config, connect)
+
+
+def connect(config: ServingConfig) -> Parts:
+    environ = dict(os.environ)
+    if config.workspace is not None:
+        environ["RAYAPP_WORKSPACE"] = config.workspace
+    workspace = Workspace.from_environment(environ)
+    ledger = Ledger(workspace.ledger_url, "gateway")
+    prefix = champion_pointer("")
+
+    def read_pointers() -> dict[str, Pointer]:
+        found = {p.name.removeprefix(prefix): p for p in ledger.pointers(prefix)}
+        wanted = config.endpoints or tuple(found)
+        return {name: pointer for name, pointer in found.items() if name in wanted}
+
+    def fetch_release(release_id: str, folder: Path) -> SignedManifest:
+        signed = read_manifest(workspace, release_id)
+        bundle = signed.manifest.bundle
+        if folder_digest(bundle.files) != bundle.digest:
+            raise TamperedError(
+                f"the bundle's file list does not have the digest {bundle.digest[:12]}",
+                "do not use it; release again",
+            )
+        fetch_folder(bundle.uri, bundle.files, folder)
+        return signed
+
+    return Parts(read_pointers, fetch_release, NodeLog(workspace))

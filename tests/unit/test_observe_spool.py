@@ -1,0 +1,282 @@
+"""Every point at which a process may die: no row is lost, none is there twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rayapp.observe import commit
+from rayapp.observe.predictions import (
+    FEEDBACK,
+    PREDICTIONS,
+    PREDICTIONS_TABLE,
+    find_predictions,
+    read_feedback,
+)
+from rayapp.observe.predictions import read_predictions as read_table
+from rayapp.observe.spool import Spool
+from rayapp.storage import Workspace
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def record(request_id: str, row: int = 0, at: datetime = NOON) -> dict[str, object]:
+    return {
+        "request_id": request_id,
+        "row": row,
+        "endpoint": "toy",
+        "release_id": "r1",
+        "at": at.isoformat(),
+        "unit_id": None,
+        "inputs": {"when": at, "size": 1.5, "place": None},
+        "scores": [0.25, 0.75],
+        "latency_ms": 1.25,
+    }
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(str(tmp_path))
+
+
+def folder_of(workspace: Workspace) -> Path:
+    return workspace.spool("toy") / PREDICTIONS_TABLE
+
+
+def commit_spool(workspace: Workspace) -> int:
+    uri = workspace.table(PREDICTIONS_TABLE)
+    return commit.commit_spool(folder_of(workspace), uri, PREDICTIONS)
+
+
+def read_predictions(workspace: Workspace, endpoint: str, *window: datetime) -> pa.Table:
+    return read_table(workspace.table(PREDICTIONS_TABLE), endpoint, *window)
+
+
+def new_spool(workspace: Workspace, **options: int) -> Spool:
+    return Spool(folder_of(workspace), **options)
+
+
+def segments(workspace: Workspace) -> list[Path]:
+    return sorted(folder_of(workspace).glob("*.log"))
+
+
+def request_ids(workspace: Workspace) -> list[str]:
+    return sorted(read_predictions(workspace, "toy").column("request_id").to_pylist())
+
+
+def test_rows_come_back_as_they_were(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a", 0), record("a", 1)])
+    assert commit_spool(workspace) == 2
+    found = find_predictions(workspace, "a")
+    assert [one.row for one in found] == [0, 1]
+    assert found[0].scores == (0.25, 0.75)
+    assert found[0].inputs == {"when": "2026-05-01T12:00:00+00:00", "size": 1.5, "place": None}
+    assert found[0].at == NOON
+    assert find_predictions(workspace, "b") == []
+    assert read_predictions(workspace, "toy").schema == PREDICTIONS.schema
+    spool.close()
+
+
+def test_no_table_is_an_empty_one(workspace: Workspace) -> None:
+    assert commit_spool(workspace) == 0
+    assert read_predictions(workspace, "toy").schema == PREDICTIONS.schema
+    assert read_feedback(workspace.table("feedback")).schema == FEEDBACK.schema
+    assert find_predictions(workspace, "a") == []
+
+
+def test_since_is_included_and_until_is_not(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    times = [NOON.replace(hour=hour) for hour in (10, 11, 12)]
+    spool.append([record(str(at.hour), at=at) for at in times])
+    spool.close()
+    commit_spool(workspace)
+    found = read_predictions(workspace, "toy", times[1], times[2])
+    assert found.column("request_id").to_pylist() == ["11"]
+
+
+def test_a_live_segment_is_committed_in_pieces_and_stays(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a")])
+    assert commit_spool(workspace) == 1
+    assert commit_spool(workspace) == 0
+    spool.append([record("b")])
+    assert commit_spool(workspace) == 1
+    assert len(segments(workspace)) == 1
+    spool.close()
+    assert commit_spool(workspace) == 0
+    assert segments(workspace) == []
+    spool.append([record("c")])
+    spool.close()
+    assert commit_spool(workspace) == 1
+    assert request_ids(workspace) == ["a", "b", "c"]
+
+
+def test_rotation_finishes_a_segment(workspace: Workspace) -> None:
+    spool = new_spool(workspace, max_segment_bytes=1)
+    for name in "abc":
+        spool.append([record(name)])
+    assert len(segments(workspace)) == 3
+    assert commit_spool(workspace) == 3
+    assert len(segments(workspace)) == 1, "its writer may go on with the last one"
+    spool.close()
+    assert request_ids(workspace) == ["a", "b", "c"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rayapp.observe.spool import Spool
+spool, i = Spool(Path(sys.argv[1])), 0
+while True:
+    spool.append([{"request_id": f"{i:06}", "row": 0, "endpoint": "toy", "release_id": "r",
+        "at": "2026-05-01T12:00:00Z", "unit_id": None, "inputs": {}, "scores": [1.0],
+        "latency_ms": 1.0}])
+    sys.stdout.write(f"{i:06}\\n")
+    sys.stdout.flush()
+    i += 1
+"""
+
+
+def test_a_killed_writer_loses_no_row_that_it_answered(workspace: Workspace) -> None:
+    folder = folder_of(workspace)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    answered = [writer.stdout.readline().strip() for _ in range(50)]
+    commit_spool(workspace)
+    assert segments(workspace), "its writer lives"
+    writer.send_signal(signal.SIGKILL)
+    answered += writer.stdout.read().split("\n")[:-1]
+    writer.wait()
+    commit_spool(workspace)
+    found = request_ids(workspace)
+    assert len(found) == len(set(found))
+    assert found[: len(answered)] == answered
+    assert len(found) - len(answered) in (0, 1)
+    assert segments(workspace) == []
+
+
+def test_a_torn_line_waits_for_its_writer(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a"), record("b")])
+    (segment,) = segments(workspace)
+    whole = segment.read_bytes()
+    os.truncate(segment, len(whole) - 5)
+    assert commit_spool(workspace) == 1
+    with segment.open("ab") as file:
+        file.write(whole[-5:])
+    assert commit_spool(workspace) == 1
+    assert request_ids(workspace) == ["a", "b"]
+    spool.close()
+
+
+def test_a_torn_line_of_a_dead_writer_is_dropped_and_told(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a"), record("b")])
+    (segment,) = segments(workspace)
+    os.truncate(segment, segment.stat().st_size - 5)
+    spool.close()
+    assert commit_spool(workspace) == 1
+    assert segments(workspace) == []
+    assert "spool_damaged" in caplog.text
+
+
+def test_a_damaged_line_is_told_and_holds_up_nothing(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a"), record("b"), record("c")])
+    spool.close()
+    (segment,) = segments(workspace)
+    segment.write_bytes(segment.read_bytes().replace(b'"b"', b'"x"'))
+    assert commit_spool(workspace) == 2
+    assert request_ids(workspace) == ["a", "c"]
+    assert "spool_damaged" in caplog.text
+
+
+def test_a_committer_that_dies_before_it_removes_the_segment(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a"), record("b")])
+    spool.close()
+    (segment,) = segments(workspace)
+    kept = segment.read_bytes()
+    assert commit_spool(workspace) == 2
+    segment.write_bytes(kept)  # as if it had died between the commit and the removal
+    assert commit_spool(workspace) == 0
+    assert segments(workspace) == []
+    assert request_ids(workspace) == ["a", "b"]
+
+
+def test_a_committer_that_dies_before_it_commits(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a")])
+    spool.close()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "write_deltalake", die)
+        with pytest.raises(KeyboardInterrupt):
+            commit_spool(workspace)
+    assert commit_spool(workspace) == 1
+    assert request_ids(workspace) == ["a"]
+
+
+def test_only_one_process_of_a_machine_commits(workspace: Workspace) -> None:
+    spool = new_spool(workspace)
+    spool.append([record("a")])
+    with commit._turn(folder_of(workspace), wait=False) as is_ours:
+        assert is_ours
+        assert commit_spool(workspace) == 0
+    assert commit_spool(workspace) == 1
+    spool.close()
+
+
+def test_committers_that_do_not_see_each_others_lock(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines on one folder: the table's own transaction is what keeps rows single."""
+    spool = new_spool(workspace)
+    names = [f"{i:03}" for i in range(40)]
+    spool.append([record(name) for name in names])
+
+    @contextmanager
+    def everybody(_: Path, wait: bool) -> Iterator[bool]:
+        yield True
+
+    monkeypatch.setattr(commit, "_turn", everybody)
+    with ThreadPoolExecutor(4) as pool:
+        moved = list(pool.map(lambda _: commit_spool(workspace), range(4)))
+    assert sum(moved) == len(names)
+    assert request_ids(workspace) == names
+    spool.close()
+
+
+def test_feedback_takes_the_same_way(workspace: Workspace) -> None:
+    folder, uri = workspace.spool("toy") / "feedback", workspace.table("feedback")
+    spool = Spool(folder)
+    common = {"endpoint": "toy", "request_id": "a", "at": NOON.isoformat()}
+    labels = [True, 1.5, "late", None]
+    spool.append([{**common, "row": i, "label": v} for i, v in enumerate(labels)])
+    assert commit.commit_spool(folder, uri, FEEDBACK) == 4
+    assert sorted(read_feedback(uri).column("label").drop_null().to_pylist()) == [
+        '"late"',
+        "1.5",
+        "true",
+    ]
+    spool.close()

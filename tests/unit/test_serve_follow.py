@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import pytest
+from serving_case import ENDPOINT, Case, make_bundle
+
+from rayapp.config.serving import ServingConfig
+from rayapp.errors import TamperedError, WorkspaceError
+from rayapp.schemas.operations import Pointer
+from rayapp.serve.follow import LEDGER, RETRY_AFTER_S
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    make_bundle(folder / "1")
+    make_bundle(folder / "2", seed=2)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "schema.json").write_text("{}")
+    return {"r1": folder / "1", "r2": folder / "2", "broken": folder / "broken"}
+
+
+@pytest.fixture
+def case(bundles: dict[str, Path]) -> Case:
+    return Case(ServingConfig(), releases=bundles)
+
+
+def serving(case: Case) -> str | None:
+    loaded = case.follower.current.get(ENDPOINT)
+    return loaded.release_id if loaded else None
+
+
+def test_the_pointer_decides(case: Case) -> None:
+    case.follower.refresh()
+    assert serving(case) is None
+    for release in ("r1", "r2", "r1"):
+        case.promote(release)
+        case.follower.refresh()
+        assert serving(case) == release
+    assert case.follower.problems == {}
+
+
+def test_nothing_is_loaded_twice(case: Case) -> None:
+    case.promote("r1")
+    case.follower.refresh()
+    loaded = case.follower.current[ENDPOINT]
+    case.promote("r1")  # promoted again: another revision of the same release
+    case.follower.refresh()
+    assert case.follower.current[ENDPOINT] is loaded
+
+
+def test_a_tampered_release_leaves_the_old_one_serving(case: Case) -> None:
+    case.promote("r1")
+    case.follower.refresh()
+    case.refusals["r2"] = TamperedError("model.ubj was changed", "restore it")
+    case.promote("r2")
+    case.follower.refresh()
+    assert serving(case) == "r1"
+    assert "model.ubj was changed" in case.follower.problems[ENDPOINT]
+    case.promote("r1")  # rolled back
+    case.follower.refresh()
+    assert case.follower.problems == {}
+
+
+def test_a_refused_release_is_tried_again_after_a_while(case: Case) -> None:
+    case.refusals["r1"] = WorkspaceError("not there yet", "wait")
+    case.promote("r1")
+    case.follower.refresh()
+    case.refusals.clear()
+    case.follower.refresh()
+    assert serving(case) is None
+    case.now_s += RETRY_AFTER_S
+    case.follower.refresh()
+    assert serving(case) == "r1"
+
+
+def test_a_moved_pointer_is_tried_at_once(case: Case) -> None:
+    case.refusals["r1"] = WorkspaceError("not there yet", "wait")
+    case.promote("r1")
+    case.follower.refresh()
+    case.promote("r2")
+    case.follower.refresh()
+    assert serving(case) == "r2"
+
+
+def test_a_folder_that_is_no_bundle_is_refused(case: Case) -> None:
+    case.promote("broken")
+    case.follower.refresh()
+    assert serving(case) is None
+    assert ENDPOINT in case.follower.problems
+
+
+def test_a_release_of_another_endpoint_is_refused(case: Case) -> None:
+    case.promote("r1", "other")
+    case.follower.refresh()
+    assert case.follower.current == {}
+    assert "sealed for endpoint 'flight-delay'" in case.follower.problems["other"]
+
+
+def test_an_unreachable_ledger_stops_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.promote("r1")
+    case.follower.refresh()
+
+    def fail() -> dict[str, Pointer]:
+        raise RuntimeError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(case.follower, "_read_pointers", fail)
+        case.follower.refresh()
+    assert serving(case) == "r1"
+    assert "database is locked" in case.follower.problems[LEDGER]
+    case.follower.refresh()
+    assert case.follower.problems == {}
+
+
+def test_the_files_of_a_release_go_with_it(case: Case) -> None:
+    case.promote("r1")
+    case.follower.refresh()
+    held = case.follower.current[ENDPOINT]._folder
+    assert held is not None
+    folder = Path(held.name)
+    assert folder.exists()
+    del held
+    case.promote("r2")
+    case.follower.refresh()
+    assert not folder.exists()
