@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from rayapp.errors import ChampionMoved, WorkspaceError
+from rayapp.errors import ChampionMoved, TamperedError, WorkspaceError
 from rayapp.schemas.operations import Event, EventKind, Pointer, Problem
 from rayapp.schemas.record import canonical_json
 
@@ -96,6 +96,13 @@ class Ledger:
             row = connection.execute(query).first()
         return Pointer(**row._mapping) if row is not None else None
 
+    def pointers(self, prefix: str) -> list[Pointer]:
+        """Every pointer whose name begins with `prefix`, by name."""
+        query = sa.select(_pointers).where(_pointers.c.name.startswith(prefix, autoescape=True))
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(_pointers.c.name)).all()
+        return [Pointer(**row._mapping) for row in rows]
+
     def move_pointer(
         self,
         name: str,
@@ -166,7 +173,11 @@ class Ledger:
             rows = connection.execute(sa.select(_pointers)).all()
         problems = []
         for pointer in (Pointer(**row._mapping) for row in rows):
-            last = self._last_move(pointer.name)
+            try:
+                last = self._last_move(pointer.name)
+            except TamperedError as error:
+                problems.append(Problem(where=f"pointer {pointer.name}", what=error.what))
+                continue
             if last != (pointer.target, pointer.revision):
                 told = f"events say {last}, the pointer says {(pointer.target, pointer.revision)}"
                 problems.append(Problem(where=f"pointer {pointer.name}", what=told))
@@ -265,6 +276,8 @@ def _use_wal(connection: Any, _: Any) -> None:
     """Readers never wait for a writer; and transactions begin where we say, not where pysqlite
     does."""
     connection.isolation_level = None
+    # a damaged text must reach `verify`, which names its event, rather than fail the whole query
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 
@@ -284,4 +297,11 @@ def _event(row: Any) -> Event:
 
 
 def _event_of(values: dict[str, Any]) -> Event:
-    return Event(**{**values, "payload": json.loads(values["payload"])})
+    """Raises TamperedError for a row that no append can have written."""
+    try:
+        return Event(**{**values, "payload": json.loads(values["payload"])})
+    except ValueError as error:
+        raise TamperedError(
+            f"ledger event {values['sequence']} cannot be read: {str(error).splitlines()[0]}",
+            "`rayapp audit verify` lists what was altered; restore the ledger from a backup",
+        ) from None

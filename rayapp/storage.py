@@ -42,6 +42,13 @@ def exists(uri: str) -> bool:
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
+def list_folders(uri: str) -> tuple[str, ...]:
+    """Names of the folders right below `uri`, sorted; none where there is nothing."""
+    filesystem, path = _resolve(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return tuple(sorted(f.base_name for f in found if f.type == fs.FileType.Directory))
+
+
 def commit_bytes(uri: str, data: bytes) -> None:
     """Write once, atomically. Raises TamperedError if other bytes are there already."""
     filesystem, path = _resolve(uri)
@@ -55,14 +62,32 @@ def commit_bytes(uri: str, data: bytes) -> None:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
-        filesystem.move(temporary, path)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            _write_durably(temporary, path, data)
+        else:
+            with filesystem.open_output_stream(temporary) as stream:
+                stream.write(data)
+            filesystem.move(temporary, path)
     except OSError as error:
         raise WorkspaceError(
             f"{uri}: cannot be written ({_first_line(error)})",
             "check that the workspace exists and that you may write to it",
         ) from None
+
+
+def _write_durably(temporary: str, path: str, data: bytes) -> None:
+    """Bytes, then name, then folder reach the disk in this order, so a power cut leaves all or
+    none."""
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def commit_folder(local: Path, uri: str) -> tuple[FileDigest, ...]:

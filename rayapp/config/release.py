@@ -67,8 +67,6 @@ class EvaluationConfig(Config):
     slices: tuple[str | dict[str, str], ...] = ()
     """Columns, or {name: expression}, whose values are each evaluated on their own."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    num_bootstrap: int = Field(default=300, ge=50)
-    """Resamples for intervals that have no closed form."""
     max_slices: int = Field(default=60, ge=1)
 
 

@@ -1,12 +1,19 @@
 """configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from rayapp.config.load import Config
 
+EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
 
 class ServingConfig(Config):
-    endpoint: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    """One gateway answers for several endpoints: a new champion needs no new deployment."""
+
+    endpoints: tuple[EndpointName, ...] = ()
+    """Endpoints to answer for; empty means each one that has a champion in the ledger."""
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)

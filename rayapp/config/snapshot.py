@@ -1,5 +1,6 @@
 """configs/snapshots/*.yaml: which tables a use case reads, and the point-in-time view over them."""
 
+import itertools
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -104,7 +105,7 @@ class TimeSplits(Config):
         bounds = [*self.train, *self.tune, *self.test]
         if any(bound.tzinfo is None for bound in bounds):
             raise ValueError("give every bound a time zone, for example 2013-01-01T00:00:00Z")
-        if any(a > b for a, b in zip(bounds, bounds[1:], strict=False)):
+        if any(a > b for a, b in itertools.pairwise(bounds)):
             raise ValueError("train, tune and test must follow one another in time")
         return self
 
@@ -124,7 +125,7 @@ class ViewConfig(Config):
     """The table with one row per prediction."""
     key: tuple[str, ...] = Field(min_length=1)
     """Columns that identify a row of the base table."""
-    derive: dict[str, str] = {}
+    derive: dict[str, str] = Field(default={})
     """New columns as expressions over base columns and columns derived before."""
     prediction_time: str | None = None
     """Expression: when the prediction is asked for. Needed for time splits and for features

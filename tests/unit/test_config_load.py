@@ -34,7 +34,10 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         (GOOD.replace("num_rounds", "num_round"), "line 7: tabular.num_round: unknown key; did"),
-        (GOOD.replace("family:", "familly:"), "line 3: familly: unknown key; did you mean 'family'"),
+        (
+            GOOD.replace("family:", "familly:"),
+            "line 3: familly: unknown key; did you mean 'family'",
+        ),
         (GOOD.replace("num_rounds: 10", "num_rounds: many"), "line 7: tabular.num_rounds"),
         (GOOD.replace("name: trees\n", ""), "name: missing"),
         (GOOD + "seed: 1\nseed: 2\n", "key 'seed' is already set on line 8"),
@@ -51,7 +54,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None
 
 def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
     _write(tmp_path, GOOD)
-    with pytest.raises(ConfigError, match="did you mean .*train.yaml"):
+    with pytest.raises(ConfigError, match=r"did you mean .*train\.yaml"):
         load(TrainConfig, tmp_path / "trian.yaml")
 
 

@@ -46,7 +46,7 @@ def test_folder_round_trip_checks_every_file(tmp_path: Path) -> None:
     assert digest_folder(tmp_path / "copy") == files
     broken = tmp_path / "store" / "model" / "model.ubj"
     broken.write_bytes(b"\x01" + broken.read_bytes()[1:])
-    with pytest.raises(TamperedError, match="model.ubj"):
+    with pytest.raises(TamperedError, match=r"model\.ubj"):
         fetch_folder(f"{tmp_path}/store", files, tmp_path / "again")
 
 

@@ -1,0 +1,7 @@
+"""`python -m rayapp.cli`: the same as `rayapp`."""
+
+import sys
+
+from rayapp.cli.app import main
+
+sys.exit(main())

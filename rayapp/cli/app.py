@@ -1,0 +1,348 @@
+"""The command line: names, arguments and help. What a command does is in the module it calls."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from rayapp.cli.terminal import emit_json, to_caller, to_person, waiting
+from rayapp.errors import RayappError
+
+if TYPE_CHECKING:
+    from rayapp.cli.ask import Answer
+    from rayapp.storage import Workspace
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
+
+app = App(
+    name="rayapp",
+    help="""From raw data to a gated, signed, served release on Ray.
+
+    A first round, from the project's directory:
+
+    * `rayapp doctor`: is this machine fit for it?
+    * `rayapp up`: start a local Ray head with dashboard and token
+    * `rayapp submit configs/golden_paths/flight_delay.yaml`: data to endpoint, as one Ray job
+    * `rayapp ask flight-delay`: send real rows to the endpoint
+    * `rayapp explain REQUEST_ID`: from one answer back to release, run, snapshot and contract
+    * `rayapp down`: stop what `up` started
+
+    State is kept in the workspace: RAYAPP_WORKSPACE, by default ~/.rayapp.
+    """,
+    version_flags=["--version"],
+    result_action="return_value",
+    help_format="markdown",
+)
+audit_app = App(name="audit", help="Check that what the ledger says is what is there.")
+app.command(audit_app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 ok, 2 the input is wrong, 3 refused, 1 broken; for submit the job's own."""
+    try:
+        result = app(
+            list(sys.argv[1:] if arguments is None else arguments),
+            exit_on_error=False,
+            error_console=Console(stderr=True),
+        )
+    except CycloptsError:
+        return 2  # cyclopts has printed what is wrong
+    except RayappError as error:
+        to_person().print(f"error: {error}", markup=False)
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+@app.command
+def up(
+    *,
+    num_cpus: Annotated[int | None, Parameter(help="CPUs the head offers; default all.")] = None,
+    num_gpus: Annotated[int | None, Parameter(help="GPUs the head offers; default all.")] = None,
+    json: Json = False,
+) -> None:
+    """Start this workspace's local Ray head, or find it running.
+
+    The dashboard listens on RAYAPP_DASHBOARD_PORT (8265), endpoints on RAYAPP_HTTP_PORT (8000).
+    Other Ray clusters on this machine are neither joined nor disturbed.
+    """
+    from rayapp.cli.head import start
+
+    asked = {"--num-cpus": num_cpus, "--num-gpus": num_gpus}
+    resources = [f"{flag}={number}" for flag, number in asked.items() if number is not None]
+    began_s = time.monotonic()
+    with waiting("starting the Ray head") as say:
+        head, is_new = start(_workspace(), os.environ, resources, say)
+    if json:
+        emit_json(head.model_dump(mode="json") | {"is_new": is_new})
+        return
+    how = f"is up ({time.monotonic() - began_s:.0f} s)" if is_new else "was up already"
+    _print_pairs(
+        f"The Ray head {how}.",
+        {
+            "dashboard": f"{head.dashboard_url}  (it asks for the token in {head.token_path})",
+            "endpoints": f"{head.endpoint_url}  (once one is deployed)",
+            "workspace": head.workspace,
+            "stock tools": 'eval "$(rayapp env)"  lets `ray job` and `serve` speak to this head',
+            "next": "rayapp submit configs/golden_paths/flight_delay.yaml",
+        },
+    )
+
+
+@app.command
+def down(*, json: Json = False) -> None:
+    """Stop this workspace's head and everything it started, and nothing else.
+
+    Jobs and the endpoint are remembered: the next `rayapp up` brings the endpoint back.
+    """
+    from rayapp.cli.head import stop
+
+    workspace = _workspace()
+    with waiting("stopping the Ray head") as say:
+        head = stop(workspace, say)
+    if json:
+        emit_json({"was_running": head is not None, "workspace": workspace.uri})
+    elif head is None:
+        to_caller().print(f"No Ray head was running for workspace {workspace.uri}.", markup=False)
+    else:
+        to_caller().print(f"The Ray head (process {head.pid}) is down.", markup=False)
+
+
+@app.command
+def env(*, json: Json = False) -> None:
+    """Print the variables that let stock tools speak to this head.
+
+    * `eval "$(rayapp env)"`
+    * `ray job submit --working-dir . -- python -m jobs.train configs/training/NAME.yaml`
+    * `serve status`
+    """
+    import shlex
+
+    from rayapp.cli.head_state import client_environment, running_head
+
+    variables = client_environment(running_head(_workspace()))
+    if json:
+        emit_json(variables)
+        return
+    for name, value in variables.items():
+        to_caller().print(f"export {name}={shlex.quote(value)}", markup=False)
+
+
+@app.command
+def submit(
+    config: Annotated[str, Parameter(help="A YAML file below configs/.")],
+    *overrides: Annotated[str, Parameter(help="key=value, for example workers.num_workers=2.")],
+    job: Annotated[str | None, Parameter(help="Which job; default by the folder.")] = None,
+    environment: Annotated[
+        str | None, Parameter(help="An overlay of configs/environments/, for example gpu.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Run a config as a Ray job, show its log, and exit with the job's own exit code.
+
+    * `rayapp submit configs/training/flight_delay_trees.yaml tabular.num_rounds=50`
+    * `rayapp submit configs/training/flight_delay_neural.yaml --environment gpu`
+    * `rayapp submit configs/releases/flight_delay_trees.yaml --job evaluate`
+
+    The config is checked here first. Ctrl-C stops the job. With --json the log goes to stderr.
+    """
+    from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job, next_commands
+    from rayapp.config.load import load, read_yaml
+
+    chosen = choose_job(config, read_yaml(config)[0], job)
+    environ = dict(os.environ)
+    if environment is not None:
+        environ["RAYAPP_ENVIRONMENT"] = environment
+    load(CONFIG_OF_JOB[chosen], config, overrides, environ.get("RAYAPP_ENVIRONMENT"))
+    address = _jobs_address(environ)
+    from rayapp.cli import submit as submitting
+
+    outcome = submitting.submit(
+        chosen,
+        config,
+        overrides,
+        environ,
+        address,
+        submitting.show_on("stderr" if json else "stdout"),
+    )
+    if json:
+        emit_json(vars(outcome))
+    elif outcome.exit_code == 0:
+        _print_next(next_commands(chosen, config, outcome.figures))
+    else:
+        to_person().print(
+            f"job {outcome.submission_id} {outcome.status} with exit code {outcome.exit_code}",
+            markup=False,
+        )
+    return outcome.exit_code
+
+
+@app.command
+def ask(
+    endpoint: str,
+    *,
+    rows: Annotated[int, Parameter(help="How many rows, one request each.")] = 3,
+    json: Json = False,
+) -> None:
+    """Send real rows of the champion's test split to its endpoint and show the answers."""
+    from rayapp.cli.ask import ask as ask_rows
+    from rayapp.cli.head_state import running_head
+
+    workspace = _workspace()
+    answers = ask_rows(workspace, running_head(workspace).endpoint_url, endpoint, rows)
+    if json:
+        emit_json([vars(answer) for answer in answers])
+        return
+    _print_answers(answers)
+    _print_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
+
+
+@app.command(show=False)
+def summary(figures: str, *, seconds: int) -> None:
+    """The last screen of scripts/quickstart. FIGURES is what `submit --json` wrote."""
+    from rayapp.cli import summary as summarizing
+    from rayapp.cli.ask import ask as ask_rows
+    from rayapp.cli.head_state import running_head
+
+    workspace = _workspace()
+    head = running_head(workspace)
+    read = summarizing.read_figures(figures)
+    answers = ask_rows(workspace, head.endpoint_url, read["endpoint"], 3)
+    _print_answers(answers)
+    console = to_caller()
+    shown = summarizing.summary(read, head, answers, workspace.mlflow_url)
+    for title, lines in shown.items():
+        console.print(f"\n{title}", style="bold")
+        width = max(len(name) for name, _ in lines)
+        for name, value in lines:
+            console.print(f"  {name:<{width}}  {value}", markup=False)
+    console.print(f"\nDone in {seconds // 60} min {seconds % 60} s.", style="bold")
+
+
+@audit_app.command
+def verify(*, json: Json = False) -> int:
+    """Check the ledger's chain and every artefact that it names, byte by byte.
+
+    Names the first altered, missing or inserted event, and each manifest, model or data file that
+    is not what was recorded. Exit code 3 when there is a finding.
+    """
+    from rayapp.flows.operations import audit_workspace
+
+    with waiting("verifying the ledger and the artefacts"):
+        problems = audit_workspace(_workspace())
+    if json:
+        emit_json([problem.model_dump(mode="json") for problem in problems])
+    elif not problems:
+        to_caller().print("Every event and every artefact is what was recorded.")
+    for problem in [] if json else problems:
+        to_caller().print(f"{problem.where}: {problem.what}", markup=False)
+    return 3 if problems else 0
+
+
+@app.command
+def explain(request_id: str, *, json: Json = False) -> None:
+    """Walk from one answer to its release, run, snapshot and contracts.
+
+    REQUEST_ID is the x-request-id header of the answer.
+    """
+    from rayapp.flows.operations import explain_request
+    from rayapp.govern.explain import render_explanation
+
+    explanation = explain_request(_workspace(), request_id)
+    if json:
+        emit_json(explanation.model_dump(mode="json"))
+    else:
+        to_caller().print(render_explanation(explanation))
+
+
+@app.command
+def kpis(
+    *,
+    window_days: Annotated[int, Parameter(help="How far back to look.")] = 30,
+    json: Json = False,
+) -> None:
+    """Figures that the ledger supports, and what is missing for the others."""
+    from rayapp.flows.operations import kpis as compute
+    from rayapp.operate.kpis import render_kpis
+
+    figures = compute(_workspace(), datetime.now(UTC), window_days)
+    if json:
+        emit_json([figure.model_dump(mode="json") for figure in figures])
+    else:
+        to_caller().print(render_kpis(figures))
+
+
+@app.command
+def doctor(*, json: Json = False) -> int:
+    """Check Python, packages, memory, disk, ports, workspace and head; say what would mend each.
+
+    Exit code 2 when something must be mended first; a warning is not such a thing.
+    """
+    from rayapp.cli.doctor import examine
+
+    findings = examine(os.environ)
+    if json:
+        emit_json([vars(finding) for finding in findings])
+    colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+    table = Table("", "check", "found", "to do", box=None)
+    for f in findings:
+        table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.check, f.what, f.advice)
+    if not json:
+        to_caller().print(table)
+    return 2 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _workspace() -> "Workspace":
+    from rayapp.storage import Workspace
+
+    return Workspace.from_environment(os.environ)
+
+
+def _jobs_address(environ: dict[str, str]) -> str:
+    """The local head's Jobs API; without one, the cluster that RAY_API_SERVER_ADDRESS names."""
+    from rayapp.cli.head_state import client_environment, is_alive, read_head, running_head
+
+    workspace = _workspace()
+    head = read_head(workspace)
+    remote = environ.get("RAY_API_SERVER_ADDRESS")
+    if remote and (head is None or not is_alive(head)):
+        return remote
+    running = running_head(workspace)
+    os.environ.update(client_environment(running))  # Ray's clients read it from there only
+    return running.dashboard_url
+
+
+def _print_pairs(title: str, pairs: dict[str, str]) -> None:
+    console = to_caller()
+    console.print(title, style="bold", markup=False)
+    for name, value in pairs.items():
+        console.print(f"  {name:<12} {value}", markup=False)
+
+
+def _print_answers(answers: "Sequence[Answer]") -> None:
+    table = Table("request", "release", "prediction", "outcome", "ms", box=None)
+    for a in answers:
+        shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
+        table.add_row(*shown, f"{a.latency_ms:.0f}")
+    to_caller().print(table)
+
+
+def _print_next(commands: Sequence[str]) -> None:
+    console = to_person()
+    for command in commands:
+        console.print(f"  next: {command}", markup=False)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_short(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return " ".join(_short(part) for part in value)
+    return str(value)

@@ -1,0 +1,85 @@
+"""`rayapp ask`: send real rows of the newest snapshot to an endpoint and show what comes back."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rayapp.data.read import sample_view
+from rayapp.errors import Unavailable, UserError
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest
+from rayapp.release.promote import champion_pointer
+from rayapp.schemas.data import Snapshot
+from rayapp.schemas.operations import EventKind
+from rayapp.storage import Workspace
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request and its answer. row is what was sent, outcome the label that was not."""
+
+    request_id: str
+    release_id: str
+    row: dict[str, Any]
+    prediction: Any
+    outcome: Any
+    latency_ms: float
+
+
+def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
+    """One request per row of the champion's test split. Raises UserError, or Unavailable."""
+    ledger = Ledger(workspace.ledger_url, "ask")
+    pointer = ledger.pointer(champion_pointer(endpoint))
+    if pointer is None:
+        raise UserError(
+            f"endpoint {endpoint!r} has no champion in workspace {workspace.uri}",
+            "release one: rayapp submit configs/golden_paths/flight_delay.yaml",
+        )
+    manifest = read_manifest(workspace, pointer.target).manifest
+    built = ledger.latest(EventKind.SNAPSHOT_BUILT, subject=manifest.snapshot_id)
+    if built is None:
+        raise UserError(
+            f"snapshot {manifest.snapshot_id[:12]} is not in the ledger", "rayapp audit verify"
+        )
+    snapshot = Snapshot.model_validate(built.payload["snapshot"])
+    inputs = [column.name for column in manifest.bundle.bundle_schema.inputs]
+    table = sample_view(snapshot, "test", [*inputs, snapshot.label], num_rows)
+    url = f"{base_url}/endpoints/{endpoint}/invocations"
+    return [_ask_one(url, row, snapshot.label) for row in table.to_pylist()]
+
+
+def _ask_one(url: str, row: Mapping[str, Any], label: str) -> Answer:
+    sent = {name: _plain(value) for name, value in row.items() if name != label}
+    body = json.dumps({"dataframe_records": [sent]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    began_s = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answered = json.loads(response.read())
+            headers = response.headers
+    except urllib.error.HTTPError as error:
+        raise UserError(
+            f"{url} answered {error.code}: {error.read().decode(errors='replace')[:500]}",
+            "the message names the field at fault",
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{url} does not answer ({error})", "rayapp doctor; the Serve page of the dashboard"
+        ) from error
+    return Answer(
+        request_id=headers["x-request-id"],
+        release_id=headers["x-release"],
+        row=sent,
+        prediction=answered["predictions"][0],
+        outcome=row[label],
+        latency_ms=(time.monotonic() - began_s) * 1000,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

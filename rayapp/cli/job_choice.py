@@ -1,0 +1,114 @@
+"""Which job a config file is for, what is sent with it, and what comes after it. Pure decisions."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rayapp.config.load import Config
+from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
+from rayapp.config.release import ReleaseConfig
+from rayapp.config.snapshot import SnapshotConfig
+from rayapp.config.sweep import SweepConfig
+from rayapp.config.training import TrainConfig
+from rayapp.errors import ConfigError, UserError
+
+CONFIG_OF_JOB: dict[str, type[Config]] = {
+    "build_snapshot": SnapshotConfig,
+    "train": TrainConfig,
+    "tune": SweepConfig,
+    "evaluate": ReleaseConfig,
+    "release": ReleaseConfig,
+    "golden_path": GoldenPathConfig,
+    "score_batch": ScoreConfig,
+    "monitor": MonitorConfig,
+}
+
+JOBS_OF_FOLDER: dict[str, tuple[str, ...]] = {
+    "snapshots": ("build_snapshot",),
+    "training": ("train",),
+    "sweeps": ("tune",),
+    "releases": ("release",),
+    "golden_paths": ("golden_path",),
+    "operations": ("score_batch", "monitor"),
+}
+
+MAX_WORKING_DIR_BYTES = 5 * 1024 * 1024
+
+
+def choose_job(path: str, keys: Iterable[str], wanted: str | None) -> str:
+    """The job for a config: `wanted`, or the one that its folder and its top-level keys name.
+
+    Raises ConfigError when that is no job or more than one.
+    """
+    if wanted is not None:
+        if wanted not in CONFIG_OF_JOB:
+            raise ConfigError(
+                f"job {wanted!r} does not exist", f"choose one of {', '.join(CONFIG_OF_JOB)}"
+            )
+        return wanted
+    folder = PurePosixPath(path).parent.name
+    jobs = JOBS_OF_FOLDER.get(folder, ())
+    if len(jobs) > 1:
+        present = set(keys)
+        jobs = tuple(j for j in jobs if present <= set(CONFIG_OF_JOB[j].model_fields))
+    if len(jobs) != 1:
+        raise ConfigError(
+            f"{path}: folder {folder!r} and the keys in it do not say which job this is for",
+            f"name it: rayapp submit {path} --job NAME ({', '.join(CONFIG_OF_JOB)})",
+        )
+    return jobs[0]
+
+
+def path_in(working_dir: Path, config: str) -> str:
+    """The config's path as the job sees it, which runs in a copy of the working directory."""
+    absolute = Path(config).absolute()
+    if absolute.is_relative_to(working_dir):
+        return absolute.relative_to(working_dir).as_posix()
+    raise UserError(
+        f"{config} is outside the working directory {working_dir}, which is all that travels",
+        "change into the project and name the config from there",
+    )
+
+
+def submission_id(job: str, config: str, now_s: int) -> str:
+    """Names the job in the dashboard: what, with which config, and when."""
+    stem = re.sub(r"[^a-zA-Z0-9_-]", "-", PurePosixPath(config).stem)
+    return f"{job}-{stem}-{now_s}"
+
+
+def require_small(sizes: Mapping[str, int], limit_bytes: int = MAX_WORKING_DIR_BYTES) -> None:
+    """Raises UserError naming the largest files when the working directory is too big to travel."""
+    total = sum(sizes.values())
+    if total <= limit_bytes:
+        return
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+    listed = ", ".join(f"{name} ({_mb(size)})" for name, size in largest)
+    raise UserError(
+        f"the working directory holds {_mb(total)}, the limit is {_mb(limit_bytes)}; "
+        f"largest: {listed}",
+        "keep data outside the project and name it by an absolute path or URI, "
+        "or list it in .rayignore",
+    )
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1024 / 1024:.1f} MB"
+
+
+def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence[str]:
+    """What a person does after this job succeeded, most useful first."""
+    name = PurePosixPath(config).name
+    after: dict[str, list[str]] = {
+        "build_snapshot": ["rayapp submit configs/training/<model>.yaml"],
+        "train": [f"rayapp submit configs/releases/{name}"],
+        "tune": [f"rayapp submit configs/training/{name}"],
+        "evaluate": [f"rayapp submit {config}"],
+        "release": ["rayapp kpis", "rayapp audit verify"],
+        "score_batch": ["rayapp kpis"],
+        "monitor": ["rayapp kpis"],
+    }
+    if job != "golden_path":
+        return after[job]
+    asks = [f"rayapp ask {figures['endpoint']}"] if "endpoint_url" in figures else []
+    return [*asks, "rayapp kpis", "rayapp audit verify"]

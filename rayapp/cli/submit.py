@@ -1,0 +1,172 @@
+"""`rayapp submit`: run one config as a Ray job, show its log, and exit with its own exit code."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from rayapp.cli.job_choice import path_in, require_small, submission_id
+from rayapp.errors import Unavailable
+
+# Left out besides what .gitignore and .rayignore name. A job needs code and configs, nothing else.
+EXCLUDES = (
+    *("/.git/", "/.venv/", "/venv/", "__pycache__/", "*.pyc"),
+    *("/.ci/", "/.github/", "/.mypy_cache/", "/.ruff_cache/", "/.pytest_cache/", "/.hypothesis/"),
+    *("/tests/", "/docs/", "/benchmarks/", "/scripts/", "/requirements/"),
+)
+
+# The job inherits the head's environment, not ours: these are the ones a person sets per command.
+_PASSED_ON = ("RAYAPP_ENVIRONMENT", "RAYAPP_LOG_LEVEL")
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. exit_code is the driver's own; figures its last line, where it is JSON."""
+
+    submission_id: str
+    status: str
+    exit_code: int
+    message: str
+    figures: dict[str, Any]
+
+
+def submit(
+    job: str,
+    config: str,
+    overrides: Sequence[str],
+    environ: Mapping[str, str],
+    address: str,
+    show: Callable[[str], None],
+) -> Outcome:
+    """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
+
+    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. Ctrl-C stops the job.
+    Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # a line per ignored file, three times over
+    working_dir = Path.cwd()
+    inside = path_in(working_dir, config)
+    require_small(files_that_travel(working_dir))
+    try:
+        client = JobSubmissionClient(address)
+        job_id = client.submit_job(
+            entrypoint=shlex.join(["python", "-m", f"jobs.{job}", inside, *overrides]),
+            submission_id=submission_id(job, inside, time.time_ns() // 1_000_000),
+            runtime_env={
+                "working_dir": str(working_dir),
+                "excludes": list(EXCLUDES),
+                "env_vars": {k: environ[k] for k in _PASSED_ON if k in environ},
+            },
+            metadata={"job": job, "config": inside},
+        )
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(
+            f"the Jobs API at {address} did not take the job: {error}", "look at it: rayapp doctor"
+        ) from error
+    try:
+        return _follow(client, job_id, show)
+    except OSError as error:
+        raise Unavailable(
+            f"lost the Jobs API at {address} while job {job_id} ran: {error}",
+            f"the job may go on; see it: ray job logs {job_id}",
+        ) from error
+
+
+def files_that_travel(working_dir: Path) -> dict[str, int]:
+    """Bytes of each file that Ray will upload, found by Ray's own rules."""
+    sizes: dict[str, int] = {}
+
+    def add(path: Path) -> None:
+        if path.is_file():
+            sizes[path.relative_to(working_dir).as_posix()] = path.stat().st_size
+
+    _dir_travel(
+        working_dir, [_get_excludes(working_dir, list(EXCLUDES))], add, include_gitignore=True
+    )
+    return sizes
+
+
+def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None]) -> Outcome:
+    lines = _LastLine(show)
+    interrupted = False
+    try:
+        asyncio.run(_tail(client, job_id, lines))
+    except KeyboardInterrupt:
+        interrupted = True
+        show(f"\nstopping job {job_id} …\n")
+        client.stop_job(job_id)
+        _wait_until_ended(client, job_id)
+    info = client.get_job_info(job_id)
+    code = info.driver_exit_code
+    if interrupted or info.status == JobStatus.STOPPED:
+        code = _INTERRUPTED
+    elif code is None:
+        code = 0 if info.status == JobStatus.SUCCEEDED else 1
+    return Outcome(job_id, info.status.value, code, info.message or "", lines.figures())
+
+
+async def _tail(client: JobSubmissionClient, job_id: str, lines: "_LastLine") -> None:
+    """Show the log until the job ends. A connection that breaks is opened again where it broke."""
+    while True:
+        seen = 0
+        with contextlib.suppress(RuntimeError, OSError):  # the dashboard was too busy: tail again
+            async for chunk in client.tail_job_logs(job_id):
+                new = chunk[max(0, lines.shown - seen) :]
+                seen += len(chunk)
+                lines.add(new)
+        if client.get_job_status(job_id).is_terminal():
+            rest = client.get_job_logs(job_id)[lines.shown :]
+            lines.add(rest)
+            return
+        await asyncio.sleep(0.5)
+
+
+def _wait_until_ended(client: JobSubmissionClient, job_id: str) -> None:
+    while not client.get_job_status(job_id).is_terminal():
+        time.sleep(0.5)  # the Jobs API has no call that waits
+
+
+class _LastLine:
+    """Passes a log on and remembers its end: a job's last line is JSON."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._end = ""
+        self.shown = 0
+
+    def add(self, text: str) -> None:
+        if text:
+            self._show(text)
+            self.shown += len(text)
+            self._end = (self._end + text)[-200_000:]
+
+    def figures(self) -> dict[str, Any]:
+        """The last line as JSON; empty when the job ended before it printed one."""
+        try:
+            value = json.loads(self._end.rstrip().rpartition("\n")[2])
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def show_on(stream_name: str) -> Callable[[str], None]:
+    """Write a log as it comes to "stdout" or "stderr"."""
+    stream = getattr(sys, stream_name)
+
+    def write(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    return write

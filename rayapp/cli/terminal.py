@@ -1,0 +1,55 @@
+"""What a person sees: progress and advice on stderr, the answer on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+Say = Callable[[str], None]
+
+
+def to_person() -> Console:
+    """stderr: what is read by a person and by no program."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def to_caller() -> Console:
+    """stdout: the answer itself."""
+    return Console(soft_wrap=True, highlight=False)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Say]:
+    """Show that something goes on, with the seconds so far; the caller may change the words.
+
+    On a terminal one line moves; elsewhere each new text is printed once.
+    """
+    console = to_person()
+    began_s = time.monotonic()
+    if not console.is_terminal:
+        console.print(f"{text} …", markup=False)
+        shown = ""
+
+        def say(new: str) -> None:
+            nonlocal shown
+            if new != shown:
+                console.print(f"  {_seconds(began_s)}  {new}", markup=False)
+            shown = new
+
+        yield say
+        return
+    with console.status(f"{text} …") as status:
+        yield lambda new: status.update(f"{text}: {new} … {_seconds(began_s)}")
+
+
+def _seconds(began_s: float) -> str:
+    return f"{time.monotonic() - began_s:5.1f}s"

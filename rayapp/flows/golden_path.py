@@ -1,0 +1,106 @@
+"""The whole path of one use case: data, sweep, training, evaluation, gates, release, endpoint."""
+
+from typing import Any
+
+from rayapp.config.load import load
+from rayapp.config.operations import GoldenPathConfig
+from rayapp.config.release import ReleaseConfig
+from rayapp.config.snapshot import SnapshotConfig
+from rayapp.config.sweep import SweepConfig
+from rayapp.config.training import TrainConfig
+from rayapp.errors import ConfigError
+from rayapp.families.scores import goal
+from rayapp.flows.releasing import Released, release_stage
+from rayapp.flows.session import Session
+from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
+from rayapp.schemas.model import Run
+from rayapp.serve.deploy import deploy
+
+
+def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
+    """Run every stage, reusing what has not changed. Returns the figures of the job's last line."""
+    releases = [load(ReleaseConfig, path) for path in config.releases]
+    trainings = [load(TrainConfig, release.training) for release in releases]
+    endpoint = _one_endpoint(releases)
+    _same_snapshot(config, trainings)
+    with session.exclusive(f"golden-path-{endpoint}"):
+        session.say(f"[1/5] snapshot  {config.snapshot}")
+        snapshot = snapshot_stage(session, load(SnapshotConfig, config.snapshot))
+        session.say(f"[2/5] tune      {config.sweep or 'no sweep'}")
+        trainings = _with_sweep(session, config, releases, trainings)
+        session.say(f"[3/5] train     {', '.join(t.name for t in trainings)}")
+        runs = [train_stage(session, training) for training in trainings]
+        chosen = _best(runs)
+        session.say(f"[4/5] release   {runs[chosen].run_id} has the best tune-split metric")
+        released = release_stage(session, releases[chosen], runs[chosen])
+        session.say(f"[5/5] serve     {config.serving or 'nothing to deploy'}")
+        urls = deploy(config.serving, session.environ, session.say) if config.serving else {}
+    return {
+        "endpoint": endpoint,
+        "release_id": released.signed.release_id,
+        "is_new": released.is_new,
+        "snapshot_id": snapshot.content_digest(),
+        "runs": {run.config["name"]: run.metrics for run in runs},
+        **_test_metrics(released),
+        **urls,
+    }
+
+
+def _one_endpoint(releases: list[ReleaseConfig]) -> str:
+    endpoints = sorted({release.endpoint for release in releases})
+    if len(endpoints) != 1:
+        raise ConfigError(
+            f"releases name {len(endpoints)} endpoints: {endpoints}",
+            "candidates of one golden path compete for one endpoint",
+        )
+    return endpoints[0]
+
+
+def _same_snapshot(config: GoldenPathConfig, trainings: list[TrainConfig]) -> None:
+    for training in trainings:
+        if training.snapshot != config.snapshot:
+            raise ConfigError(
+                f"training {training.name} uses {training.snapshot}, the golden path builds "
+                f"{config.snapshot}",
+                "name the same snapshot config in both",
+            )
+
+
+def _with_sweep(
+    session: Session,
+    config: GoldenPathConfig,
+    releases: list[ReleaseConfig],
+    trainings: list[TrainConfig],
+) -> list[TrainConfig]:
+    """The training configs, the swept one with the settings that the sweep found."""
+    if config.sweep is None:
+        return trainings
+    sweep = load(SweepConfig, config.sweep)
+    paths = [release.training for release in releases]
+    if sweep.training not in paths:
+        raise ConfigError(
+            f"sweep {config.sweep} searches {sweep.training}, which no release trains",
+            f"it must be one of {paths}",
+        )
+    tuned = tune_stage(session, sweep)
+    return [
+        tuned.config if path == sweep.training else t
+        for path, t in zip(paths, trainings, strict=True)
+    ]
+
+
+def _best(runs: list[Run]) -> int:
+    """Index of the run with the best tune-split metric; the first of equals."""
+    metric, direction = goal(runs[0].bundle.bundle_schema.task)
+    sign = 1.0 if direction == "max" else -1.0
+    return max(range(len(runs)), key=lambda i: (sign * runs[i].metrics[metric], -i))
+
+
+def _test_metrics(released: Released) -> dict[str, Any]:
+    if released.evaluated is None:
+        return {}
+    estimates = released.evaluated.evaluation.overall.estimates
+    return {
+        "report": released.evaluated.report_uri,
+        "test": {e.metric: [e.value, e.low, e.high] for e in estimates},
+    }

@@ -1,0 +1,273 @@
+"""From a finished run to the champion: evaluate, gate, seal, register, promote."""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayapp.config.load import load
+from rayapp.config.release import PolicyConfig, ReleaseConfig
+from rayapp.config.training import TrainConfig
+from rayapp.data.read import label_shares, read_view, sample_view
+from rayapp.evaluate.compute import evaluate
+from rayapp.evaluate.gates import check_policy, decide
+from rayapp.evaluate.report import render
+from rayapp.flows.session import Session
+from rayapp.flows.training import train_stage
+from rayapp.register.card import render_card
+from rayapp.register.manifest import manifest_uri, read_manifest, seal, write_manifest
+from rayapp.register.page import render_card_html
+from rayapp.register.registry import open_registry
+from rayapp.register.signing import load_or_create_key
+from rayapp.register.tracking import open_tracker
+from rayapp.release.promote import champion_pointer, promote, refuse_unless_passed
+from rayapp.schemas.data import Snapshot
+from rayapp.schemas.model import Run
+from rayapp.schemas.operations import EventKind, Pointer
+from rayapp.schemas.record import canonical_json
+from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
+from rayapp.storage import commit_bytes, fetch_folder, read_bytes, sha256
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A candidate with its evidence. before: the champion's pointer when they were compared."""
+
+    run: Run
+    snapshot: Snapshot
+    evaluation: Evaluation
+    evaluation_uri: str
+    report_uri: str
+    verdicts: tuple[Verdict, ...]
+    policy: PolicyConfig
+    before: Pointer | None
+
+
+@dataclass(frozen=True)
+class Released:
+    signed: SignedManifest
+    evaluated: Evaluated | None
+    """None when the release was the champion already and nothing had to be compared."""
+    is_new: bool
+
+
+def newest_run(session: Session, training_path: str) -> Run:
+    """The last finished run of a training config's name; trains one where there is none."""
+    config = load(TrainConfig, training_path)
+    for event in reversed(session.ledger.events(EventKind.RUN_FINISHED)):
+        if event.payload["run"]["config"]["name"] == config.name:
+            return Run.model_validate(event.payload["run"])
+    return train_stage(session, config)
+
+
+def champion(session: Session, endpoint: str) -> tuple[Pointer, SignedManifest] | None:
+    """The endpoint's champion with its verified manifest, or None. Raises TamperedError."""
+    pointer = session.ledger.pointer(champion_pointer(endpoint))
+    if pointer is None:
+        return None
+    return pointer, read_manifest(session.workspace, pointer.target)
+
+
+def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluated:
+    policy = load(PolicyConfig, config.policy)
+    snapshot = snapshot_of(session, run)
+    check_policy(policy, snapshot.task, config.evaluation.slices)
+    current = champion(session, config.endpoint)
+    champion_id = current[0].target if current else None
+    key = session.key(
+        "evaluate",
+        config.evaluation.model_dump(mode="json"),
+        policy.model_dump(mode="json"),
+        run.run_id,
+        run.bundle.digest,
+        champion_id,
+    )
+    before = current[0] if current else None
+    done = session.ledger.latest(EventKind.EVALUATION_MADE, key=key)
+    if done is not None:
+        session.say(f"evaluate {run.run_id}: unchanged, reusing {done.payload['report_uri']}")
+        evaluation = Evaluation.parse(read_bytes(done.payload["evaluation_uri"]))
+    else:
+        evaluation = _evaluate(session, config, run, snapshot, current)
+    verdicts = decide(evaluation, policy)
+    folder = session.workspace.artifact("evaluations", evaluation.content_digest())
+    evaluated = Evaluated(
+        run=run,
+        snapshot=snapshot,
+        evaluation=evaluation,
+        evaluation_uri=f"{folder}/evaluation.json",
+        report_uri=f"{folder}/report.html",
+        verdicts=verdicts,
+        policy=policy,
+        before=before,
+    )
+    if done is None:
+        _store_evaluation(session, config, evaluated, key)
+    for verdict in verdicts:
+        session.say(f"gate {verdict.gate}: {verdict.value} - {verdict.reason}")
+    return evaluated
+
+
+def _evaluate(
+    session: Session,
+    config: ReleaseConfig,
+    run: Run,
+    snapshot: Snapshot,
+    current: tuple[Pointer, SignedManifest] | None,
+) -> Evaluation:
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = Path(folder) / "candidate"
+        fetch_folder(run.bundle.uri, run.bundle.files, candidate)
+        opponent = None
+        if current is not None:
+            opponent = Path(folder) / "champion"
+            bundle = current[1].manifest.bundle
+            fetch_folder(bundle.uri, bundle.files, opponent)
+        return evaluate(
+            dataset=read_view(snapshot, "test"),
+            candidate=candidate,
+            champion=opponent,
+            config=config.evaluation,
+            run_id=run.run_id,
+            snapshot_id=snapshot.content_digest(),
+            split="test",
+            bundle_digest=run.bundle.digest,
+            champion_release=current[0].target if current else None,
+            label_shares=label_shares(snapshot),
+            latency_rows=sample_view(snapshot, "test", None, 200),
+        )
+
+
+def _store_evaluation(
+    session: Session, config: ReleaseConfig, evaluated: Evaluated, key: str
+) -> None:
+    evaluation, run = evaluated.evaluation, evaluated.run
+    title = f"{config.endpoint}: {run.bundle.bundle_schema.name}"
+    extra = {
+        "run": run.run_id,
+        "snapshot": evaluation.snapshot_id[:12],
+        "compared with": (evaluation.champion or "no champion yet")[:12],
+    }
+    html = render(
+        evaluation, evaluated.verdicts, title, datetime.now(UTC), run.bundle.bundle_schema, extra
+    )
+    commit_bytes(evaluated.evaluation_uri, evaluation.canonical())
+    commit_bytes(evaluated.report_uri, html.encode())
+    with open_tracker(
+        session.workspace.mlflow_url,
+        session.workspace.mlflow_artifacts,
+        experiment=run.config["name"],
+        run_name=run.run_id,
+        tags={},
+        resume_run_id=run.mlflow_run_id,
+    ) as tracker:
+        tracker.log_text(html, "evaluation/report.html")
+        tracker.log_text(evaluation.model_dump_json(indent=1), "evaluation/evaluation.json")
+        values = {f"test_{e.metric}": e.value for e in evaluation.overall.estimates}
+        tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=0)
+    payload = {
+        "evaluation_uri": evaluated.evaluation_uri,
+        "evaluation_digest": evaluation.content_digest(),
+        "report_uri": evaluated.report_uri,
+        "report_digest": sha256(html.encode()),
+        "verdicts": [v.model_dump(mode="json") for v in evaluated.verdicts],
+    }
+    session.ledger.append(EventKind.EVALUATION_MADE, run.run_id, payload, key)
+    session.say(f"evaluate {run.run_id}: report at {evaluated.report_uri}")
+
+
+def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released:
+    """Evaluate a run, seal the evidence and, if every gate passed, make it the champion.
+
+    Raises ChampionMoved, or GateRefused; then the sealed manifest stays, for a reviewer to read.
+    """
+    current = champion(session, config.endpoint)
+    if current is not None and current[1].manifest.run_id == run.run_id:
+        session.say(f"release {config.endpoint}: {current[0].target[:12]} is the champion already")
+        return Released(current[1], None, is_new=False)
+    evaluated = evaluate_stage(session, config, run)
+    signed = _seal(session, config, evaluated)
+    try:
+        refuse_unless_passed(signed.release_id, evaluated.verdicts)
+    except Exception:
+        _record(session, EventKind.RELEASE_REFUSED, signed, evaluated)
+        raise
+    _record(session, EventKind.RELEASE_SEALED, signed, evaluated)
+    pointer = promote(session.ledger, signed, evaluated.before.revision if evaluated.before else 0)
+    session.say(
+        f"release {config.endpoint}: {signed.release_id[:12]} is champion (revision "
+        f"{pointer.revision})"
+    )
+    _mirror(session, config.endpoint, signed)
+    return Released(signed, evaluated, is_new=True)
+
+
+def _seal(session: Session, config: ReleaseConfig, evaluated: Evaluated) -> SignedManifest:
+    run, snapshot = evaluated.run, evaluated.snapshot
+    card = render_card(
+        run=run,
+        snapshot=snapshot,
+        evaluation=evaluated.evaluation,
+        verdicts=evaluated.verdicts,
+        config=config.card,
+        endpoint=config.endpoint,
+    ).encode()
+    card_uri = f"{session.workspace.artifact('cards', sha256(card))}/card.md"
+    commit_bytes(card_uri, card)
+    commit_bytes(card_uri.replace(".md", ".html"), render_card_html(card.decode()).encode())
+    tables = (*snapshot.tables, snapshot.view)
+    manifest = Manifest(
+        endpoint=config.endpoint,
+        created_at=datetime.now(UTC),
+        run_id=run.run_id,
+        bundle=run.bundle,
+        snapshot_id=snapshot.content_digest(),
+        data_digests={table.name: table.digest for table in tables},
+        contracts=tuple(t.contract for t in snapshot.tables if t.contract is not None),
+        config=run.config,
+        code_digest=run.code_digest,
+        environment_digest=run.environment_digest,
+        evaluation_digest=evaluated.evaluation.content_digest(),
+        evaluation_uri=evaluated.evaluation_uri,
+        verdicts=evaluated.verdicts,
+        policy_digest=sha256(canonical_json(evaluated.policy.model_dump(mode="json"))),
+        card_digest=sha256(card),
+        card_uri=card_uri,
+        mlflow_run_id=run.mlflow_run_id,
+    )
+    signed = seal(manifest, load_or_create_key(session.workspace.keys))
+    write_manifest(session.workspace, signed)
+    return signed
+
+
+def _record(
+    session: Session, kind: EventKind, signed: SignedManifest, evaluated: Evaluated
+) -> None:
+    payload = {
+        "release_id": signed.release_id,
+        "manifest_uri": manifest_uri(session.workspace, signed.release_id),
+        "endpoint": signed.manifest.endpoint,
+        "run_id": signed.manifest.run_id,
+        "verdicts": [v.model_dump(mode="json") for v in evaluated.verdicts],
+    }
+    session.ledger.append(kind, signed.release_id, payload)
+
+
+def _mirror(session: Session, endpoint: str, signed: SignedManifest) -> None:
+    """MLflow's registry follows the ledger, for people and tools that look there."""
+    registry = open_registry(session.workspace.mlflow_url)
+    version = registry.register(
+        endpoint,
+        run_id=signed.manifest.mlflow_run_id,
+        source_uri=signed.manifest.bundle.uri,
+        release_id=signed.release_id,
+        tags={"run_id": signed.manifest.run_id},
+    )
+    registry.set_champion(endpoint, version)
+
+
+def snapshot_of(session: Session, run: Run) -> Snapshot:
+    event = session.ledger.latest(EventKind.SNAPSHOT_BUILT, subject=run.snapshot_id)
+    if event is None:
+        raise LookupError(f"run {run.run_id} names snapshot {run.snapshot_id}, not in the ledger")
+    return Snapshot.model_validate(event.payload["snapshot"])

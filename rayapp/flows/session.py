@@ -1,0 +1,102 @@
+"""What every flow needs: the workspace, the ledger, a voice, and the identity of this code."""
+
+import fcntl
+import getpass
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import rayapp
+from rayapp.errors import Refused
+from rayapp.ledger import Ledger
+from rayapp.schemas.record import canonical_json
+from rayapp.storage import Workspace, commit_bytes, sha256
+
+
+@dataclass(frozen=True)
+class Session:
+    """say: shows one line to whoever watches the job. environ: the job's environment."""
+
+    workspace: Workspace
+    ledger: Ledger
+    say: Callable[[str], None]
+    environ: Mapping[str, str]
+    code_digest: str
+    environment_digest: str
+
+    def key(self, stage: str, *inputs: Any) -> str:
+        """Names a piece of work by everything that decides its result, the code included."""
+        return sha256(canonical_json([stage, self.code_digest, *inputs]))
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Hold `name` while the block runs; released by the operating system if this process dies.
+
+        Raises Refused at once when another process on this node holds it. (Job drivers run on the
+        head node; what must hold across nodes is decided by the ledger's compare-and-set.)
+        """
+        folder = self.workspace.local / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{name}.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise Refused(
+                    f"{name} is being worked on by {file.read().strip() or 'another process'}",
+                    "wait for it to finish, or stop that job, and run this again",
+                ) from None
+            file.truncate(0)
+            job = self.environ.get("RAY_JOB_ID") or self.environ.get("RAY_JOB_SUBMISSION_ID", "")
+            file.write(f"process {os.getpid()} {job}".strip())
+            file.flush()
+            yield
+
+
+def open_session(environ: Mapping[str, str], say: Callable[[str], None]) -> Session:
+    workspace = Workspace.from_environment(environ)
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    lock = environment_lock()
+    digest = sha256(lock)
+    commit_bytes(f"{workspace.artifact('environments', digest)}/lock.txt", lock)
+    return Session(
+        workspace=workspace,
+        ledger=Ledger(workspace.ledger_url, actor),
+        say=say,
+        environ=environ,
+        code_digest=code_digest(),
+        environment_digest=digest,
+    )
+
+
+def code_digest() -> str:
+    """SHA-256 over every Python file of the package: the code that ran, whatever git says."""
+    root = Path(rayapp.__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        whole.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()
+
+
+def environment_lock() -> bytes:
+    """`name==version` of every installed distribution, one a line, sorted."""
+    pairs = {(d.metadata["Name"].lower(), d.version) for d in metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(pairs)).encode()
+
+
+def connect(environ: Mapping[str, str]) -> None:
+    """Join the cluster that this job was submitted to; outside a job, start one of our own.
+
+    A bare ray.init() would join whatever cluster it finds on the machine.
+    """
+    address = environ.get("RAY_ADDRESS") or "local"
+    ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)

@@ -1,0 +1,230 @@
+"""Data, training and sweeps: each stage makes sure of its inputs, and reuses what is there."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayapp.config.load import load
+from rayapp.config.snapshot import SnapshotConfig
+from rayapp.config.sweep import SweepConfig
+from rayapp.config.training import TrainConfig
+from rayapp.data.leakage import (
+    refuse_outcome_features,
+    refuse_suspicious_features,
+    resolve_features,
+)
+from rayapp.data.read import read_view
+from rayapp.data.snapshot import build_snapshot, source_digest
+from rayapp.errors import DataError
+from rayapp.families.bundle import Bundle
+from rayapp.flows.session import Session, environment_lock
+from rayapp.register.tracking import open_tracker
+from rayapp.schemas.data import Snapshot
+from rayapp.schemas.model import BundleRef, Feature, Run
+from rayapp.schemas.operations import EventKind, Tracker
+from rayapp.storage import commit_folder, digest_folder, exists, folder_digest
+from rayapp.train.fit import fit
+from rayapp.tune.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A training config with the settings a sweep found, and what the sweep cost."""
+
+    config: TrainConfig
+    metric: float
+    num_trials: int
+    used_s: float
+
+
+def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
+    """The snapshot of what the sources hold now; built only when a source or a rule changed."""
+    key = session.key("snapshot", config.model_dump(mode="json"), source_digest(config))
+    done = session.ledger.latest(EventKind.SNAPSHOT_BUILT, key=key)
+    if done is not None:
+        session.say(f"snapshot {config.name}: unchanged, reusing {done.subject[:12]}")
+        return Snapshot.model_validate(done.payload["snapshot"])
+    with session.exclusive(f"snapshot-{config.name}"):
+        snapshot = build_snapshot(config, session.workspace, session.say)
+    snapshot_id = snapshot.content_digest()
+    payload = {"snapshot": snapshot.model_dump(mode="json")}
+    session.ledger.append(EventKind.SNAPSHOT_BUILT, snapshot_id, payload, key)
+    rows = ", ".join(f"{s.name} {s.num_rows:,}" for s in snapshot.splits)
+    session.say(f"snapshot {config.name}: built {snapshot_id[:12]} ({rows} rows)")
+    return snapshot
+
+
+def newest_snapshot(session: Session, config_path: str) -> Snapshot:
+    """The last snapshot built from this config's name, or a new one where there is none."""
+    config = load(SnapshotConfig, config_path)
+    for event in reversed(session.ledger.events(EventKind.SNAPSHOT_BUILT)):
+        if event.payload["snapshot"]["name"] == config.name:
+            return Snapshot.model_validate(event.payload["snapshot"])
+    return snapshot_stage(session, config)
+
+
+def checked_features(
+    session: Session, config: TrainConfig, snapshot: Snapshot
+) -> tuple[Feature, ...]:
+    """The features of a training config, once both leakage guards have let them pass."""
+    features = resolve_features(config.features)
+    refuse_outcome_features(features, snapshot)
+    snapshot_config = load(SnapshotConfig, config.snapshot)
+    refuse_suspicious_features(features, snapshot, snapshot_config.view.max_single_feature_auc)
+    return features
+
+
+def train_stage(session: Session, config: TrainConfig) -> Run:
+    snapshot = newest_snapshot(session, config.snapshot)
+    features = checked_features(session, config, snapshot)
+    key = session.key("train", config.model_dump(mode="json"), snapshot.content_digest())
+    done = session.ledger.latest(EventKind.RUN_FINISHED, key=key)
+    if done is not None:
+        run = Run.model_validate(done.payload["run"])
+        if exists(run.bundle.uri):
+            session.say(f"train {config.name}: unchanged, reusing {run.run_id}")
+            return run
+    with session.exclusive(f"run-{key[:12]}"):
+        return _train(session, config, snapshot, features, key)
+
+
+def _train(
+    session: Session,
+    config: TrainConfig,
+    snapshot: Snapshot,
+    features: tuple[Feature, ...],
+    key: str,
+) -> Run:
+    run_id = f"run-{key[:12]}"
+    started = session.ledger.latest(EventKind.RUN_STARTED, key=key)
+    resume = started.payload["mlflow_run_id"] if started else None
+    resolved = config.model_dump(mode="json")
+    resolved[config.family] = config.family_config.model_dump(mode="json")
+    tags = {"snapshot": snapshot.content_digest(), "code": session.code_digest, "run_id": run_id}
+    with open_tracker(
+        session.workspace.mlflow_url,
+        session.workspace.mlflow_artifacts,
+        experiment=config.name,
+        run_name=run_id,
+        tags=tags,
+        resume_run_id=resume,
+    ) as tracker:
+        if started is None:
+            payload = {"mlflow_run_id": tracker.run_id, "config": resolved}
+            session.ledger.append(EventKind.RUN_STARTED, run_id, payload, key)
+        else:
+            session.say(f"train {config.name}: continuing {run_id}, which did not finish")
+        _record_inputs(session, tracker, resolved, snapshot)
+        with tempfile.TemporaryDirectory() as folder:
+            result = fit(
+                config=config,
+                snapshot=snapshot,
+                features=features,
+                train=read_view(snapshot, "train"),
+                tune=read_view(snapshot, "tune"),
+                storage_uri=session.workspace.train_storage,
+                run_id=run_id,
+                tracker=tracker,
+                bundle_folder=Path(folder),
+                on_progress=session.say,
+            )
+            bundle = _commit_bundle(session, Path(folder))
+        run = Run(
+            run_id=run_id,
+            mlflow_run_id=tracker.run_id,
+            snapshot_id=snapshot.content_digest(),
+            bundle=bundle,
+            config=resolved,
+            metrics=result.metrics,
+            num_rows=result.num_rows,
+            cpu_s=result.cpu_s,
+            code_digest=session.code_digest,
+            environment_digest=session.environment_digest,
+        )
+        session.ledger.append(
+            EventKind.RUN_FINISHED, run_id, {"run": run.model_dump(mode="json")}, key
+        )
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
+    session.say(f"train {config.name}: {run_id} finished ({shown}; {run.cpu_s:.0f} CPU-s)")
+    return run
+
+
+def _record_inputs(
+    session: Session, tracker: Tracker, resolved: Mapping[str, Any], snapshot: Snapshot
+) -> None:
+    tracker.log_params(dict(resolved))
+    tracker.log_text(snapshot.model_dump_json(indent=1), "snapshot.json")
+    tracker.log_text(environment_lock().decode(), "environment.txt")
+
+
+def _commit_bundle(session: Session, folder: Path) -> BundleRef:
+    digest = folder_digest(digest_folder(folder))
+    uri = session.workspace.artifact("bundles", digest)
+    files = commit_folder(folder, uri)
+    schema = Bundle.open(folder).schema
+    return BundleRef(uri=uri, digest=digest, files=files, bundle_schema=schema)
+
+
+def tune_stage(session: Session, config: SweepConfig) -> Tuned:
+    """Search the family settings of the sweep's training config on the tune split."""
+    training = load(TrainConfig, config.training)
+    snapshot = newest_snapshot(session, training.snapshot)
+    features = checked_features(session, training, snapshot)
+    key = session.key(
+        "tune",
+        config.model_dump(mode="json"),
+        training.model_dump(mode="json"),
+        snapshot.content_digest(),
+    )
+    done = session.ledger.latest(EventKind.SWEEP_FINISHED, key=key)
+    if done is not None:
+        session.say(f"tune {training.name}: unchanged, reusing {done.subject}")
+        return _tuned(training, done.payload)
+    name = f"sweep-{key[:12]}"
+    with session.exclusive(name):
+        with open_tracker(
+            session.workspace.mlflow_url,
+            session.workspace.mlflow_artifacts,
+            experiment=training.name,
+            run_name=name,
+            tags={"snapshot": snapshot.content_digest(), "code": session.code_digest},
+        ) as tracker:
+            found = sweep(
+                config=config,
+                training=training,
+                snapshot=snapshot,
+                features=features,
+                train=read_view(snapshot, "train"),
+                tune=read_view(snapshot, "tune"),
+                storage_uri=session.workspace.train_storage,
+                name=name,
+                tracker=tracker,
+            )
+        if not found.trials:
+            raise DataError(f"{name}: no trial finished", "raise budget_s in the sweep config")
+        payload = {
+            "best_settings": found.best_settings,
+            "metric": found.best_metric,
+            "num_trials": len(found.trials),
+            "used_s": found.used_s,
+            "training": config.training,
+        }
+        session.ledger.append(EventKind.SWEEP_FINISHED, name, payload, key)
+    session.say(
+        f"tune {training.name}: {len(found.trials)} trials in {found.used_s:.0f} CPU-s of "
+        f"{config.budget_s:.0f}, best {found.best_metric:.4f} with {found.best_settings}"
+    )
+    return _tuned(training, payload)
+
+
+def _tuned(training: TrainConfig, payload: Mapping[str, Any]) -> Tuned:
+    settings = training.family_config.model_dump() | payload["best_settings"]
+    data = training.model_dump() | {training.family: settings}
+    return Tuned(
+        config=TrainConfig.model_validate(data),
+        metric=payload["metric"],
+        num_trials=payload["num_trials"],
+        used_s=payload["used_s"],
+    )

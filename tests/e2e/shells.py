@@ -1,0 +1,74 @@
+"""A user's shell in a test: a workspace, ports that nobody uses, and the commands typed into it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayapp.cli.head_state import client_environment, running_head, temp_dir
+from rayapp.cli.ports import free_ports
+from rayapp.storage import Workspace
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A user's shell: environment and current directory."""
+
+    environ: dict[str, str]
+    cwd: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace.from_environment(self.environ)
+
+    def rayapp(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "rayapp.cli", *arguments, timeout_s=timeout_s)
+
+    def rayapp_json(self, *arguments: str) -> Any:
+        finished = self.rayapp(*arguments, "--json")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return json.loads(finished.stdout)
+
+    def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=self.environ,
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def with_stock_tools(self) -> "Shell":
+        """The shell after `eval "$(rayapp env)"`."""
+        variables = client_environment(running_head(self.workspace))
+        return Shell(self.environ | variables, self.cwd)
+
+    def in_folder(self, cwd: Path) -> "Shell":
+        return Shell(self.environ, cwd)
+
+
+def new_shell(folder: Path) -> Shell:
+    """A shell with a workspace in `folder` and ports that nobody uses."""
+    dashboard_port, http_port = free_ports(2)
+    environ = os.environ | {
+        "RAYAPP_WORKSPACE": str(folder),
+        "RAYAPP_DASHBOARD_PORT": str(dashboard_port),
+        "RAYAPP_HTTP_PORT": str(http_port),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environ.pop("RAY_AUTH_MODE")
+    return Shell(environ, PROJECT)
+
+
+def end_head(shell: Shell) -> None:
+    finished = shell.rayapp("down")
+    shutil.rmtree(temp_dir(shell.workspace), ignore_errors=True)
+    assert finished.returncode == 0, finished.stderr

@@ -1,0 +1,237 @@
+"""The gateway on Ray Serve over real sockets, asked by the clients that people have."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+import tritonclient.http as triton
+from mlflow.deployments import get_deploy_client
+from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+from ray import serve
+from serving_case import ENDPOINT, ROW, make_bundle, rows_table, signed_manifest
+from tritonclient.utils import InferenceServerException
+
+from rayapp.config.serving import ServingConfig
+from rayapp.families.bundle import Bundle
+from rayapp.ledger import Ledger
+from rayapp.observe.predictions import find_predictions, read_feedback
+from rayapp.register.manifest import manifest_uri, seal, write_manifest
+from rayapp.register.signing import load_or_create_key
+from rayapp.release.promote import champion_pointer, promote
+from rayapp.schemas.model import BundleRef
+from rayapp.schemas.release import SignedManifest, Verdict
+from rayapp.storage import Workspace, commit_folder, folder_digest
+from serve_apps.predict import build
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_local"),
+    pytest.mark.filterwarnings("ignore::Warning:gevent.*"),
+]
+
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+RECORDS = {"dataframe_records": [ROW]}
+
+
+class Served:
+    """A workspace with two sealed releases, and the gateway that answers from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = Workspace(str(folder / "workspace"))
+        Path(self.workspace.uri).mkdir()
+        self.ledger = Ledger(self.workspace.ledger_url, "test")
+        self.releases = [self._seal(folder / str(seed), seed) for seed in (1, 2)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _seal(self, folder: Path, seed: int) -> SignedManifest:
+        schema = make_bundle(folder, seed=seed)
+        uri = self.workspace.artifact("bundles", str(seed))
+        files = commit_folder(folder, uri)
+        bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
+        passed = (Verdict(gate="auc", value="pass", reason="fine"),)
+        form = signed_manifest("", schema, ENDPOINT).manifest
+        manifest = form.model_copy(update={"bundle": bundle, "verdicts": passed})
+        signed = seal(manifest, load_or_create_key(self.workspace.keys))
+        write_manifest(self.workspace, signed)
+        return signed
+
+    def bundle(self, number: int) -> Bundle:
+        return Bundle.open(Path(self.releases[number].manifest.bundle.uri))
+
+    def promote(self, signed: SignedManifest) -> None:
+        pointer = self.ledger.pointer(champion_pointer(ENDPOINT))
+        promote(self.ledger, signed, pointer.revision if pointer else 0)
+
+    def release(self) -> str | None:
+        return httpx.get(f"{self.url}/v2").headers.get("x-release")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[Served]:
+    made = Served(tmp_path_factory.mktemp("served"))
+    config = ServingConfig(
+        workspace=made.workspace.uri, num_cpus=0.1, follow_every_ms=100, commit_every_s=0.2
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": made.port})
+    serve.run(build(config), name="gateway", route_prefix="/")
+    assert httpx.get(f"{made.url}/v2/health/ready").status_code == 503
+    early = httpx.post(made.url + SCORE, json=RECORDS)
+    assert early.status_code == 503
+    assert early.headers["retry-after"] == "1"
+    made.promote(made.releases[0])
+    _wait(lambda: made.release() == made.releases[0].release_id)
+    yield made
+    serve.shutdown()
+
+
+def _wait(until: Callable[[], bool], seconds: float = 20) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def _inputs(num_rows: int) -> tuple[list[triton.InferInput], Any]:
+    table = rows_table(num_rows, seed=8).drop_columns(["y"])
+    inputs = []
+    for name in table.column_names:
+        values = table.column(name).to_pylist()
+        if name == "departure":
+            values = [value.isoformat() for value in values]
+        if name == "temp":
+            values = [np.nan if value is None else value for value in values]
+        array = np.array(values, dtype=np.object_ if isinstance(values[0], str) else None)
+        datatype = {"f": "FP64", "i": "INT64", "b": "BOOL", "O": "BYTES"}[array.dtype.kind]
+        inputs.append(triton.InferInput(name, [num_rows], datatype))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs, table
+
+
+def test_a_triton_client_works_unchanged(served: Served) -> None:
+    client = triton.InferenceServerClient(f"127.0.0.1:{served.port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(ENDPOINT)
+    assert not client.is_model_ready("other")
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata(ENDPOINT)
+    inputs, table = _inputs(30)
+    assert [i["name"] for i in metadata["inputs"]] == [i.name() for i in inputs]
+    expected = served.bundle(0).predict(table)[:, 1]
+    found = client.infer(ENDPOINT, inputs, request_id="triton-1")
+    np.testing.assert_allclose(found.as_numpy("probability"), expected, atol=1e-6)
+    assert found.get_response()["id"] == "triton-1"
+    version = client.infer(ENDPOINT, inputs, model_version=metadata["versions"][0])
+    np.testing.assert_allclose(version.as_numpy("probability"), expected, atol=1e-6)
+    with pytest.raises(InferenceServerException) as refused:
+        client.infer(ENDPOINT, inputs[:-1])
+    assert refused.value.status() == "422"
+    client.close()
+
+
+def test_mlflows_clients_work_unchanged(served: Served) -> None:
+    table = rows_table(10, seed=4).drop_columns(["y"])
+    expected = served.bundle(0).predict(table)[:, 1]
+    frame: pd.DataFrame = table.to_pandas()
+    scoring = ScoringServerClient("127.0.0.1", served.port)
+    scoring.wait_server_ready()
+    assert scoring.get_version()
+    found = scoring.invoke(frame).get_predictions()
+    np.testing.assert_allclose(found.to_numpy()[:, 0], expected, atol=1e-6)
+    deployments = get_deploy_client(served.url)
+    answer = deployments.predict(endpoint=ENDPOINT, inputs=RECORDS)
+    assert len(answer["predictions"]) == 1
+
+
+def test_refusals_over_the_wire(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=30) as client:
+        big = client.post(SCORE, content=b"x" * 10_000_000)
+        nan = client.post(
+            SCORE,
+            content=b'{"inputs": {"distance": [NaN]}}',
+            headers={"content-type": "application/json"},
+        )
+        carrier = client.post(SCORE, json={"dataframe_records": [{**ROW, "carrier": "ZZ"}]})
+        unknown = client.post("/v2/models/nobody/infer", json={})
+        method = client.get(SCORE)
+        good = client.post(SCORE, json=RECORDS)
+    codes = [r.status_code for r in (big, nan, carrier, unknown, method, good)]
+    assert codes == [413, 422, 422, 404, 405, 200]
+    for response in (big, nan, carrier, unknown, method):
+        assert set(response.json()["error"]) == {"type", "message", "param", "next"}
+        assert len(response.headers.get_list("x-request-id")) == 1
+
+
+def test_the_request_id_leads_to_the_record_and_takes_feedback(served: Served) -> None:
+    with httpx.Client(base_url=served.url) as client:
+        given = client.post(SCORE, json=RECORDS, headers={"x-request-id": "trace-me"})
+        made = client.post(SCORE, json={"dataframe_records": [{**ROW, "id": "UA1"}, ROW]})
+        request_id = made.headers["x-request-id"]
+        said = client.post("/feedback", json={"request_id": request_id, "label": "late"})
+    assert given.headers.get_list("x-request-id") == ["trace-me"]
+    assert said.status_code == 202
+    _wait(lambda: len(find_predictions(served.workspace, request_id)) == 2)
+    kept = find_predictions(served.workspace, request_id)
+    assert [one.unit_id for one in kept] == ["UA1", None]
+    assert {one.release_id for one in kept} == {made.headers["x-release"]}
+    assert [one.scores[1] for one in kept] == pytest.approx(made.json()["predictions"])
+    uri = served.workspace.table("feedback")
+    _wait(lambda: read_feedback(uri, request_id=request_id).num_rows == 1)
+
+
+async def test_replicas_follow_within_a_second_and_no_request_fails(served: Served) -> None:
+    old, new = (one.release_id for one in served.releases)
+    seen: list[tuple[float, int, str]] = []
+    stop = asyncio.Event()
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while not stop.is_set():
+            response = await client.post(SCORE, json=RECORDS)
+            seen.append((time.monotonic(), response.status_code, response.headers["x-release"]))
+
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        asking = [asyncio.create_task(ask(client)) for _ in range(4)]
+        await asyncio.sleep(1)
+        await asyncio.to_thread(served.promote, served.releases[1])
+        moved_s = time.monotonic()
+        await asyncio.sleep(3)
+        stop.set()
+        await asyncio.gather(*asking)
+    assert {status for _, status, _ in seen} == {200}
+    assert {release for _, _, release in seen} == {old, new}
+    last_old_s = max(at for at, _, release in seen if release == old)
+    assert last_old_s - moved_s < 1.0
+    await asyncio.to_thread(served.promote, served.releases[0])
+    await asyncio.to_thread(_wait, lambda: served.release() == old)
+
+
+def test_a_tampered_manifest_is_never_served(served: Served) -> None:
+    path = Path(manifest_uri(served.workspace, served.releases[1].release_id))
+    honest = path.read_bytes()
+    path.write_bytes(honest.replace(b'"run_id":"run"', b'"run_id":"rum"'))
+    try:
+        served.promote(served.releases[1])
+        _wait(lambda: bool(httpx.get(served.url).json()["problems"]))
+        response = httpx.post(served.url + SCORE, json=RECORDS)
+    finally:
+        path.write_bytes(honest)
+    assert response.status_code == 200
+    assert response.headers["x-release"] == served.releases[0].release_id
+    _wait(lambda: served.release() == served.releases[1].release_id)  # mended by itself
+
+
+def test_at_shutdown_everything_is_committed(served: Served) -> None:
+    answer = httpx.post(served.url + SCORE, json=RECORDS)
+    serve.shutdown()
+    assert find_predictions(served.workspace, answer.headers["x-request-id"])
+    left = list((served.workspace.local / "spool").rglob("*.log"))
+    assert left == []

@@ -1,0 +1,236 @@
+"""A small real bundle and a gateway around it, for the tests of serving."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from rayapp.config.serving import ServingConfig
+from rayapp.config.training import TabularConfig
+from rayapp.families.base import Batch, Compute, Problem, Progress, family
+from rayapp.families.bundle import write_bundle
+from rayapp.families.encoding import Encode
+from rayapp.schemas.data import Column, Profile, Task
+from rayapp.schemas.model import BundleRef, BundleSchema, EncodedFeature
+from rayapp.schemas.operations import Pointer
+from rayapp.schemas.release import Manifest, SignedManifest
+from rayapp.serve.background import Background
+from rayapp.serve.batching import Batcher
+from rayapp.serve.follow import ChampionFollower, Predictor
+from rayapp.serve.gateway import Gateway
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+ENDPOINT = "flight-delay"
+CLASSES: dict[Task, tuple[str, ...]] = {
+    "binary": ("on_time", "late"),
+    "multiclass": ("short", "middle", "long"),
+    "regression": (),
+}
+INPUTS = (
+    Column(name="distance", type="number", minimum=0, maximum=5000),
+    Column(name="flight", type="integer", minimum=1),
+    Column(name="carrier", type="string", allowed=("AA", "DL", "UA")),
+    Column(name="temp", type="number", nullable=True),
+    Column(name="is_holiday", type="boolean", nullable=True),
+    Column(name="departure", type="timestamp"),
+)
+FEATURES = (
+    EncodedFeature(name="distance", expression="distance", kind="number"),
+    EncodedFeature(name="flight", expression="flight", kind="number"),
+    EncodedFeature(
+        name="carrier", expression="carrier", kind="category", vocabulary=("AA", "DL", "UA")
+    ),
+    EncodedFeature(name="temp", expression="temp", kind="number"),
+    EncodedFeature(name="is_holiday", expression="if_else(is_holiday, 1, 0)", kind="number"),
+    EncodedFeature(name="hour", expression="hour(departure, 'UTC')", kind="number"),
+)
+ROW: dict[str, Any] = {
+    "distance": 733.0,
+    "flight": 1545,
+    "carrier": "UA",
+    "temp": 39.0,
+    "is_holiday": False,
+    "departure": "2013-10-01T12:15:00Z",
+}
+
+
+def rows_table(num_rows: int, seed: int = 1) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    start_us = 1_380_000_000_000_000
+    return pa.table(
+        {
+            "distance": rng.uniform(100, 3000, num_rows),
+            "flight": rng.integers(1, 5000, num_rows),
+            "carrier": pa.array(rng.choice(["AA", "DL", "UA"], num_rows).tolist()),
+            "temp": pa.array(rng.normal(50, 10, num_rows), mask=rng.random(num_rows) < 0.2),
+            "is_holiday": pa.array(rng.random(num_rows) < 0.1),
+            "departure": pa.array(
+                start_us + rng.integers(0, 10**12, num_rows), pa.timestamp("us", "UTC")
+            ),
+            "y": rng.integers(0, 2, num_rows),
+        }
+    )
+
+
+def make_bundle(folder: Path, task: Task = "binary", seed: int = 1) -> BundleSchema:
+    """A few trees; another seed gives another model."""
+    table = rows_table(300, seed)
+    encoded = Encode(FEATURES, "y", "regression", ())(table)
+    classes = CLASSES[task]
+    y_N = encoded["y"] if task != "multiclass" else (np.arange(300) % 3).astype(np.float32)
+    schema = BundleSchema(
+        name="small",
+        family="tabular",
+        task=task,
+        label="y",
+        classes=classes,
+        inputs=INPUTS,
+        features=FEATURES,
+    )
+    saved: list[Progress] = []
+    trees = family("tabular")
+    settings = TabularConfig(num_rounds=5, max_depth=3, min_child_weight=1).model_dump()
+    problem = Problem(task, len(classes), FEATURES, 7, len(y_N))
+    rows = [Batch(encoded["x"], y_N)]
+    trees.fit(problem, settings, lambda: iter(rows), None, 5, None, saved.append, Compute())
+    write_bundle(folder, schema, Profile(num_rows=300, columns=()), saved[-1].save)
+    return schema
+
+
+def signed_manifest(release_id: str, schema: BundleSchema, endpoint: str) -> SignedManifest:
+    """Of the right form; signatures are register's to verify, and its tests do."""
+    manifest = Manifest(
+        endpoint=endpoint,
+        created_at=NOON,
+        run_id="run",
+        bundle=BundleRef(uri="memory", digest="d", files=(), bundle_schema=schema),
+        snapshot_id="s",
+        data_digests={},
+        contracts=(),
+        config={},
+        code_digest="c",
+        environment_digest="e",
+        evaluation_digest="v",
+        evaluation_uri="memory",
+        verdicts=(),
+        policy_digest="p",
+        card_digest="k",
+        card_uri="memory",
+        mlflow_run_id="m",
+    )
+    return SignedManifest(release_id=release_id, manifest=manifest, key_id="k", signature="s")
+
+
+class MemorySink:
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.error: OSError | None = None
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.records += [dict(record) for record in records]
+
+
+class MemoryMeter:
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, int]] = []
+        self.num_rows = 0
+        self.batches: list[int] = []
+
+    def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.requests.append((endpoint, release, status))
+
+    def rows(self, endpoint: str, release: str, num_rows: int) -> None:
+        self.num_rows += num_rows
+
+
+@dataclass
+class Case:
+    """A gateway whose ledger and store are dictionaries: releases[id] is a bundle's folder."""
+
+    config: ServingConfig
+    releases: dict[str, Path] = field(default_factory=dict)
+    pointers: dict[str, Pointer] = field(default_factory=dict)
+    refusals: dict[str, Exception] = field(default_factory=dict)
+    sealed_for: str = ENDPOINT
+    now_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.predictions = MemorySink()
+        self.feedback = MemorySink()
+        self.meter = MemoryMeter()
+        self.work: list[str] = []
+        self.follower = ChampionFollower(
+            lambda: self.pointers, self.fetch, self.batcher, lambda: self.now_s
+        )
+        background = Background(
+            self.follower.refresh,
+            0.01,
+            lambda: self.work.append("commit"),
+            0.01,
+            lambda: self.work.append("flush"),
+        )
+        self.app = Gateway(
+            self.config,
+            self.follower,
+            lambda endpoint: self.predictions,
+            self.feedback,
+            self.meter,
+            background,
+            lambda: NOON,
+        )
+
+    def batcher(self, endpoint: str, bundle: Predictor) -> Batcher:
+        config = self.config
+        count = self.meter.batches.append
+        return Batcher(bundle.predict, config.max_batch_rows, config.batch_wait_ms, count)
+
+    def fetch(self, release_id: str, folder: Path) -> SignedManifest:
+        if release_id in self.refusals:
+            raise self.refusals[release_id]
+        shutil.copytree(self.releases[release_id], folder, dirs_exist_ok=True)
+        schema = BundleSchema.parse((folder / "schema.json").read_bytes())
+        return signed_manifest(release_id, schema, self.sealed_for)
+
+    def promote(self, release_id: str, endpoint: str = ENDPOINT) -> None:
+        old = self.pointers.get(endpoint)
+        revision = old.revision + 1 if old else 1
+        name = f"champion/{endpoint}"
+        self.pointers[endpoint] = Pointer(name=name, target=release_id, revision=revision)
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+async def in_parallel(*calls: Any) -> list[Any]:
+    return list(await asyncio.gather(*calls))
+
+
+def oip_body(rows: Sequence[Mapping[str, Any]], **extra: Any) -> dict[str, Any]:
+    datatypes = {
+        "string": "BYTES",
+        "timestamp": "BYTES",
+        "number": "FP64",
+        "integer": "INT64",
+        "boolean": "BOOL",
+    }
+    inputs = [
+        {
+            "name": column.name,
+            "shape": [len(rows)],
+            "datatype": datatypes[column.type],
+            "data": [row[column.name] for row in rows],
+        }
+        for column in INPUTS
+    ]
+    return {"inputs": inputs, **extra}

@@ -1,0 +1,254 @@
+"""The dependency rule, read from the source: layers, rooms, one door per vendor, and sizes.
+
+Imports inside functions count like any other, so hiding one does not help. `if TYPE_CHECKING:`
+imports count too: a type is a dependency.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("rayapp", "jobs", "serve_apps")
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+ROOMS = {
+    *("data", "train", "tune", "evaluate", "register", "release", "serve"),
+    *("score", "observe", "operate", "govern"),
+}
+DOORS = {"jobs", "serve_apps", "cli"}
+RANK = {
+    **{"errors": 0, "schemas": 1},
+    **dict.fromkeys(("config", "storage", "ledger", "telemetry", "transforms"), 2),
+    "families": 3,
+    **dict.fromkeys(ROOMS, 4),
+    "flows": 5,
+    **dict.fromkeys(DOORS, 6),
+}
+# ledger and storage stand side by side in the picture, yet neither may need the other's layer peers
+# except downwards; these few edges between equals are allowed and named.
+EQUALS_ALLOWED = {("storage", "ledger")}
+
+VENDOR_DOORS = {
+    "mlflow": {"register"},
+    "ray.tune": {"tune"},
+    "ray.serve": {"serve", "serve_apps"},
+    "ray.train": {"train", "families"},
+    "ray.data": {"data", "score", "evaluate"},
+    "torch": {"families"},
+    "xgboost": {"families"},
+}
+WITHOUT_RAY = {"errors", "schemas", "config", "storage", "ledger", "telemetry", "transforms"}
+FORBIDDEN = {"pickle", "cloudpickle", "joblib"}
+# Partial results that one of our tasks hands to its own driver, as Ray itself does; never a file.
+PICKLE_IN_FLIGHT = {"rayapp/families/parcel.py"}
+
+File = tuple[str, str]
+"""Path relative to the root, and text."""
+
+
+def _sources() -> list[File]:
+    return [
+        (path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+        for folder in SOURCES
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+def _room(path: str) -> str | None:
+    """The layer or room that a module belongs to; None for rayapp/__init__.py."""
+    parts = path.removesuffix(".py").split("/")
+    if parts[0] != "rayapp":
+        return parts[0]
+    return parts[1] if parts[1] != "__init__" else None
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each import; `from a import b` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _target_room(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] in ("jobs", "serve_apps"):
+        return parts[0]
+    return parts[1] if parts[0] == "rayapp" and len(parts) > 1 else None
+
+
+def _is_below(name: str, vendor: str) -> bool:
+    return name == vendor or name.startswith(vendor + ".")
+
+
+def broken_rules(files: list[File]) -> list[str]:
+    """Every import that breaks the dependency rule, as `path:line: what`."""
+    found = []
+    for path, text in files:
+        room = _room(path)
+        for line, name in _imports(ast.parse(text)):
+            problem = _layer_problem(room, name) or _vendor_problem(room, name)
+            if name.split(".")[0] in FORBIDDEN and path not in PICKLE_IN_FLIGHT:
+                problem = f"{name} runs whatever is in the bytes it loads"
+            if problem:
+                found.append(f"{path}:{line}: {problem}")
+    return found
+
+
+def _layer_problem(room: str | None, name: str) -> str | None:
+    if name.startswith("."):
+        return f"relative import {name!r}: write the whole name"
+    target = _target_room(name)
+    if target is None or room is None or target == room:
+        return None
+    if target not in RANK:
+        return f"{name} is in no layer of the map"
+    if room not in RANK:
+        return f"{room} is in no layer of the map"
+    if RANK[target] > RANK[room]:
+        return f"{room} imports {target}, which is above it"
+    if RANK[target] == RANK[room]:
+        if {room, target} <= ROOMS:
+            return f"room {room} imports room {target}: rooms meet in flows"
+        if (room, target) not in EQUALS_ALLOWED and {room, target} <= DOORS:
+            return f"{room} imports {target}: doors do not lead into each other"
+    return None
+
+
+def _vendor_problem(room: str | None, name: str) -> str | None:
+    for vendor, rooms in VENDOR_DOORS.items():
+        if _is_below(name, vendor) and room not in rooms:
+            return f"{name} belongs behind {sorted(rooms)}, not in {room}"
+    if room in WITHOUT_RAY and (_is_below(name, "ray") or _is_below(name, "torch")):
+        return f"{room} must import without Ray"
+    return None
+
+
+def oversized(files: list[File]) -> list[str]:
+    """Files and functions beyond the limits."""
+    found = []
+    for path, text in files:
+        lines = text.count("\n")
+        if lines > MAX_FILE_LINES:
+            found.append(f"{path}: {lines} lines, the limit is {MAX_FILE_LINES}")
+        for function in _functions(ast.parse(text)):
+            length = (function.end_lineno or function.lineno) - function.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                found.append(
+                    f"{path}:{function.lineno}: {function.name} has {length} lines, "
+                    f"the limit is {MAX_FUNCTION_LINES}"
+                )
+    return found
+
+
+def untyped(files: list[File]) -> list[str]:
+    """Functions without a return type or with an argument without a type."""
+    found = []
+    for path, text in files:
+        for function in _functions(ast.parse(text)):
+            arguments = function.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            bare = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
+            if function.returns is None or bare:
+                found.append(f"{path}:{function.lineno}: {function.name} ({', '.join(bare)})")
+    return found
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def cycles(files: list[File]) -> list[list[str]]:
+    """Modules that import each other in a ring."""
+    modules = {path.removesuffix(".py").replace("/", "."): text for path, text in files}
+    graph: dict[str, set[str]] = {}
+    for module, text in modules.items():
+        names = {name for _, name in _imports(ast.parse(text))}
+        hits = {n if n in modules else n.rpartition(".")[0] for n in names}
+        graph[module] = (hits & modules.keys()) - {module}
+    while leaves := [m for m, targets in graph.items() if not targets & graph.keys()]:
+        for leaf in leaves:
+            del graph[leaf]
+    return [sorted(graph)] if graph else []
+
+
+def test_the_dependency_rule_holds() -> None:
+    assert broken_rules(_sources()) == []
+
+
+def test_files_and_functions_stay_small() -> None:
+    assert oversized(_sources()) == []
+
+
+def test_every_function_is_typed() -> None:
+    assert untyped(_sources()) == []
+
+
+def test_no_import_cycles() -> None:
+    assert cycles(_sources()) == []
+
+
+def test_every_room_is_on_the_map() -> None:
+    rooms = {_room(path) for path, _ in _sources()} - {None}
+    assert rooms <= RANK.keys()
+
+
+PLANTED = {
+    "a room imports a room": ("rayapp/train/x.py", "from rayapp.data.read import read_view"),
+    "hidden in a function": (
+        "rayapp/train/x.py",
+        "def f() -> None:\n    from rayapp.data.read import read_view",
+    ),
+    "floor imports a room": ("rayapp/storage.py", "import rayapp.data.read"),
+    "schemas import config": ("rayapp/schemas/x.py", "from rayapp.config.load import load"),
+    "a room imports flows": ("rayapp/tune/x.py", "from rayapp.flows.session import Session"),
+    "flows import the cli": ("rayapp/flows/x.py", "from rayapp.cli.app import main"),
+    "flows import jobs": ("rayapp/flows/x.py", "from jobs.entry import run_job"),
+    "a door into a door": ("rayapp/cli/x.py", "from jobs.entry import run_job"),
+    "relative": ("rayapp/train/x.py", "from ..data import read"),
+    "not on the map": ("rayapp/train/x.py", "from rayapp.utils import anything"),
+    "mlflow": ("rayapp/train/x.py", "import mlflow"),
+    "ray.tune": ("rayapp/train/x.py", "from ray import tune"),
+    "ray.serve": ("rayapp/observe/x.py", "from ray.serve.schema import ServeDeploySchema"),
+    "ray.train": ("rayapp/tune/x.py", "import ray.train"),
+    "ray.data": ("rayapp/train/x.py", "from ray.data import Dataset"),
+    "torch": ("rayapp/evaluate/x.py", "from torch import nn"),
+    "xgboost": ("rayapp/train/x.py", "import xgboost as xgb"),
+    "Ray on the floor": ("rayapp/config/x.py", "import ray"),
+    "pickle": ("rayapp/register/x.py", "import pickle"),
+}
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_a_planted_violation_is_found(case: str) -> None:
+    path, text = PLANTED[case]
+    assert len(broken_rules([(path, text)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("rayapp/flows/x.py", "from rayapp.data.read import read_view"),
+        ("rayapp/train/x.py", "from ray.train import Checkpoint"),
+        ("rayapp/evaluate/x.py", "import ray.data"),
+        ("serve_apps/x.py", "from ray import serve"),
+    ],
+)
+def test_what_the_rule_allows(path: str, text: str) -> None:
+    assert broken_rules([(path, text)]) == []
+
+
+def test_planted_sizes_types_and_rings_are_found() -> None:
+    long_function = "def f() -> None:\n" + "    x = 1\n" * MAX_FUNCTION_LINES
+    assert len(oversized([("a.py", long_function), ("b.py", "\n" * 401)])) == 2
+    assert len(untyped([("a.py", "def f(x): ...\ndef g() -> None: ...")])) == 1
+    ring = [("rayapp/a.py", "import rayapp.b"), ("rayapp/b.py", "from rayapp.a import x")]
+    assert cycles([*ring, ("rayapp/c.py", "import rayapp.a")])[0][:2] == ["rayapp.a", "rayapp.b"]

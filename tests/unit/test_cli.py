@@ -1,0 +1,242 @@
+"""The command line without a cluster: choosing jobs, messages, exit codes, ports, and its speed."""
+
+import json
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rayapp.cli.app import main
+from rayapp.cli.head_state import (
+    Head,
+    client_environment,
+    ensure_token,
+    is_alive,
+    read_head,
+    running_head,
+    temp_dir,
+    write_head,
+)
+from rayapp.cli.job_choice import (
+    choose_job,
+    next_commands,
+    path_in,
+    require_small,
+    submission_id,
+)
+from rayapp.cli.ports import port_from
+from rayapp.errors import ConfigError, UserError, WorkspaceError
+from rayapp.storage import Workspace
+
+ROOT = Path(__file__).parents[2]
+
+
+def _head(workspace: Workspace, pid: int, started_s: float) -> Head:
+    return Head(
+        pid=pid,
+        started_s=started_s,
+        dashboard_url="http://127.0.0.1:1",
+        endpoint_url="http://127.0.0.1:2",
+        gcs_port=3,
+        temp_dir="/tmp/x",
+        token_path="/tmp/token",
+        workspace=workspace.uri,
+        log_path="/tmp/log",
+        settings={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "job"),
+    [
+        ("configs/snapshots/a.yaml", [], "build_snapshot"),
+        ("configs/training/a.yaml", [], "train"),
+        ("configs/sweeps/a.yaml", [], "tune"),
+        ("configs/releases/a.yaml", [], "release"),
+        ("configs/golden_paths/a.yaml", [], "golden_path"),
+        ("configs/operations/a.yaml", ["endpoint", "snapshot", "output_table"], "score_batch"),
+        ("configs/operations/a.yaml", ["endpoint", "psi_alert"], "monitor"),
+    ],
+)
+def test_a_configs_folder_names_its_job(path: str, keys: list[str], job: str) -> None:
+    assert choose_job(path, keys, None) == job
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "wanted"),
+    [
+        ("configs/policies/a.yaml", ["gates"], None),
+        ("configs/operations/a.yaml", ["endpoint"], None),
+        ("configs/operations/a.yaml", ["nonsense"], None),
+        ("configs/training/a.yaml", [], "trian"),
+    ],
+)
+def test_no_job_is_guessed(path: str, keys: list[str], wanted: str | None) -> None:
+    with pytest.raises(ConfigError):
+        choose_job(path, keys, wanted)
+
+
+def test_job_option_decides() -> None:
+    assert choose_job("configs/releases/a.yaml", [], "evaluate") == "evaluate"
+
+
+def test_config_path_is_the_one_that_the_job_sees(tmp_path: Path) -> None:
+    assert path_in(tmp_path, str(tmp_path / "configs/a.yaml")) == "configs/a.yaml"
+    with pytest.raises(UserError, match="outside the working directory"):
+        path_in(tmp_path / "project", str(tmp_path / "a.yaml"))
+
+
+def test_submission_id_is_one_that_ray_takes() -> None:
+    assert submission_id("train", "configs/training/my model.yaml", 7) == "train-my-model-7"
+
+
+def test_a_large_working_directory_is_refused_naming_the_largest_file() -> None:
+    require_small({"a": 5 * 1024 * 1024})
+    with pytest.raises(UserError, match=r"5\.0 MB; largest: big\.csv \(5\.0 MB\)"):
+        require_small({"small.py": 10, "big.csv": 5 * 1024 * 1024})
+
+
+def test_every_job_has_a_next_command() -> None:
+    from rayapp.cli.job_choice import CONFIG_OF_JOB
+
+    for job in CONFIG_OF_JOB:
+        assert next_commands(job, "configs/x/a.yaml", {}), job
+
+
+@pytest.mark.parametrize("text", ["http", "80", "70000", "-1", "8e3"])
+def test_a_port_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="RAYAPP_HTTP_PORT"):
+        port_from({"RAYAPP_HTTP_PORT": text}, "RAYAPP_HTTP_PORT", 8000)
+
+
+def test_port_defaults() -> None:
+    assert port_from({"RAYAPP_HTTP_PORT": ""}, "RAYAPP_HTTP_PORT", 8000) == 8000
+
+
+def test_head_file_round_trip(workspace: Workspace) -> None:
+    assert read_head(workspace) is None
+    head = _head(workspace, 1, 2.0)
+    write_head(workspace, head)
+    assert read_head(workspace) == head
+    assert client_environment(head)["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_reused_pid_is_not_our_head(workspace: Workspace) -> None:
+    import psutil
+
+    this = psutil.Process()
+    assert is_alive(_head(workspace, this.pid, this.create_time()))
+    assert not is_alive(_head(workspace, this.pid, this.create_time() - 60))
+
+
+def test_a_dead_head_is_not_running(workspace: Workspace) -> None:
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    write_head(workspace, _head(workspace, finished.pid, 0.0))
+    with pytest.raises(UserError, match="no Ray head is running"):
+        running_head(workspace)
+
+
+def test_a_broken_head_file_is_named(workspace: Workspace) -> None:
+    (workspace.local / "head.json").write_text("{")
+    with pytest.raises(WorkspaceError, match=r"head\.json"):
+        read_head(workspace)
+
+
+def test_token_is_made_once_and_for_its_owner_alone(workspace: Workspace) -> None:
+    path = ensure_token(workspace)
+    first = path.read_text()
+    assert ensure_token(workspace).read_text() == first
+    assert len(first) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_socket_paths_fit(workspace: Workspace) -> None:
+    longest = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.12"
+    assert len(str(temp_dir(workspace)) + longest) < 107
+    assert temp_dir(workspace) != temp_dir(Workspace("/elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["submit", "--help"], 0),
+        (["sbmit"], 2),
+        (["submit"], 2),
+        (["submit", "configs/training/nothing.yaml"], 2),
+        (["submit", "configs/training/flight_delay_trees.yaml", "seed=x"], 2),
+        (["submit", "configs/training/flight_delay_trees.yaml"], 2),
+        (["ask", "flight-delay"], 2),
+        (["env"], 2),
+        (["down"], 0),
+    ],
+)
+def test_exit_codes_without_a_head(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    assert main(arguments) == code
+
+
+def test_a_mistake_is_one_message_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    assert main(["env"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: no Ray head is running")
+    assert "next: start one: rayapp up" in output.err
+
+
+def test_json_is_the_only_thing_on_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    main(["down", "--json"])
+    assert json.loads(capsys.readouterr().out)["was_running"] is False
+
+
+def test_doctor_finds_a_workspace_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", "/proc/nowhere")
+    assert main(["doctor", "--json"]) == 2
+    findings = {f["check"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["python"]["state"] == "ok"
+    assert findings["workspace"]["state"] == "problem"
+    assert "RAYAPP_WORKSPACE" in findings["workspace"]["advice"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ("ray", "torch", "mlflow", "pyarrow")
+    code = f"import sys, rayapp.cli; print([m for m in {heavy} if m in sys.modules])"
+    began_s = time.monotonic()
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == "[]"
+    assert time.monotonic() - began_s < 10
+
+
+def test_ports_are_told_apart(pytestconfig: pytest.Config) -> None:
+    """A port that somebody listens on is not free. Sockets are allowed here for this one look."""
+    import pytest_socket
+
+    from rayapp.cli.ports import free_ports, is_free, require_free
+
+    pytest_socket.enable_socket()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not is_free(port)
+        assert port not in free_ports(3)
+        with pytest.raises(UserError, match=rf"port {port} \(tests\) is taken by .*"):
+            require_free(port, "RAYAPP_X_PORT", "tests")

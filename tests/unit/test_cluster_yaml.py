@@ -1,0 +1,37 @@
+"""cluster.yaml, by Ray's own schema, with CPU and GPU workers and no secret in it."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+PATH = Path(__file__).parents[2] / "cluster.yaml"
+
+
+def _read() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(PATH.read_text())
+    return config
+
+
+def test_ray_accepts_it() -> None:
+    validate_config(prepare_config(_read()))
+
+
+def test_ray_would_refuse_an_unknown_key() -> None:
+    with pytest.raises(jsonschema.ValidationError, match="max_wrokers"):
+        validate_config(prepare_config(_read() | {"max_wrokers": 1}))
+
+
+def test_it_scales_cpu_and_gpu_workers_from_zero() -> None:
+    config = _read()
+    types = config["available_node_types"]
+    workers = {name: t for name, t in types.items() if name != config["head_node_type"]}
+    assert {bool(t["resources"].get("GPU")) for t in workers.values()} == {True, False}
+    assert all(t["min_workers"] == 0 < t["max_workers"] for t in workers.values())
+
+
+def test_nodes_are_set_up_by_the_projects_own_script() -> None:
+    assert any("scripts/setup" in command for command in _read()["setup_commands"])
