@@ -45,6 +45,7 @@ HEAD_SETTINGS: dict[str, str] = {
 
 _READY_S = 120.0
 _STOP_S = 60.0
+_ATTEMPTS = 3
 _STARTUP_TIMEOUT = "timed out during startup"
 
 
@@ -70,15 +71,14 @@ def start(
         http_port = port_from(environ, "RAYAPP_HTTP_PORT", 8000)
         require_free(dashboard_port, "RAYAPP_DASHBOARD_PORT", "the Ray dashboard")
         require_free(http_port, "RAYAPP_HTTP_PORT", "the endpoints")
-        head, child = _launch(workspace, environ, resources, dashboard_port, http_port)
-        if not _comes_up(head, child, say):
-            # On a busy machine an agent misses Ray's fixed 15 s; the second start is quicker.
-            say("Ray timed out while starting; trying once more")
-            _end(_processes_of(head))
+        for attempt in range(1, _ATTEMPTS + 1):
             head, child = _launch(workspace, environ, resources, dashboard_port, http_port)
-            if not _comes_up(head, child, say):
-                raise _did_not_start(head)
-        return head, True
+            if _comes_up(head, child, say):
+                return head, True
+            # On a busy machine an agent misses Ray's fixed 15 s; a later start is quicker.
+            say(f"Ray timed out while starting (attempt {attempt} of {_ATTEMPTS})")
+            _end(_processes_of(head))
+        raise _did_not_start(head)
 
 
 def stop(workspace: Workspace, say: Say) -> Head | None:

@@ -1,5 +1,6 @@
 """Reading a snapshot's view: as a Ray Dataset, as a sample, and its label rate over time."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -14,6 +15,12 @@ from rayapp.errors import ConfigError, DataError
 from rayapp.schemas.data import SPLIT_COLUMN, Snapshot
 from rayapp.schemas.release import LabelShare
 from rayapp.transforms import arrow_type
+
+
+def speak_only_of_trouble() -> None:
+    """For this process: Ray Data shows no bars and logs warnings only; stages show their own."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def read_view(

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 import rayapp
+from rayapp.data.read import speak_only_of_trouble
 from rayapp.errors import Refused
 from rayapp.ledger import Ledger
 from rayapp.schemas.record import canonical_json
@@ -96,7 +97,18 @@ def environment_lock() -> bytes:
 def connect(environ: Mapping[str, str]) -> None:
     """Join the cluster that this job was submitted to; outside a job, start one of our own.
 
-    A bare ray.init() would join whatever cluster it finds on the machine.
+    A bare ray.init() would join whatever cluster it finds on the machine. Workers are told the
+    address too: Ray Train asks for its cluster from within them, and would find others. What
+    workers print stays in their logs (the dashboard shows them); the terminal belongs to `say`.
     """
     address = environ.get("RAY_ADDRESS") or "local"
-    ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    variables = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    if address != "local":
+        variables["RAY_ADDRESS"] = address
+    speak_only_of_trouble()
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": variables},
+    )

@@ -201,6 +201,7 @@ def tune_stage(session: Session, config: SweepConfig) -> Tuned:
                 storage_uri=session.workspace.train_storage,
                 name=name,
                 tracker=tracker,
+                on_progress=session.say,
             )
         if not found.trials:
             raise DataError(f"{name}: no trial finished", "raise budget_s in the sweep config")

@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tritonclient.http as triton
-from mlflow.deployments import get_deploy_client
-from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from ray import serve
 from serving_case import ENDPOINT, ROW, make_bundle, rows_table, signed_manifest
 from tritonclient.utils import InferenceServerException
@@ -138,7 +136,11 @@ def test_a_triton_client_works_unchanged(served: Served) -> None:
     client.close()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of mlflow about its own types, on import
 def test_mlflows_clients_work_unchanged(served: Served) -> None:
+    from mlflow.deployments import get_deploy_client
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
     table = rows_table(10, seed=4).drop_columns(["y"])
     expected = served.bundle(0).predict(table)[:, 1]
     frame: pd.DataFrame = table.to_pandas()

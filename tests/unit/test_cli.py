@@ -240,3 +240,73 @@ def test_ports_are_told_apart(pytestconfig: pytest.Config) -> None:
         assert port not in free_ports(3)
         with pytest.raises(UserError, match=rf"port {port} \(tests\) is taken by .*"):
             require_free(port, "RAYAPP_X_PORT", "tests")
+
+
+def _project(folder: Path) -> Path:
+    for name, text in {
+        ".gitignore": "/out/\n",
+        "jobs/train.py": "x",
+        "configs/training/a.yaml": "xx",
+        "out/big.csv": "xxx",
+        "tests/test_a.py": "x",
+        ".venv/lib/a.py": "x",
+        "rayapp/__pycache__/a.pyc": "x",
+        "rayapp/data/tests/a.py": "x",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_code_and_configs_travel_and_nothing_else(tmp_path: Path) -> None:
+    from rayapp.cli.submit import files_that_travel
+
+    assert files_that_travel(_project(tmp_path)) == {
+        ".gitignore": 6,
+        "jobs/train.py": 1,
+        "configs/training/a.yaml": 2,
+        "rayapp/data/tests/a.py": 1,
+    }
+
+
+def test_this_project_is_small_enough_to_travel() -> None:
+    from rayapp.cli.submit import files_that_travel
+
+    sizes = files_that_travel(ROOT)
+    require_small(sizes)
+    assert {"jobs/train.py", "rayapp/errors.py", "serve_apps/__init__.py"} <= sizes.keys()
+
+
+FIGURES = {
+    "endpoint": "flight-delay",
+    "release_id": "ab" * 32,
+    "is_new": True,
+    "runs": {"trees": {"auc": 0.75}},
+    "test": {"auc": [0.7312, 0.7251, 0.7371], "log_loss": [None, None, None]},
+}
+
+
+def test_summary_shows_release_urls_and_next_commands(workspace: Workspace, tmp_path: Path) -> None:
+    from rayapp.cli.ask import Answer
+    from rayapp.cli.summary import read_figures, summary
+
+    path = tmp_path / "figures.json"
+    path.write_text(json.dumps({"figures": FIGURES}))
+    answers = [Answer("req-1", "ab" * 32, {}, 0.4, True, 3.0)]
+    shown = summary(
+        read_figures(str(path)), _head(workspace, 1, 0.0), answers, workspace.mlflow_url
+    )
+    assert dict(shown["Release"])["auc"] == "0.7312  [0.7251, 0.7371]"
+    assert dict(shown["Release"])["log_loss"] == "not defined on these rows"
+    assert dict(shown["Look at"])["endpoint"] == "http://127.0.0.1:2/v2/models/flight-delay"
+    assert len(shown["Next"]) == 3
+    assert shown["Next"][0][0] == "rayapp explain req-1"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"figures": 3}', '{"figures": {"endpoint": "a"}}'])
+def test_summary_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    from rayapp.cli.summary import read_figures
+
+    (tmp_path / "figures.json").write_text(text)
+    with pytest.raises(UserError):
+        read_figures(str(tmp_path / "figures.json"))
