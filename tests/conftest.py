@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_socket
 
@@ -18,6 +19,10 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 for _name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAYAPP_WORKSPACE", "RAYAPP_ENVIRONMENT"):
     os.environ.pop(_name, None)
+
+# A deadline per example would make a test depend on what else the machine does.
+hypothesis.settings.register_profile("rayapp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("rayapp")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,6 +33,19 @@ class Answer:
 
 def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
     """One request per row of the champion's test split. Raises UserError, or Unavailable."""
+    url = f"{base_url}/endpoints/{endpoint}/invocations"
+    sample, label = _sample(workspace, endpoint, num_rows)
+    return [_ask_one(url, row, label) for row in sample]
+
+
+def sample_requests(workspace: Workspace, endpoint: str, num_rows: int) -> list[dict[str, Any]]:
+    """Rows of the champion's test split as a caller sends them: its inputs, in JSON's types."""
+    sample, label = _sample(workspace, endpoint, num_rows)
+    return [_sent(row, label) for row in sample]
+
+
+def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> tuple[list[dict[str, Any]], str]:
+    """Inputs and label of test rows, and the label's name."""
     ledger = Ledger(workspace.ledger_url, "ask")
     pointer = ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
@@ -49,12 +62,16 @@ def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> li
     snapshot = Snapshot.model_validate(built.payload["snapshot"])
     inputs = [column.name for column in manifest.bundle.bundle_schema.inputs]
     table = sample_view(snapshot, "test", [*inputs, snapshot.label], num_rows)
-    url = f"{base_url}/endpoints/{endpoint}/invocations"
-    return [_ask_one(url, row, snapshot.label) for row in table.to_pylist()]
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows, snapshot.label
+
+
+def _sent(row: Mapping[str, Any], label: str) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in row.items() if name != label}
 
 
 def _ask_one(url: str, row: Mapping[str, Any], label: str) -> Answer:
-    sent = {name: _plain(value) for name, value in row.items() if name != label}
+    sent = _sent(row, label)
     body = json.dumps({"dataframe_records": [sent]}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     began_s = time.monotonic()

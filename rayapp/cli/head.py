@@ -46,6 +46,9 @@ HEAD_SETTINGS: dict[str, str] = {
 _READY_S = 120.0
 _STOP_S = 60.0
 _ATTEMPTS = 3
+# What `ray start` writes once its node has joined; the dashboard answers before that, and a node
+# that does not make it takes the dashboard down again.
+_JOINED = "This command will now block forever"
 _STARTUP_TIMEOUT = "timed out during startup"
 
 
@@ -170,7 +173,7 @@ def _comes_up(head: Head, child: "subprocess.Popen[bytes]", say: Say) -> bool:
     began_s = time.monotonic()
     try:
         while child.poll() is None:
-            if answers(head):
+            if _JOINED in _log(head) and answers(head):
                 return True
             if time.monotonic() - began_s > _READY_S:
                 raise _did_not_start(head)
@@ -180,7 +183,7 @@ def _comes_up(head: Head, child: "subprocess.Popen[bytes]", say: Say) -> bool:
         child.terminate()
         _end(_processes_of(head))
         raise
-    if _STARTUP_TIMEOUT in Path(head.log_path).read_text(errors="replace"):
+    if _STARTUP_TIMEOUT in _log(head):
         return False
     raise _did_not_start(head)
 
@@ -199,11 +202,15 @@ def answers(head: Head) -> bool:
 
 
 def _did_not_start(head: Head) -> Unavailable:
-    lines = Path(head.log_path).read_text(errors="replace").strip().splitlines() or ["no output"]
+    lines = _log(head).strip().splitlines() or ["no output"]
     return Unavailable(
         f"the Ray head did not come up: {lines[-1].strip()}",
         f"read {head.log_path}; it starts from {head.settings['RAY_gcs_storage_path']}",
     )
+
+
+def _log(head: Head) -> str:
+    return Path(head.log_path).read_text(encoding="utf-8", errors="replace")
 
 
 def _processes_of(head: Head) -> list[psutil.Process]:

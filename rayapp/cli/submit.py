@@ -55,7 +55,7 @@ def submit(
     address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. Ctrl-C stops the job.
     Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)  # a line per ignored file, three times over
+    logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
     working_dir = Path.cwd()
     inside = path_in(working_dir, config)
     require_small(files_that_travel(working_dir))

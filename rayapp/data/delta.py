@@ -4,7 +4,6 @@ A version records the digest of its rows and the SHA-256 of each of its files. C
 digest again is no new version, so a stage that was interrupted may simply run again.
 """
 
-import io
 import json
 import logging
 import time
@@ -51,10 +50,9 @@ class DataFile:
 
 def write_file(uri: str, table: pa.Table, total: tuple[int, int], prefix: str = "part") -> DataFile:
     """One Parquet file in the folder of the table at `uri`; no version has it until `commit`."""
-    texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, use_dictionary=texts, compression="zstd", compression_level=1)
-    data = buffer.getvalue()
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data = sink.getvalue().to_pybytes()
     name = f"{prefix}-{uuid.uuid4().hex}.parquet"
     filesystem, folder = open_uri(uri)
     try:
@@ -66,11 +64,6 @@ def write_file(uri: str, table: pa.Table, total: tuple[int, int], prefix: str = 
             f"{uri}: cannot be written ({error})", "check that you may write to the workspace"
         ) from None
     return DataFile(name, len(data), sha256(data), table.num_rows, total)
-
-
-def read_file(uri: str, file: DataFile) -> pa.Table:
-    filesystem, folder = open_uri(uri)
-    return pq.read_table(f"{folder}/{file.path}", filesystem=filesystem)
 
 
 def discard(uri: str, files: Sequence[DataFile]) -> None:

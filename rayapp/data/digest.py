@@ -16,6 +16,8 @@ Shape suffix: N rows.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _TEXT_KEYS = ("rayapp row hash1", "rayapp row hash2")
 LANES = 2
+_PIECE_ROWS = 8_192
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,17 @@ def hash_rows(table: pa.Table, column_sets: Sequence[Sequence[str]]) -> list[Row
 
     Equal values hash equally whatever their chunking; a null differs from every value.
     """
-    sums = [tuple(np.zeros(table.num_rows, np.uint64) for _ in range(LANES)) for _ in column_sets]
-    for name in sorted({name for names in column_sets for name in names}):
-        values_N = _words(table.column(name))
-        for names, lanes_N in zip(column_sets, sums, strict=True):
-            if name in names:
-                for lane in range(LANES):
-                    lanes_N[lane][:] += values_N[lane] * _multiplier(name, lane)
+    names = sorted({name for names in column_sets for name in names})
+    columns = {name: _prepared(table.column(name)) for name in names}
+    sums = [[np.zeros(table.num_rows, np.uint64) for _ in range(LANES)] for _ in column_sets]
+    for start in range(0, table.num_rows, _PIECE_ROWS):  # what fits the cache is not fetched twice
+        piece = slice(start, min(start + _PIECE_ROWS, table.num_rows))
+        for name, column in columns.items():
+            words = column.words(piece)
+            for members, lanes_N in zip(column_sets, sums, strict=True):
+                if name in members:
+                    for lane in range(LANES):
+                        lanes_N[lane][piece] += words[lane] * _multiplier(name, lane)
     return [RowHashes(_finish(lanes_N[0], lanes_N[1])) for lanes_N in sums]
 
 
@@ -107,22 +114,38 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+@cache
 def _multiplier(name: str, lane: int) -> np.uint64:
     return np.uint64(_seed(f"{lane}:{name}") | 1)
 
 
-def _words(column: pa.ChunkedArray) -> tuple[Words, Words]:
-    """The mixed bits of a column's values, one array per lane. Numbers share theirs."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A column as raw words, or for text as places in tables of hashes, one per lane."""
+
+    raw_N: npt.NDArray[Any]
+    is_null_N: npt.NDArray[np.bool_] | None
+    tables: tuple[Words, Words] | None = None
+
+    def words(self, piece: slice) -> tuple[Words, Words]:
+        """The mixed values of some rows, one array per lane. Numbers share theirs."""
+        if self.tables is not None:
+            place_N = self.raw_N[piece]
+            return self.tables[0][place_N], self.tables[1][place_N]
+        values_N = _mix(self.raw_N[piece])
+        if self.is_null_N is not None:
+            values_N[self.is_null_N[piece]] = _NULL
+        return values_N, values_N
+
+
+def _prepared(column: pa.ChunkedArray) -> _Prepared:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        return _text_words(array)
     if pa.types.is_null(array.type):
-        null_N = np.full(len(array), _NULL, np.uint64)
-        return null_N, null_N
-    values_N = _mix(_bits(array))
-    if array.null_count:
-        values_N[pc.is_null(array).to_numpy(zero_copy_only=False)] = _NULL
-    return values_N, values_N
+        return _Prepared(np.zeros(len(array), np.uint64), np.ones(len(array), dtype=bool))
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return _prepared_text(array)
+    is_null_N = pc.is_null(array).to_numpy(zero_copy_only=False) if array.null_count else None
+    return _Prepared(_bits(array), is_null_N)
 
 
 def _bits(array: pa.Array) -> Words:
@@ -138,13 +161,13 @@ def _bits(array: pa.Array) -> Words:
     return whole
 
 
-def _text_words(array: pa.Array) -> tuple[Words, Words]:
+def _prepared_text(array: pa.Array) -> _Prepared:
     """SipHash with two keys, over the distinct values only."""
     encoded = array.dictionary_encode()
     texts = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
-    index_N = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
-    lanes = []
-    for key in _TEXT_KEYS:
-        hashes = pd.util.hash_array(texts, hash_key=key, categorize=False).astype(np.uint64)
-        lanes.append(np.append(hashes, _NULL)[index_N])
-    return lanes[0], lanes[1]
+    place_N = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
+    first, second = (
+        np.append(pd.util.hash_array(texts, hash_key=key, categorize=False), _NULL)
+        for key in _TEXT_KEYS
+    )
+    return _Prepared(place_N, None, (first.astype(np.uint64), second.astype(np.uint64)))

@@ -1,8 +1,7 @@
 """Text to typed columns. A cell that cannot be read costs its row, never the block or the job.
 
-Blocks are read with their contract's types by Arrow's CSV reader. Only when that fails is the block
-read again as text and each column converted here; what the fast way reads is read the same here, so
-the result does not depend on which rows happened to share a block.
+A column is cast as a whole; only where that fails are its texts looked at one by one, each distinct
+text once.
 
 Read as: integer `12`, also `12.0`; number, with NaN as missing; boolean true/false/1/0/yes/no;
 timestamp in ISO 8601, UTC where no zone is given; text as it is.
@@ -69,13 +68,20 @@ def _convert(raw: pa.Array, kind: ColumnType) -> tuple[pa.Array, pa.Array | None
     raw = pc.cast(raw, pa.string())
     if kind == "string":
         return raw, None
-    texts = pc.ascii_trim_whitespace(raw)
-    values = _from_text(texts, kind)
-    bad = pc.and_(pc.is_valid(texts), pc.is_null(values))
-    bad = pc.and_(bad, pc.invert(_is_nan(texts))) if kind == "number" else bad
-    if not pc.any(bad).as_py():
+    whole = _cast(raw, wanted) if kind != "boolean" else None  # the rule; what follows is rare
+    if whole is not None:
+        return _without_nan(whole), None
+    encoded = raw.dictionary_encode()
+    texts = pc.ascii_trim_whitespace(encoded.dictionary)
+    distinct = _from_text(texts, kind)
+    is_bad = pc.is_null(distinct)
+    if kind == "number":
+        is_bad = pc.and_not(is_bad, pc.equal(pc.ascii_lower(texts), "nan"))
+    values = distinct.take(encoded.indices)
+    if not pc.any(is_bad, min_count=0).as_py():
         return values, None
-    return values, pc.if_else(bad, raw, pa.scalar(None, pa.string()))
+    bad_texts = pc.if_else(is_bad, encoded.dictionary, pa.scalar(None, pa.string()))
+    return values, bad_texts.take(encoded.indices)
 
 
 def _from_text(texts: pa.Array, kind: ColumnType) -> pa.Array:
@@ -110,25 +116,15 @@ def _whole(texts: pa.Array) -> pa.Array:
 
 
 def _try_cast(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Cast what can be cast; null for the rest. Costs one try per distinct text when some fail."""
-    direct = _cast(texts, wanted)
-    if direct is not None:
-        return direct
-    encoded = texts.dictionary_encode()
-    return _cast_parts(encoded.dictionary, wanted).take(encoded.indices)
-
-
-def _cast_parts(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """By halving: a few bad texts among many cost a few dozen casts, not one each."""
+    """Cast what can be cast; null for the rest. By halving: a few bad texts among many cost a few
+    dozen casts, not one each."""
     direct = _cast(texts, wanted)
     if direct is not None:
         return direct
     if len(texts) == 1:
         return pa.nulls(1, wanted)
     middle = len(texts) // 2
-    return pa.concat_arrays(
-        [_cast_parts(texts[:middle], wanted), _cast_parts(texts[middle:], wanted)]
-    )
+    return pa.concat_arrays([_try_cast(texts[:middle], wanted), _try_cast(texts[middle:], wanted)])
 
 
 def _means_the_same(found: pa.DataType, kind: ColumnType) -> bool:
@@ -150,10 +146,6 @@ def _cast(values: pa.Array, wanted: pa.DataType) -> pa.Array | None:
         return pc.cast(values, wanted, safe=not finer)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
-
-
-def _is_nan(texts: pa.Array) -> pa.Array:
-    return pc.fill_null(pc.equal(pc.ascii_lower(texts), "nan"), False)
 
 
 def _without_nan(values: pa.Array) -> pa.Array:

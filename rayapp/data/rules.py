@@ -6,7 +6,7 @@ line that does not have the header's number of fields. Each check is one pass of
 column; a text is made only for rows that are bad. Duplicates are found across blocks (unique.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,22 +34,43 @@ def check(
 def find_faults(
     parsed: Parsed, contract: Contract, references: Mapping[str, pa.Array]
 ) -> list[Fault]:
-    """Every fault that at least one row has, in the order of columns, then rules."""
+    """Every fault that at least one row has, in the order of columns, then rules.
+
+    A cell has one fault at most, the first; a rule is judged only where the cells it reads have
+    none, so that one mistake is told once.
+    """
     faults: list[Fault] = []
+    spoilt: dict[str, pa.Array] = {}
     for column in contract.columns:
         values = parsed.table.column(column.name).combine_chunks()
-        unreadable = parsed.unreadable.get(column.name)
-        faults += _column_faults(column, values, unreadable)
-        if column.name in contract.text_rules:
-            faults += _text_faults(column.name, values, contract.text_rules[column.name])
+        found = _column_faults(column, values, parsed.unreadable.get(column.name))
+        found += _text_faults(column.name, values, contract.text_rules.get(column.name))
         if column.name in references:
             known = pc.is_in(values, value_set=references[column.name].cast(values.type))
-            bad = pc.and_(pc.is_valid(values), pc.invert(known))
-            faults.append((f"reference:{column.name}", bad))
+            found.append((f"reference:{column.name}", _present_not(values, known)))
+        _add(faults, spoilt, column.name, found)
     for rule in contract.rules:
-        kept = rule.expression.evaluate(parsed.table)
-        faults.append((f"rule:{rule.name}", pc.invert(pc.fill_null(kept, True))))
-    return [(code, bad) for code, bad in faults if pc.any(bad, min_count=0).as_py()]
+        broken = pc.invert(pc.fill_null(rule.expression.evaluate(parsed.table), True))
+        for name in sorted(rule.expression.columns & set(spoilt)):
+            broken = pc.and_not(broken, spoilt[name])
+        if pc.any(broken, min_count=0).as_py():
+            faults.append((f"rule:{rule.name}", broken))
+    return faults
+
+
+def _add(
+    faults: list[Fault], spoilt: dict[str, pa.Array], name: str, found: Sequence[Fault]
+) -> None:
+    for code, bad in found:
+        if name in spoilt:
+            bad = pc.and_not(bad, spoilt[name])
+        if pc.any(bad, min_count=0).as_py():
+            faults.append((code, bad))
+            spoilt[name] = pc.or_(bad, spoilt[name]) if name in spoilt else bad
+
+
+def _present_not(values: pa.Array, fits: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.and_not(pc.is_valid(values), fits), False)
 
 
 def reasons(faults: Sequence[Fault], num_rows: int) -> pa.Array:
@@ -69,47 +90,52 @@ def any_fault(faults: Sequence[Fault], num_rows: int) -> pa.Array:
     return bad
 
 
-def _column_faults(
-    column: Column, values: pa.Array, unreadable: pa.Array | None
-) -> Iterator[Fault]:
+def _column_faults(column: Column, values: pa.Array, unreadable: pa.Array | None) -> list[Fault]:
+    found: list[Fault] = []
     if unreadable is not None:
-        yield f"type:{column.name}", pc.is_valid(unreadable)
+        found.append((f"type:{column.name}", pc.is_valid(unreadable)))
     if not column.nullable and values.null_count:
-        missing = pc.is_null(values)
-        if unreadable is not None:  # there was a value, only not a readable one
-            missing = pc.and_(missing, pc.is_null(unreadable))
-        yield f"null:{column.name}", missing
+        found.append((f"null:{column.name}", pc.is_null(values)))
     if column.type in ("integer", "number"):
-        yield from _range_faults(column, values)
+        found += _range_faults(column, values)
     if column.allowed is not None:
-        texts = pc.cast(values, pa.string())
-        known = pc.is_in(texts, value_set=pa.array(column.allowed, pa.string()))
-        yield f"enum:{column.name}", pc.and_(pc.is_valid(texts), pc.invert(known))
+        known = pc.is_in(pc.cast(values, pa.string()), value_set=pa.array(column.allowed))
+        found.append((f"enum:{column.name}", _present_not(values, known)))
+    return found
 
 
-def _range_faults(column: Column, values: pa.Array) -> Iterator[Fault]:
+def _range_faults(column: Column, values: pa.Array) -> list[Fault]:
     """Infinity is in no range, whatever the limits."""
     extremes = pc.min_max(values).as_py()
     if extremes["min"] is None:
-        return
+        return []
     low = float("-inf") if column.minimum is None else column.minimum
     high = float("inf") if column.maximum is None else column.maximum
     infinite = column.type == "number" and not (
         abs(extremes["min"]) < float("inf") and abs(extremes["max"]) < float("inf")
     )
     if low <= extremes["min"] and extremes["max"] <= high and not infinite:
-        return
+        return []
     numbers = pc.cast(values, pa.float64(), safe=False)
     bad = pc.or_(pc.less(numbers, low), pc.greater(numbers, high))
-    yield f"range:{column.name}", pc.fill_null(pc.or_(bad, pc.is_inf(numbers)), False)
+    return [(f"range:{column.name}", pc.fill_null(pc.or_(bad, pc.is_inf(numbers)), False))]
 
 
-def _text_faults(name: str, values: pa.Array, rule: TextRule) -> Iterator[Fault]:
+def _text_faults(name: str, values: pa.Array, rule: TextRule | None) -> list[Fault]:
+    """Looks at each distinct text once."""
+    if rule is None:
+        return []
+    found: list[Fault] = []
+    encoded = values.dictionary_encode()
+    texts = encoded.dictionary
     if rule.pattern is not None:
-        fits = pc.match_substring_regex(values, f"^(?:{rule.pattern})$")
-        yield f"pattern:{name}", pc.fill_null(pc.invert(fits), False)
+        fits = pc.match_substring_regex(texts, f"^(?:{rule.pattern})$")
+        found.append((f"pattern:{name}", _present_not(values, fits.take(encoded.indices))))
     if rule.min_length is not None or rule.max_length is not None:
-        length = pc.utf8_length(values)
-        short = pc.less(length, rule.min_length or 0)
-        long = pc.greater(length, rule.max_length if rule.max_length is not None else 2**31 - 1)
-        yield f"length:{name}", pc.fill_null(pc.or_(short, long), False)
+        length = pc.utf8_length(texts)
+        highest = rule.max_length if rule.max_length is not None else 2**31 - 1
+        fits = pc.and_(
+            pc.greater_equal(length, rule.min_length or 0), pc.less_equal(length, highest)
+        )
+        found.append((f"length:{name}", _present_not(values, fits.take(encoded.indices))))
+    return found

@@ -21,11 +21,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from rayapp.config.snapshot import SourceConfig
-from rayapp.data.parse import FALSE_TEXTS, TRUE_TEXTS, Parsed, typed
+from rayapp.data.parse import Parsed, typed
 from rayapp.data.sources import expand, open_uri
 from rayapp.errors import DataError
 from rayapp.schemas.data import Column
-from rayapp.transforms import arrow_type
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 _QUOTE, _NEWLINE = ord('"'), ord("\n")
@@ -176,16 +175,7 @@ def read_slice(part: Slice, config: SourceConfig, columns: Sequence[Column]) -> 
         groups = list(range(part.start, part.stop))
         return Read(typed(file.read_row_groups(groups, columns=names), columns), ())
     text = part.text if part.text is not None else _range(part)
-    typed_already = _read_csv(text, part, config, columns, as_text=False)
-    if typed_already is not None:
-        return typed_already
-    read = _read_csv(text, part, config, columns, as_text=True)
-    if read is None:
-        raise DataError(
-            f"{part.uri}: bytes {part.start} to {part.stop} are not UTF-8 text",
-            "save the file as UTF-8",
-        )
-    return read
+    return _read_csv(text, part, config, columns)
 
 
 def _range(part: Slice) -> bytes:
@@ -196,12 +186,11 @@ def _range(part: Slice) -> bytes:
         return data
 
 
-def _read_csv(
-    text: bytes, part: Slice, config: SourceConfig, columns: Sequence[Column], as_text: bool
-) -> Read | None:
-    """None where the text does not convert."""
-    types = {c.name: pa.string() if as_text else arrow_type(c.type) for c in columns}
-    if not text.strip():
+def _read_csv(text: bytes, part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:
+    """As text first: reading and casting takes as long as reading with types, and one bad cell
+    does not stop it."""
+    types = {c.name: pa.string() for c in columns}
+    if not text or text.isspace():
         return Read(typed(pa.schema(types.items()).empty_table(), columns), ())
     misshapen: list[str] = []
 
@@ -221,10 +210,11 @@ def _read_csv(
                 include_columns=list(types),
                 null_values=list(config.null_values),
                 strings_can_be_null=True,
-                true_values=list(TRUE_TEXTS),
-                false_values=list(FALSE_TEXTS),
             ),
         )
-    except pa.ArrowInvalid:
-        return None
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{part.uri}: bytes {part.start} to {part.stop} are not CSV in UTF-8 ({error})",
+            "save the file as UTF-8",
+        ) from None
     return Read(typed(table, columns), tuple(misshapen))

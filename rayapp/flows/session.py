@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +22,15 @@ from rayapp.ledger import Ledger
 from rayapp.schemas.record import canonical_json
 from rayapp.storage import Workspace, commit_bytes, sha256
 
+STAGE_ROOMS = {
+    "snapshot": ("data",),
+    "tune": ("data", "families", "train", "tune"),
+    "train": ("data", "families", "train"),
+    "evaluate": ("data", "families", "evaluate"),
+}
+"""The rooms whose code decides a stage's result, besides the floor that all stand on."""
+_FLOOR = ("schemas", "storage.py", "transforms.py")
+
 
 @dataclass(frozen=True)
 class Session:
@@ -35,8 +44,9 @@ class Session:
     environment_digest: str
 
     def key(self, stage: str, *inputs: Any) -> str:
-        """Names a piece of work by everything that decides its result, the code included."""
-        return sha256(canonical_json([stage, self.code_digest, *inputs]))
+        """Names a piece of work by everything that decides its result, its own code included: a
+        change to the gateway trains nothing again."""
+        return sha256(canonical_json([stage, code_digest(STAGE_ROOMS[stage]), *inputs]))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -79,12 +89,16 @@ def open_session(environ: Mapping[str, str], say: Callable[[str], None]) -> Sess
     )
 
 
-def code_digest() -> str:
-    """SHA-256 over every Python file of the package: the code that ran, whatever git says."""
+def code_digest(rooms: Sequence[str] | None = None) -> str:
+    """SHA-256 over the Python files of the package, or of some of its rooms and the floor: the code
+    that ran, whatever git says."""
     root = Path(rayapp.__file__).parent
+    wanted = ("",) if rooms is None else (*_FLOOR, *rooms)
     whole = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        whole.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(root).as_posix()
+        if name.startswith(wanted):
+            whole.update(name.encode() + b"\0" + path.read_bytes())
     return whole.hexdigest()
 
 

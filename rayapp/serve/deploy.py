@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray
 from ray import serve
+from ray._private.worker import get_dashboard_url  # the job's own cluster; no public way to ask
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.schema import ServeDeploySchema
 
@@ -27,7 +27,7 @@ def deploy(
     http = config.setdefault("http_options", {})
     http["port"] = int(environ.get("RAYAPP_HTTP_PORT") or http.get("port", 8000))
     _check(config, config_path)
-    dashboard = f"http://{ray.worker.global_worker.node.webui_url}"
+    dashboard = f"http://{get_dashboard_url()}"  # type: ignore[no-untyped-call]
     ServeSubmissionClient(dashboard).deploy_applications(config)
     names = [application["name"] for application in config["applications"]]
     _wait_until_running(names, say)

@@ -95,7 +95,7 @@ def parse_mlflow(body: bytes, max_rows: int) -> Parsed:
     if shape == "dataframe_split":
         columns = _split_columns(value)
     elif shape in ("inputs", "instances") and isinstance(value, dict):
-        columns = _named_columns(value, shape)
+        columns = _named_columns(value)
     else:
         columns = _record_columns(value, shape)
     num_rows = len(next(iter(columns.values()), ()))
@@ -173,7 +173,7 @@ def _split_columns(value: Any) -> dict[str, list[Any]]:
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def _named_columns(value: Mapping[str, Any], shape: str) -> dict[str, Sequence[Any]]:
+def _named_columns(value: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """{column: values}; a value that is no list is a batch of one row."""
     columns = {name: v if isinstance(v, list) else [v] for name, v in value.items()}
     lengths = {name: len(values) for name, values in columns.items()}

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayapp.config.snapshot import SourceConfig
+from rayapp.data.block import TablePlan, check_slice, decide, write_good
 from rayapp.data.contract import Contract, load_contract
-from rayapp.data.delta import commit, read_file, write_file
+from rayapp.data.delta import commit, write_file
 from rayapp.data.digest import digest_of, hash_rows, table_digest
-from rayapp.data.ingest import BlockPlan, BlockResult, check_slice, files_digest, settle
+from rayapp.data.ingest import files_digest
 from rayapp.data.parse import typed
 from rayapp.data.rules import check
 from rayapp.data.slices import plan, read_slice
@@ -82,6 +84,7 @@ def _reasons(contract: Contract, **cells: str | None) -> str | None:
         ({"kind": "b", "size": "6"}, None),
         ({"at": "yesterday"}, "type:at"),
         ({"at": "2013-01-01T10:00:00+02:00"}, None),
+        ({"kind": "b", "size": "x"}, "type:size"),
         ({"id": "x", "size": "99", "place": "Q"}, "type:id;range:size;reference:place"),
     ],
 )
@@ -129,22 +132,31 @@ def test_times_are_read_in_utc() -> None:
     assert parsed.unreadable["x"].to_pylist() == [None, None, None, "soon"]
 
 
-def _block_plan(tmp_path: Path, contract: Contract, text: str) -> BlockPlan:
+def _table_plan(tmp_path: Path, contract: Contract, text: str) -> TablePlan:
     raw = tmp_path / "raw.csv"
     raw.write_text(HEADER + text)
     source = SourceConfig(uri=str(raw))
-    return BlockPlan(contract, source, PLACES, str(tmp_path / "good"), str(tmp_path / "bad"))
+    return TablePlan(contract, source, PLACES, str(tmp_path / "good"), str(tmp_path / "bad"))
 
 
-def _ingested(block_plan: BlockPlan, num_blocks: int) -> list[BlockResult]:
-    slices = plan(block_plan.source, block_plan.contract.columns, num_blocks)
-    return settle(block_plan, [check_slice(block_plan, part) for part in slices])
-
-
-def _quarantined(block_plan: BlockPlan, results: list[BlockResult]) -> list[dict[str, object]]:
-    tables = [read_file(block_plan.bad_uri, r.bad) for r in results if r.bad is not None]
+def _ingested(table_plan: TablePlan, num_blocks: int) -> tuple[str, list[dict[str, object]]]:
+    """The digest of the good rows, and the quarantined rows."""
+    contract = table_plan.contract
+    slices = plan(table_plan.source, contract.columns, num_blocks)
+    checked = [check_slice(table_plan, part) for part in slices]
+    shares = decide(contract, checked)
+    written = [
+        write_good(table_plan, c.good, share)
+        for c, share in zip(checked, shares, strict=True)
+        if c.good is not None
+    ]
+    bad = [file for file in (*[c.bad for c in checked], *[w.duplicates for w in written]) if file]
+    tables = [pq.read_table(f"{table_plan.bad_uri}/{file.path}") for file in bad]
     rows = [row for table in tables for row in table.to_pylist()]
-    return sorted(rows, key=str)
+    good = [w.good for w in written if w.good]
+    stored = pa.concat_tables([pq.read_table(f"{table_plan.good_uri}/{f.path}") for f in good])
+    assert files_digest(stored.schema, good) == digest_of(stored)
+    return digest_of(stored), sorted(rows, key=str)
 
 
 def _lines() -> str:
@@ -160,15 +172,9 @@ def _lines() -> str:
 def test_blocks_change_neither_verdict_nor_digest(
     tmp_path: Path, contract: Contract, num_blocks: int
 ) -> None:
-    block_plan = _block_plan(tmp_path, contract, _lines())
-    one, many = _ingested(block_plan, 1), _ingested(block_plan, num_blocks)
-    schema = typed(
-        pa.table({c.name: pa.array([], pa.string()) for c in contract.columns}), contract.columns
-    ).table.schema
-    digests = [files_digest(schema, [r.good for r in rs if r.good]) for rs in (one, many)]
-    assert digests[0] == digests[1]
-    rows = _quarantined(block_plan, one)
-    assert _quarantined(block_plan, many) == rows
+    table_plan = _table_plan(tmp_path, contract, _lines())
+    digest, rows = _ingested(table_plan, 1)
+    assert _ingested(table_plan, num_blocks) == (digest, rows)
     assert sorted(str(row["_reasons"]) for row in rows) == [
         "duplicate:id",
         "duplicate:id",
@@ -182,16 +188,16 @@ def test_blocks_change_neither_verdict_nor_digest(
 
 
 def test_only_good_rows_compete_for_a_key(tmp_path: Path, contract: Contract) -> None:
-    block_plan = _block_plan(tmp_path, contract, "1,ab,3,a,X,\n1,ab,99,a,X,\n")
-    rows = _quarantined(block_plan, _ingested(block_plan, 1))
+    table_plan = _table_plan(tmp_path, contract, "1,ab,3,a,X,\n1,ab,99,a,X,\n")
+    _, rows = _ingested(table_plan, 1)
     assert [row["_reasons"] for row in rows] == ["range:size"]
 
 
 def test_slices_cover_every_row_once(tmp_path: Path, contract: Contract) -> None:
-    block_plan = _block_plan(tmp_path, contract, _lines())
+    table_plan = _table_plan(tmp_path, contract, _lines())
     for num_blocks in (1, 2, 5, 50, 1000):
-        slices = plan(block_plan.source, contract.columns, num_blocks)
-        reads = [read_slice(s, block_plan.source, contract.columns) for s in slices]
+        slices = plan(table_plan.source, contract.columns, num_blocks)
+        reads = [read_slice(s, table_plan.source, contract.columns) for s in slices]
         assert sum(len(r.parsed.table) + len(r.misshapen) for r in reads) == 403
 
 

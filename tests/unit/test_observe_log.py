@@ -1,0 +1,77 @@
+"""A node's writers together: several endpoints, feedback, and what another process left behind."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayapp.observe.predictions import (
+    NodeLog,
+    find_predictions,
+    inputs_table,
+    read_feedback,
+    read_predictions,
+)
+from rayapp.schemas.data import Column
+from rayapp.storage import Workspace
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def record(endpoint: str, request_id: str) -> dict[str, object]:
+    return {
+        "request_id": request_id,
+        "row": 0,
+        "endpoint": endpoint,
+        "release_id": "r1",
+        "at": NOON,
+        "unit_id": "u",
+        "inputs": {"when": NOON, "size": 1.5, "place": None},
+        "scores": [0.25, 0.75],
+        "latency_ms": 1.25,
+    }
+
+
+def test_each_endpoint_and_the_feedback_reach_their_tables(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    other, log = NodeLog(workspace), NodeLog(workspace)
+    other.predictions("a").append([record("a", "q0")])
+    log.predictions("a").append([record("a", "q1")])
+    log.predictions("b").append([record("b", "q2")])
+    said = {"request_id": "q1", "row": 0, "at": NOON, "label": True, "score": None}
+    log.feedback.append([{**said, "comment": None, "endpoint": None}])
+    assert log.commit() == 4
+    assert log.commit() == 0
+    assert [one.endpoint for one in find_predictions(workspace, "q2")] == ["b"]
+    found = read_predictions(workspace.table("predictions"), endpoint="a")
+    assert sorted(found.column("request_id").to_pylist()) == ["q0", "q1"]
+    labels = read_feedback(workspace.table("feedback")).column("label").to_pylist()
+    assert [json.loads(label) for label in labels] == [True]
+
+
+def test_flush_leaves_only_what_others_still_write(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    other, log = NodeLog(workspace), NodeLog(workspace)
+    other.predictions("a").append([record("a", "q0")])
+    log.predictions("a").append([record("a", "q1")])
+    assert log.flush() == 2
+    assert len(list(tmp_path.rglob("*.log"))) == 1
+    log.predictions("a").append([record("a", "q2")])  # a closed log opens again
+    assert log.flush() == 1
+    other.flush()
+    assert list(tmp_path.rglob("*.log")) == []
+    assert read_predictions(workspace.table("predictions")).num_rows == 3
+
+
+def test_inputs_are_typed_again(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    log = NodeLog(workspace)
+    log.predictions("a").append([record("a", "q")])
+    log.flush()
+    columns = [
+        Column(name="when", type="timestamp"),
+        Column(name="size", type="number"),
+        Column(name="place", type="string", nullable=True),
+        Column(name="newer", type="integer", nullable=True),
+    ]
+    found = inputs_table(read_predictions(workspace.table("predictions")), columns)
+    assert found.to_pylist() == [{"when": NOON, "size": 1.5, "place": None, "newer": None}]
