@@ -36,6 +36,7 @@ from rayapp.storage import Workspace, sha256
 
 log = logging.getLogger("rayapp.data.snapshot")
 
+MAX_ALLOWED_VALUES = 2_000
 _VIEW_FILES = 8
 _VIEW_FILE_MIN_ROWS = 10_000
 
@@ -54,6 +55,8 @@ def build_snapshot(
     for name in _in_order(contracts):
         table, contract = config.tables[name], contracts[name]
         references = _referenced(contract, contracts, versions)
+        if name == config.view.base:
+            columns = tuple(_closed(c, references.get(c.name)) for c in columns)
         version, counts = ingest(
             name, contract, table.source, table.num_blocks, references, workspace.table
         )
@@ -154,6 +157,17 @@ def _referenced(
             )
         found[column] = pc.unique(read_version(versions[name], [target]).column(target))
     return found
+
+
+def _closed(column: Column, values: pa.ChunkedArray | None) -> Column:
+    """A column that refers to another table, with the values found there: an endpoint has no other
+    table to look into, and must still refuse a carrier that nobody knows."""
+    if values is None or column.allowed is not None or column.type != "string":
+        return column
+    if len(values) > MAX_ALLOWED_VALUES:
+        return column
+    allowed = tuple(sorted(v for v in values.to_pylist() if v is not None))
+    return column.model_copy(update={"allowed": allowed})
 
 
 def _told(version: TableVersion, counts: Mapping[str, int]) -> str:

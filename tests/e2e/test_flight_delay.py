@@ -130,6 +130,7 @@ def _changed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (_changed(distance="far"), 422, "distance"),
         (_changed(carrier="drop"), 422, "carrier"),
         (_changed(origin="XXX"), 422, "origin"),
+        (_changed(carrier="??"), 422, "carrier"),
         (_changed(distance=float("nan")), 422, "distance"),
         (_changed(distance=None), 422, "distance"),
         (_changed(unknown_column=1), 400, "unknown_column"),
