@@ -7,7 +7,7 @@ from rayapp.config.operations import ScoreConfig
 
 
 def main() -> int:
-    return run_job(__doc__ or "", ScoreConfig, "rayapp.flows.operations:score_rows")
+    return run_job(__doc__ or "", ScoreConfig, "rayapp.flows.scoring:score_rows")
 
 
 if __name__ == "__main__":
