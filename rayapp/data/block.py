@@ -27,13 +27,14 @@ from rayapp.data.unique import duplicates, joined
 from rayapp.errors import RayappError
 
 REASONS, SOURCE, RAW = "_reasons", "_source", "_raw"
+KEEP = "_keep"
 Places = npt.NDArray[np.int64]
 CHECKED_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),
         ("facts", pa.string()),
         ("hashes", pa.list_(pa.large_binary())),
-        ("good", pa.large_binary()),
+        ("rows", pa.large_binary()),
     ]
 )
 
@@ -51,11 +52,12 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Checked:
-    """One slice after its checks. hashes: of the good rows, then one for each unique key. good is
-    None once the rows lie in the object store."""
+    """One slice after its checks. rows: all of them, with KEEP true for the good ones, which are
+    copied only once, when they are written; None where they lie in the object store. hashes: of the
+    good rows, then one for each unique key."""
 
     source: str
-    good: pa.Table | None
+    rows: pa.Table | None
     bad: DataFile | None
     hashes: tuple[RowHashes, ...]
     reasons: Mapping[str, int]
@@ -87,7 +89,9 @@ def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
     read = read_slice(part, table_plan.source, contract.columns)
     faults = find_faults(read.parsed, contract, table_plan.references)
     is_bad = any_fault(faults, read.parsed.table.num_rows)
-    good = read.parsed.table.filter(pc.invert(is_bad)) if faults else read.parsed.table
+    table = read.parsed.table
+    keep_N = ~is_bad.to_numpy(zero_copy_only=False)
+    hashes = hash_rows(table, [table.column_names, *contract.unique])
     at = pc.indices_nonzero(is_bad)
     codes = reasons([(code, bad.take(at)) for code, bad in faults], len(at))
     bad = quarantine_rows(read.parsed.take(at), codes, part.uri, read.misshapen)
@@ -96,9 +100,9 @@ def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
         counts["row:shape"] = len(read.misshapen)
     return Checked(
         source=part.uri,
-        good=good,
+        rows=table.append_column(KEEP, pa.array(keep_N)),
         bad=_write_bad(table_plan, bad),
-        hashes=tuple(hash_rows(good, [good.column_names, *contract.unique])),
+        hashes=tuple(h.where(keep_N) for h in hashes),
         reasons=counts,
     )
 
@@ -116,7 +120,7 @@ def decide(contract: Contract, checked: Sequence[Checked]) -> list[Share]:
             if flags_N.any():
                 own[f"duplicate:{'+'.join(key)}"] = np.flatnonzero(flags_N)
     totals = [
-        RowHashes((c.hashes[0].lanes_N[0][keep_N], c.hashes[0].lanes_N[1][keep_N])).total()
+        c.hashes[0].where(keep_N).total()
         for c, keep_N in zip(checked, np.split(kept_N, stops), strict=True)
     ]
     return [
@@ -124,26 +128,32 @@ def decide(contract: Contract, checked: Sequence[Checked]) -> list[Share]:
     ]
 
 
-def write_good(table_plan: TablePlan, good: pa.Table, share: Share) -> Written:
+def write_good(table_plan: TablePlan, rows: pa.Table, share: Share) -> Written:
     """Write a slice's good rows, its duplicates apart."""
-    faults: list[Fault] = []
-    for code, places in share.duplicates.items():
-        flags_N = np.zeros(len(good), dtype=bool)
-        flags_N[places] = True
-        faults.append((code, pa.array(flags_N)))
-    keep, moved = good, None
-    if faults:
-        is_bad = any_fault(faults, len(good))
-        keep = good.filter(pc.invert(is_bad))
-        codes = reasons(faults, len(good)).filter(is_bad)
-        rows = quarantine_rows(Parsed(good.filter(is_bad), {}), codes, share.source)
-        moved = _write_bad(table_plan, rows)
+    keep_N = rows.column(KEEP).to_numpy().copy()
+    rows = rows.drop_columns([KEEP])
+    moved = None
+    if share.duplicates:
+        moved = _write_bad(table_plan, _duplicate_rows(rows, np.flatnonzero(keep_N), share))
+        gone = np.concatenate(list(share.duplicates.values()))
+        keep_N[np.flatnonzero(keep_N)[gone]] = False
+    good = rows if keep_N.all() else rows.filter(pa.array(keep_N))
     return Written(
-        good=write_file(table_plan.good_uri, keep, share.total) if len(keep) else None,
+        good=write_file(table_plan.good_uri, good, share.total) if len(good) else None,
         duplicates=moved,
-        watermark=_newest(keep, table_plan.contract),
+        watermark=_newest(good, table_plan.contract),
         reasons={code: len(places) for code, places in share.duplicates.items()},
     )
+
+
+def _duplicate_rows(rows: pa.Table, good_at: Places, share: Share) -> pa.Table:
+    """Quarantine rows of a slice's duplicates. good_at: where in `rows` its good rows are."""
+    places = np.unique(np.concatenate(list(share.duplicates.values())))
+    faults: list[Fault] = [
+        (code, pa.array(np.isin(places, own))) for code, own in share.duplicates.items()
+    ]
+    taken = Parsed(rows.take(pa.array(good_at[places])), {})
+    return quarantine_rows(taken, reasons(faults, len(places)), share.source)
 
 
 def quarantine_rows(
@@ -189,18 +199,18 @@ def checked_row(table_plan: TablePlan, row: dict[str, Any]) -> dict[str, Any]:
         checked = check_slice(table_plan, Slice(**{**row, "header": tuple(row["header"])}))
     except RayappError as error:  # Ray Data keeps only an exception's text: ours travel as values
         failed = {"error": type(error).__name__, "args": list(error.args)}
-        return {"part": part, "facts": json.dumps(failed), "hashes": [], "good": b""}
+        return {"part": part, "facts": json.dumps(failed), "hashes": [], "rows": b""}
     bad = checked.bad.dump() if checked.bad else None
     facts = {"source": checked.source, "bad": bad, "reasons": dict(checked.reasons)}
     sink = pa.BufferOutputStream()
-    if checked.good is not None:
-        with pa.ipc.new_stream(sink, checked.good.schema) as stream:
-            stream.write_table(checked.good)
+    if checked.rows is not None:
+        with pa.ipc.new_stream(sink, checked.rows.schema) as stream:
+            stream.write_table(checked.rows)
     return {
         "part": part,
         "facts": json.dumps(facts),
         "hashes": [lane_N.tobytes() for h in checked.hashes for lane_N in h.lanes_N],
-        "good": sink.getvalue().to_pybytes(),
+        "rows": sink.getvalue().to_pybytes(),
     }
 
 
@@ -212,7 +222,7 @@ def parse_checked(row: Mapping[str, Any]) -> Checked:
     lanes = [np.frombuffer(raw, np.uint64) for raw in row["hashes"]]
     return Checked(
         source=facts["source"],
-        good=None,
+        rows=None,
         bad=DataFile.parse(facts["bad"]) if facts["bad"] else None,
         hashes=tuple(RowHashes((a, b)) for a, b in zip(lanes[::2], lanes[1::2], strict=True)),
         reasons=facts["reasons"],

@@ -48,6 +48,10 @@ class RowHashes:
         first, second = (int(np.add.reduce(lane_N)) for lane_N in self.lanes_N)
         return first, second
 
+    def where(self, keep_N: npt.NDArray[np.bool_]) -> "RowHashes":
+        first_N, second_N = self.lanes_N
+        return self if keep_N.all() else RowHashes((first_N[keep_N], second_N[keep_N]))
+
 
 def hash_rows(table: pa.Table, column_sets: Sequence[Sequence[str]]) -> list[RowHashes]:
     """One hash per row for each set of columns; values are prepared once and shared by the sets.

@@ -86,10 +86,10 @@ def _run(table_plan: TablePlan, slices: Sequence[Slice]) -> tuple[list[Checked],
         shares = decide(table_plan.contract, checked)
 
         def write(rows: pa.Table) -> pa.Table:
-            goods = rows.column("good").combine_chunks()
+            streams = [pa.ipc.open_stream(raw.as_buffer()) for raw in rows.column("rows")]
             written = [
-                write_good(table_plan, pa.ipc.open_stream(good.as_buffer()).read_all(), shares[n])
-                for n, good in zip(rows.column("part").to_pylist(), goods, strict=True)
+                write_good(table_plan, stream.read_all(), shares[part])
+                for part, stream in zip(rows.column("part").to_pylist(), streams, strict=True)
             ]
             return pa.table({"facts": [dump_written(w) for w in written]})
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ from rayapp.errors import DataError
 from rayapp.schemas.data import Column
 
 _CHUNK_BYTES = 8 * 1024 * 1024
-_QUOTE, _NEWLINE = ord('"'), ord("\n")
+_QUOTE, _NEWLINE = b'"', b"\n"
 
 
 @dataclass(frozen=True)
@@ -145,25 +144,27 @@ def _cuts(file: Any, start: int, size: int, parts: int) -> list[int]:
     wanted = iter([int(target) for target in targets])
     cuts, target, position, num_quotes = [start], next(wanted, None), 0, 0
     while target is not None and (chunk := file.read(_CHUNK_BYTES)):
-        bytes_N = np.frombuffer(chunk, np.uint8)
         while target is not None and target < position + len(chunk):
-            found = _row_end(bytes_N, max(target, cuts[-1]) - position, num_quotes)
+            found = _row_end(chunk, max(target, cuts[-1]) - position, num_quotes)
             if found is None:
                 break
             cuts.append(position + found)
             target = next(wanted, None)
-        num_quotes += int(np.count_nonzero(bytes_N == _QUOTE))
+        num_quotes += chunk.count(_QUOTE)
         position += len(chunk)
     return sorted({cut for cut in cuts if cut < size} | ({size} if size > start else set()))
 
 
-def _row_end(bytes_N: npt.NDArray[np.uint8], at: int, quotes_before: int) -> int | None:
+def _row_end(chunk: bytes, at: int, quotes_before: int) -> int | None:
     """The first offset at or after `at` that follows a line end outside quotes."""
     at = max(at, 0)
-    quotes_before += int(np.count_nonzero(bytes_N[:at] == _QUOTE))
-    inside_N = (np.cumsum(bytes_N[at:] == _QUOTE) + quotes_before) % 2
-    ends = np.flatnonzero((bytes_N[at:] == _NEWLINE) & (inside_N == 0))
-    return int(at + ends[0] + 1) if len(ends) else None
+    is_quoted = (quotes_before + chunk.count(_QUOTE, 0, at)) % 2 == 1
+    while (end := chunk.find(_NEWLINE, at)) >= 0:
+        is_quoted ^= chunk.count(_QUOTE, at, end) % 2 == 1
+        if not is_quoted:
+            return end + 1
+        at = end + 1
+    return None
 
 
 def read_slice(part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:

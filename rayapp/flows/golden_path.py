@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from rayapp.config.load import load
 from rayapp.config.operations import GoldenPathConfig
 from rayapp.config.release import ReleaseConfig
 from rayapp.config.snapshot import SnapshotConfig
@@ -19,13 +18,13 @@ from rayapp.serve.deploy import deploy
 
 def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
     """Run every stage, reusing what has not changed. Returns the figures of the job's last line."""
-    releases = [load(ReleaseConfig, path) for path in config.releases]
-    trainings = [load(TrainConfig, release.training) for release in releases]
+    releases = [session.load(ReleaseConfig, path) for path in config.releases]
+    trainings = [session.load(TrainConfig, release.training) for release in releases]
     endpoint = _one_endpoint(releases)
     _same_snapshot(config, trainings)
     with session.exclusive(f"golden-path-{endpoint}"):
         session.say(f"[1/5] snapshot  {config.snapshot}")
-        snapshot = snapshot_stage(session, load(SnapshotConfig, config.snapshot))
+        snapshot = snapshot_stage(session, session.load(SnapshotConfig, config.snapshot))
         session.say(f"[2/5] tune      {config.sweep or 'no sweep'}")
         trainings = _with_sweep(session, config, releases, trainings)
         session.say(f"[3/5] train     {', '.join(t.name for t in trainings)}")
@@ -75,7 +74,7 @@ def _with_sweep(
     """The training configs, the swept one with the settings that the sweep found."""
     if config.sweep is None:
         return trainings
-    sweep = load(SweepConfig, config.sweep)
+    sweep = session.load(SweepConfig, config.sweep)
     paths = [release.training for release in releases]
     if sweep.training not in paths:
         raise ConfigError(

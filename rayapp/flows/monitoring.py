@@ -97,7 +97,7 @@ def _quality(
     session: Session, config: MonitorConfig, signed: SignedManifest, predictions: pa.Table
 ) -> dict[str, Any]:
     schema = signed.manifest.bundle.bundle_schema
-    feedback = read_feedback(session.workspace.table(FEEDBACK_TABLE), config.endpoint)
+    feedback = read_feedback(session.workspace.table(FEEDBACK_TABLE))
     joined = join_outcomes(predictions, feedback, _outcomes(session, config))
     if joined.num_rows < config.min_rows:
         return _insufficient(session, config, "num_outcomes", joined.num_rows)

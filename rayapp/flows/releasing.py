@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rayapp.config.load import load
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.training import TrainConfig
 from rayapp.data.read import label_shares, read_view, sample_view
@@ -53,7 +52,7 @@ class Released:
 
 def newest_run(session: Session, training_path: str) -> Run:
     """The last finished run of a training config's name; trains one where there is none."""
-    config = load(TrainConfig, training_path)
+    config = session.load(TrainConfig, training_path)
     for event in reversed(session.ledger.events(EventKind.RUN_FINISHED)):
         if event.payload["run"]["config"]["name"] == config.name:
             return Run.model_validate(event.payload["run"])
@@ -69,7 +68,7 @@ def champion(session: Session, endpoint: str) -> tuple[Pointer, SignedManifest] 
 
 
 def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluated:
-    policy = load(PolicyConfig, config.policy)
+    policy = session.load(PolicyConfig, config.policy)
     snapshot = snapshot_of(session, run)
     check_policy(policy, snapshot.task, config.evaluation.slices)
     current = champion(session, config.endpoint)

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 import rayapp
+from rayapp.config.load import ConfigT, load
 from rayapp.data.read import speak_only_of_trouble
 from rayapp.errors import Refused
 from rayapp.ledger import Ledger
@@ -47,6 +48,10 @@ class Session:
         """Names a piece of work by everything that decides its result, its own code included: a
         change to the gateway trains nothing again."""
         return sha256(canonical_json([stage, code_digest(STAGE_ROOMS[stage]), *inputs]))
+
+    def load(self, cls: type[ConfigT], path: str) -> ConfigT:
+        """A config that another one names, under the same environment overlay as that one."""
+        return load(cls, path, environment=self.environ.get("RAYAPP_ENVIRONMENT"))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:

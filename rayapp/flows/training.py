@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayapp.config.load import load
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
@@ -58,7 +57,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
 
 def newest_snapshot(session: Session, config_path: str) -> Snapshot:
     """The last snapshot built from this config's name, or a new one where there is none."""
-    config = load(SnapshotConfig, config_path)
+    config = session.load(SnapshotConfig, config_path)
     for event in reversed(session.ledger.events(EventKind.SNAPSHOT_BUILT)):
         if event.payload["snapshot"]["name"] == config.name:
             return Snapshot.model_validate(event.payload["snapshot"])
@@ -71,7 +70,7 @@ def checked_features(
     """The features of a training config, once both leakage guards have let them pass."""
     features = resolve_features(config.features)
     refuse_outcome_features(features, snapshot)
-    snapshot_config = load(SnapshotConfig, config.snapshot)
+    snapshot_config = session.load(SnapshotConfig, config.snapshot)
     refuse_suspicious_features(features, snapshot, snapshot_config.view.max_single_feature_auc)
     return features
 
@@ -169,7 +168,7 @@ def _commit_bundle(session: Session, folder: Path) -> BundleRef:
 
 def tune_stage(session: Session, config: SweepConfig) -> Tuned:
     """Search the family settings of the sweep's training config on the tune split."""
-    training = load(TrainConfig, config.training)
+    training = session.load(TrainConfig, config.training)
     snapshot = newest_snapshot(session, training.snapshot)
     features = checked_features(session, training, snapshot)
     key = session.key(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 
 from rayapp.errors import DataError, WorkspaceError
 from rayapp.families.bundle import SCHEMA_FILE, Bundle
@@ -24,8 +24,6 @@ from rayapp.schemas.model import BundleSchema
 
 log = logging.getLogger("rayapp.score.batch")
 
-BATCH_ROWS = 8192
-MAX_ACTORS = 16
 _ATTEMPTS = 5
 _DIGEST_BYTES = 16
 _HASH = "_hash"
@@ -76,11 +74,7 @@ def score_batch(
         if path.is_file()
     }
     scored = dataset.select_columns([name for name in names if name in have]).map_batches(
-        _Score,
-        fn_constructor_args=(files,),
-        batch_format="pyarrow",
-        batch_size=BATCH_ROWS,
-        compute=ActorPoolStrategy(min_size=1, max_size=MAX_ACTORS),
+        _Score(files), batch_format="pyarrow", batch_size=None
     )
     blocks = list(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
     rows = pa.concat_tables(blocks) if blocks else None
@@ -92,20 +86,25 @@ def score_batch(
     return BatchResult(rows.num_rows, num_errors, digest)
 
 
+@dataclass(frozen=True)
 class _Score:
-    """map_batches class. It gets the bundle's files themselves, for a folder of the driver may not
-    be there on another node."""
+    """Scores one block. It carries the bundle's files themselves, for a folder of the driver may
+    not be there on another node. A task, not an actor: it shares a task with the read before it,
+    where an actor would hold the last free CPU and wait for that read for ever."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    files: Mapping[str, bytes]
+
+    def _open(self) -> Bundle:
         with tempfile.TemporaryDirectory() as folder:
-            for name, data in files.items():
+            for name, data in self.files.items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            self._bundle = Bundle.open(Path(folder))
+            return Bundle.open(Path(folder))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        inputs = self._bundle.schema.inputs
+        bundle = self._open()
+        inputs = bundle.schema.inputs
         typed = typed_inputs(rows, inputs)
         errors: list[str | None] = [None] * rows.num_rows
         for fault in reversed(typed.faults):  # the first fault of a row is the one that stays
@@ -113,7 +112,7 @@ class _Score:
         good_N = np.array([error is None for error in errors], dtype=bool)
         scores: list[list[float] | None] = [None] * rows.num_rows
         if good_N.any():
-            scores_NK = self._bundle.predict(typed.table.filter(pa.array(good_N)))
+            scores_NK = bundle.predict(typed.table.filter(pa.array(good_N)))
             for row, score in zip(np.flatnonzero(good_N), scores_NK.tolist(), strict=True):
                 scores[row] = score
         return pa.table(

@@ -150,6 +150,7 @@ def test_a_taken_port_is_named_with_a_way_out(shell: Shell, tmp_path: Path) -> N
     taken = shell.environ["RAYAPP_DASHBOARD_PORT"]
     other = Shell(shell.environ | {"RAYAPP_WORKSPACE": str(tmp_path)}, shell.cwd)
     finished = other.rayapp("up")
+    end_head(other)  # in case the port was not taken after all
     assert finished.returncode == 2
     assert f"port {taken} (the Ray dashboard) is taken by" in finished.stderr
     assert "RAYAPP_DASHBOARD_PORT=" in finished.stderr

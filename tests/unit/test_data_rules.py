@@ -146,9 +146,9 @@ def _ingested(table_plan: TablePlan, num_blocks: int) -> tuple[str, list[dict[st
     checked = [check_slice(table_plan, part) for part in slices]
     shares = decide(contract, checked)
     written = [
-        write_good(table_plan, c.good, share)
+        write_good(table_plan, c.rows, share)
         for c, share in zip(checked, shares, strict=True)
-        if c.good is not None
+        if c.rows is not None
     ]
     bad = [file for file in (*[c.bad for c in checked], *[w.duplicates for w in written]) if file]
     tables = [pq.read_table(f"{table_plan.bad_uri}/{file.path}") for file in bad]

@@ -1,0 +1,35 @@
+"""What flows share: overlays reach the configs that other configs name, and one worker at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from rayapp.config.training import TrainConfig
+from rayapp.errors import Refused
+from rayapp.flows.session import Session, code_digest, open_session
+
+TREES = "configs/training/flight_delay_trees.yaml"
+
+
+def _session(folder: Path, **environ: str) -> Session:
+    return open_session({"RAYAPP_WORKSPACE": str(folder), **environ}, lambda text: None)
+
+
+def test_the_environment_reaches_a_config_that_another_one_names(tmp_path: Path) -> None:
+    assert not _session(tmp_path).load(TrainConfig, TREES).workers.use_gpu
+    gpu = _session(tmp_path, RAYAPP_ENVIRONMENT="gpu")
+    assert gpu.load(TrainConfig, TREES).workers.use_gpu
+
+
+def test_what_one_holds_another_is_refused(tmp_path: Path) -> None:
+    session = _session(tmp_path)
+    with session.exclusive("golden-path-x"):  # noqa: SIM117 - the order is the point
+        with pytest.raises(Refused, match="golden-path-x"), session.exclusive("golden-path-x"):
+            pass
+    with session.exclusive("golden-path-x"):
+        pass
+
+
+def test_a_stage_is_named_by_its_own_code() -> None:
+    assert code_digest(("data",)) != code_digest(("data", "families"))
+    assert code_digest() == code_digest()
