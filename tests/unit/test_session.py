@@ -1,4 +1,4 @@
-"""What flows share: overlays reach the configs that other configs name, and one worker at a time."""
+"""What flows share: overlays reach the configs that others name, and one worker at a time."""
 
 from pathlib import Path
 
