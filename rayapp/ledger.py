@@ -2,9 +2,9 @@
 
 Each event's hash covers its content and the hash before it, so a change, a gap or a stray row
 breaks the chain from there on. A chain cannot notice that its tail is gone; therefore each append
-also leaves an anchor (sequence and hash) outside the database, and `verify` compares the two.
-Somebody who may write to both can still forge a shorter history: export the anchors to a place
-with other owners.
+also leaves an anchor (sequence and hash) in a file outside the database, on the node that appended,
+and `verify` compares the two. Somebody who may write to both can still forge a shorter history:
+export the anchors to a place with other owners.
 
 SQLite (write-ahead log) is the default; any SQLAlchemy URL of PostgreSQL serves several nodes. Both
 serialise appends: SQLite by BEGIN IMMEDIATE, PostgreSQL by a transaction-scoped advisory lock.
@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from rayapp.errors import ChampionMoved, TamperedError, WorkspaceError
 from rayapp.schemas.operations import Event, EventKind, Pointer, Problem
 from rayapp.schemas.record import canonical_json
+from rayapp.storage import Workspace
 
 GENESIS = "0" * 64
 _LOCK_ID = 7_429_561  # any constant: names our advisory lock within the PostgreSQL database
@@ -52,17 +53,25 @@ _pointers = sa.Table(
 
 
 class Ledger:
-    """Opens (and creates) the ledger at a SQLAlchemy URL. actor: who is written into each event."""
+    """Opens (and creates) the ledger at a SQLAlchemy URL. actor: who is written into each event.
 
-    def __init__(self, url: str, actor: str) -> None:
+    anchors: the file with this node's anchors.
+    """
+
+    def __init__(self, url: str, actor: str, anchors: Path) -> None:
         self.url = url
         self.actor = actor
+        self._anchor_path = anchors
         self._is_sqlite = url.startswith("sqlite")
         arguments = {"timeout": 30} if self._is_sqlite else {}
         self._engine = sa.create_engine(url, connect_args=arguments)
         if self._is_sqlite:
             sa.event.listen(self._engine, "connect", _use_wal)
         self._create()
+
+    @classmethod
+    def of(cls, workspace: Workspace, actor: str) -> "Ledger":
+        return cls(workspace.ledger_url, actor, workspace.local / "ledger.anchors")
 
     def append(
         self, kind: EventKind, subject: str, payload: dict[str, Any], key: str = ""
@@ -232,22 +241,13 @@ class Ledger:
         if anchor is not None:
             self._write_anchor(*anchor)
 
-    @property
-    def _anchor_path(self) -> Path | None:
-        """Beside a SQLite file; for a server, the database keeps its own backups and anchors."""
-        database = sa.make_url(self.url).database
-        if not self._is_sqlite or database is None:
-            return None
-        return Path(database).with_suffix(".anchors")
-
     def _write_anchor(self, sequence: int, digest: str) -> None:
-        if self._anchor_path is not None:
-            with self._anchor_path.open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(f"{sequence} {digest}\n")
+        with self._anchor_path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(f"{sequence} {digest}\n")
 
     def _anchors(self) -> list[tuple[int, str]]:
-        if self._anchor_path is None or not self._anchor_path.exists():
+        if not self._anchor_path.exists():
             return []
         lines = self._anchor_path.read_text().splitlines()
         return [(int(s), digest) for s, _, digest in (line.partition(" ") for line in lines)]

@@ -31,7 +31,7 @@ def connect(config: ServingConfig) -> Parts:
     if config.workspace is not None:
         environ["RAYAPP_WORKSPACE"] = config.workspace
     workspace = Workspace.from_environment(environ)
-    ledger = Ledger(workspace.ledger_url, "gateway")
+    ledger = Ledger.of(workspace, "gateway")
     prefix = champion_pointer("")
 
     def read_pointers() -> dict[str, Pointer]:

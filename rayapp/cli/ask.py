@@ -46,7 +46,7 @@ def sample_requests(workspace: Workspace, endpoint: str, num_rows: int) -> list[
 
 def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> tuple[list[dict[str, Any]], str]:
     """Inputs and label of test rows, and the label's name."""
-    ledger = Ledger(workspace.ledger_url, "ask")
+    ledger = Ledger.of(workspace, "ask")
     pointer = ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
         raise UserError(

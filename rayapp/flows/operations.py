@@ -14,14 +14,14 @@ from rayapp.storage import Workspace
 
 def audit_workspace(workspace: Workspace) -> list[Problem]:
     """Everything the ledger names, checked against the bytes that are there."""
-    return audit(Ledger(workspace.ledger_url, "audit"), workspace, recomputed_digest)
+    return audit(Ledger.of(workspace, "audit"), workspace, recomputed_digest)
 
 
 def explain_request(workspace: Workspace, request_id: str) -> Explanation:
-    ledger = Ledger(workspace.ledger_url, "explain")
+    ledger = Ledger.of(workspace, "explain")
     return explain(request_id, lambda r: find_predictions(workspace, r), ledger, workspace)
 
 
 def kpis(workspace: Workspace, now: datetime, window_days: int = 30) -> tuple[Kpi, ...]:
-    events = Ledger(workspace.ledger_url, "kpis").events()
+    events = Ledger.of(workspace, "kpis").events()
     return compute_kpis(events, now, window_days)

@@ -86,7 +86,7 @@ def open_session(environ: Mapping[str, str], say: Callable[[str], None]) -> Sess
     commit_bytes(f"{workspace.artifact('environments', digest)}/lock.txt", lock)
     return Session(
         workspace=workspace,
-        ledger=Ledger(workspace.ledger_url, actor),
+        ledger=Ledger.of(workspace, actor),
         say=say,
         environ=environ,
         code_digest=code_digest(),

@@ -50,7 +50,7 @@ class Walked:
         return sample_requests(self.shell.workspace, ENDPOINT, num_rows)
 
     def ledger(self) -> Ledger:
-        return Ledger(self.shell.workspace.ledger_url, "test")
+        return Ledger.of(self.shell.workspace, "test")
 
 
 @pytest.fixture(scope="module")

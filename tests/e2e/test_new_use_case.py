@@ -1,34 +1,43 @@
 """A domain that the code has never heard of: only a contract and YAML, all three tasks."""
 
 import json
-import os
-import subprocess
-import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
-from use_cases import UseCase, write_use_case
+from shells import PROJECT, Shell
+from use_cases import write_use_case
+
+from rayapp.cli.ask import sample_requests
 
 
-def _golden_path(use_case: UseCase, workspace: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"RAYAPP_WORKSPACE": str(workspace), "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    return subprocess.run(
-        [sys.executable, "-m", "jobs.golden_path", use_case.golden_path],
-        cwd=use_case.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+def _ask(shell: Shell, endpoint: str) -> Any:
+    """One prediction for a row of the release's own test split."""
+    url = f"http://127.0.0.1:{shell.environ['RAYAPP_HTTP_PORT']}/endpoints/{endpoint}/invocations"
+    body = {"dataframe_records": sample_requests(shell.workspace, endpoint, 1)}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        (prediction,) = json.load(response)["predictions"]
+    return prediction
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_golden_path_from_contract_and_yaml_alone(task: str, tmp_path: Path) -> None:
-    use_case = write_use_case(tmp_path / "project", task, ("tabular", "neural"))
-    finished = _golden_path(use_case, tmp_path / "workspace")
+def test_golden_path_from_contract_and_yaml_alone(task: str, shell: Shell, tmp_path: Path) -> None:
+    serving = (PROJECT / "configs/serving/gateway.yaml").read_text()
+    use_case = write_use_case(tmp_path / "project", task, ("tabular", "neural"), serving)
+    user = shell.in_folder(use_case.folder)
+    finished = user.rayapp("submit", use_case.golden_path, "--json", timeout_s=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    figures = json.loads(finished.stdout.splitlines()[-1])
+    figures = json.loads(finished.stdout)["figures"]
     assert figures["is_new"]
     assert set(figures["runs"]) == {f"{use_case.name}_tabular", f"{use_case.name}_neural"}
+    prediction = _ask(shell, use_case.endpoint)
+    if task == "binary":
+        assert 0 <= prediction <= 1
+    elif task == "multiclass":
+        assert sum(prediction) == pytest.approx(1, abs=1e-5)
+        assert len(prediction) == use_case.rows["cultivar"].nunique()
+    else:
+        assert 25 < prediction < 346, "outside of every label of the data"

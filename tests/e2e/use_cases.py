@@ -29,7 +29,10 @@ class UseCase:
     rows: pd.DataFrame
 
 
-def write_use_case(folder: Path, task: str, families: tuple[str, ...]) -> UseCase:
+def write_use_case(
+    folder: Path, task: str, families: tuple[str, ...], serving: str | None = None
+) -> UseCase:
+    """serving: the text of a Serve config file; None ends the golden path with the release."""
     name, frame, label = _data(task)
     frame.insert(0, "sample_id", [f"s{n:04d}" for n in range(len(frame))])
     (folder / "data").mkdir(parents=True)
@@ -50,14 +53,16 @@ def write_use_case(folder: Path, task: str, families: tuple[str, ...]) -> UseCas
             }
         },
     )
-    _dump(
-        folder / f"configs/golden_paths/{name}.yaml",
-        {
-            "snapshot": f"configs/snapshots/{name}.yaml",
-            "releases": [f"configs/releases/{name}_{f}.yaml" for f in families],
-        },
-    )
+    path: dict[str, object] = {
+        "snapshot": f"configs/snapshots/{name}.yaml",
+        "releases": [f"configs/releases/{name}_{f}.yaml" for f in families],
+    }
+    if serving is not None:
+        path["serving"] = "configs/serving/gateway.yaml"
+        (folder / "configs/serving").mkdir()
+        (folder / "configs/serving/gateway.yaml").write_text(serving)
     golden = f"configs/golden_paths/{name}.yaml"
+    _dump(folder / golden, path)
     return UseCase(name, task, folder, golden, name.replace("_", "-"), frame)
 
 

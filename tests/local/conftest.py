@@ -20,6 +20,7 @@ def ray_local() -> Iterator[None]:
             ray.init(
                 address="local",
                 num_cpus=2,
+                num_gpus=1,  # a logical one: what is asked of Ray can be seen without a device
                 include_dashboard=False,
                 log_to_driver=False,
                 _temp_dir=folder,

@@ -43,7 +43,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.workspace = Workspace(str(folder / "workspace"))
         Path(self.workspace.uri).mkdir()
-        self.ledger = Ledger(self.workspace.ledger_url, "test")
+        self.ledger = Ledger.of(self.workspace, "test")
         self.releases = [self._seal(folder / str(seed), seed) for seed in (1, 2)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -151,7 +151,7 @@ def release(folder: Path) -> Released:
     """A promoted release in a fresh workspace below `folder`."""
     workspace = Workspace(str(folder / "workspace"))
     workspace.local.mkdir()
-    ledger = Ledger(workspace.ledger_url, "tester")
+    ledger = Ledger.of(workspace, "tester")
     snapshot = make_snapshot(workspace)
     run = make_run(workspace, snapshot, folder)
     evaluation = make_evaluation(run, AA=0.80, AS=0.61)

@@ -30,7 +30,7 @@ RANK = {
 }
 # ledger and storage stand side by side in the picture, yet neither may need the other's layer peers
 # except downwards; these few edges between equals are allowed and named.
-EQUALS_ALLOWED = {("storage", "ledger")}
+EQUALS_ALLOWED = {("ledger", "storage")}
 
 VENDOR_DOORS = {
     "mlflow": {"register"},

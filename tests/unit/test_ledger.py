@@ -1,6 +1,5 @@
 """The ledger: what happened cannot be changed unnoticed, and a pointer has one winner."""
 
-import multiprocessing
 import sqlite3
 from pathlib import Path
 
@@ -17,8 +16,8 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(url: str) -> Ledger:
-    ledger = Ledger(url, "test")
+def ledger(url: str, tmp_path: Path) -> Ledger:
+    ledger = Ledger(url, "test", tmp_path / "ledger.anchors")
     for number in range(1, 6):
         ledger.append(EventKind.SIGNAL_MEASURED, f"endpoint-{number}", {"value": number})
     return ledger
@@ -65,29 +64,11 @@ def test_a_rewritten_history_differs_from_its_anchors(ledger: Ledger, url: str) 
     anchors = database.with_suffix(".anchors").read_text()
     for path in database.parent.glob("ledger.*"):
         path.unlink()
-    forged = Ledger(url, "forger")
+    forged = Ledger(url, "forger", database.with_suffix(".anchors"))
     for number in range(1, 6):
         forged.append(EventKind.SIGNAL_MEASURED, f"endpoint-{number}", {"value": 0})
     database.with_suffix(".anchors").write_text(anchors)
     assert {p.where for p in forged.verify()} == {f"ledger event {n}" for n in range(1, 6)}
-
-
-def _append_many(url: str, name: str) -> None:
-    ledger = Ledger(url, name)
-    for number in range(25):
-        ledger.append(EventKind.SIGNAL_MEASURED, name, {"value": number})
-
-
-def test_writers_in_several_processes_make_one_chain(url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_append_many, args=(url, f"w{n}")) for n in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    ledger = Ledger(url, "reader")
-    assert len(ledger.events()) == 75
-    assert ledger.verify() == []
 
 
 def test_pointer_moves_only_from_the_expected_revision(ledger: Ledger) -> None:
@@ -120,4 +101,4 @@ def test_latest_finds_by_kind_key_and_subject(ledger: Ledger) -> None:
 
 def test_unreachable_ledger_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="unable to open"):
-        Ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db", "test")
+        Ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db", "test", tmp_path / "anchors")

@@ -50,7 +50,7 @@ def _signed(release_id: str, *verdicts: Verdict) -> SignedManifest:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{tmp_path}/ledger.db", "test")
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db", "test", tmp_path / "ledger.anchors")
 
 
 @pytest.mark.parametrize("bad", [FAILED, UNDECIDED])

@@ -1,0 +1,114 @@
+"""What a job leaves when its driver is killed, and what two jobs that want the same do."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from shells import Shell
+from use_cases import UseCase, write_use_case
+
+from rayapp.cli.head_state import running_head
+from rayapp.ledger import Ledger
+from rayapp.register.registry import open_registry
+from rayapp.schemas.operations import EventKind
+
+NUM_ROUNDS = 4_000
+TRAINING = "configs/training/breast_cancer_tabular.yaml"
+LONG = (f"tabular.num_rounds={NUM_ROUNDS}", "checkpoint_every=50")
+WAIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def use_case(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    return write_use_case(tmp_path_factory.mktemp("use") / "project", "binary", ("tabular",))
+
+
+def _start(shell: Shell, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "rayapp.cli", "submit", *arguments],
+        env=shell.environ,
+        cwd=shell.cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _driver(shell: Shell, module: str) -> psutil.Process:
+    """The process of the job that runs `python -m MODULE` on this shell's head."""
+    head = psutil.Process(running_head(shell.workspace).pid)
+    found = []
+    for process in head.children(recursive=True):
+        try:
+            if process.cmdline()[1:3] == ["-m", module]:
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile
+    (only,) = found
+    return only
+
+
+def _wait_for_checkpoint(shell: Shell) -> str:
+    """Id of the run that has a checkpoint and no result yet."""
+    started = Ledger.of(shell.workspace, "test")
+    deadline_s = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline_s:
+        for event in started.events(EventKind.RUN_STARTED):
+            folder = Path(shell.workspace.train_storage) / event.subject
+            state = folder / "checkpoint_manager_snapshot.json"
+            if event.payload["config"]["name"] == "breast_cancer_tabular" and state.exists():
+                return event.subject
+        time.sleep(0.05)  # another process writes the file
+    raise AssertionError("no checkpoint in time")
+
+
+def test_a_killed_driver_goes_on_when_its_config_is_submitted_again(
+    shell: Shell, use_case: UseCase
+) -> None:
+    user = shell.in_folder(use_case.folder)
+    first = _start(user, TRAINING, *LONG)
+    run_id = _wait_for_checkpoint(shell)
+    _driver(shell, "jobs.train").kill()
+    told, _ = first.communicate(timeout=WAIT_S)
+    assert first.returncode not in (0, 2, 3), told
+
+    again = user.rayapp("submit", TRAINING, *LONG)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"continuing {run_id}" in again.stdout
+    rounds = [
+        int(line.split("round ")[1].split("/")[0])
+        for line in again.stdout.splitlines()
+        if "round " in line
+    ]
+    assert min(rounds) > 50, "started from nothing"
+    assert max(rounds) == NUM_ROUNDS
+    assert json.loads(again.stdout.splitlines()[-1])["run_id"] == run_id
+
+
+def test_of_two_golden_paths_at_once_one_is_refused_and_one_promotes(
+    shell: Shell, use_case: UseCase
+) -> None:
+    user = shell.in_folder(use_case.folder)
+    both = [_start(user, use_case.golden_path) for _ in range(2)]
+    told = [process.communicate(timeout=600)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 3], "\n\n".join(told)
+    refused = next(text for text, p in zip(told, both, strict=True) if p.returncode == 3)
+    assert "is being worked on by" in refused
+    assert "run this again" in refused
+
+    ledger = Ledger.of(shell.workspace, "test")
+    moved = [
+        event
+        for event in ledger.events(EventKind.CHAMPION_MOVED)
+        if event.payload["endpoint"] == use_case.endpoint
+    ]
+    assert len(moved) == 1
+    registry = open_registry(shell.workspace.mlflow_url)
+    version = registry.champion(use_case.endpoint)
+    assert version is not None
+    assert registry.versions(use_case.endpoint) == {version: moved[0].payload["release_id"]}
+    assert shell.rayapp("audit", "verify").returncode == 0
