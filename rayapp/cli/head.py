@@ -41,6 +41,11 @@ HEAD_SETTINGS: dict[str, str] = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PYTHONUNBUFFERED": "1",  # a job's print is seen when it is printed
+    # Ray starts tens of Python processes. Where images forbid bytecode files (and uv makes none),
+    # each would compile Ray, pandas and PyTorch for itself: 2 to 5 CPU-seconds. Empty: allowed.
+    "PYTHONDONTWRITEBYTECODE": "",
+    # A worker's checkpoint waits for the controller's next look at it: 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
 _READY_S = 120.0

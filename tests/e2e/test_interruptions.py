@@ -16,7 +16,7 @@ from rayapp.ledger import Ledger
 from rayapp.register.registry import open_registry
 from rayapp.schemas.operations import EventKind
 
-NUM_ROUNDS = 4_000
+NUM_ROUNDS = 1_500
 TRAINING = "configs/training/breast_cancer_tabular.yaml"
 LONG = (f"tabular.num_rounds={NUM_ROUNDS}", "checkpoint_every=50")
 WAIT_S = 120
