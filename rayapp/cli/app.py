@@ -169,6 +169,7 @@ def submit(
         environ,
         address,
         submitting.show_on("stderr" if json else "stdout"),
+        show_figures=not json,
     )
     if json:
         emit_json(vars(outcome))
@@ -257,7 +258,7 @@ def explain(request_id: str, *, json: Json = False) -> None:
     if json:
         emit_json(explanation.model_dump(mode="json"))
     else:
-        to_caller().print(render_explanation(explanation))
+        to_caller().print(render_explanation(explanation), soft_wrap=False)
 
 
 @app.command
@@ -274,7 +275,7 @@ def kpis(
     if json:
         emit_json([figure.model_dump(mode="json") for figure in figures])
     else:
-        to_caller().print(render_kpis(figures))
+        to_caller().print(render_kpis(figures), soft_wrap=False)
 
 
 @app.command
@@ -293,7 +294,7 @@ def doctor(*, json: Json = False) -> int:
     for f in findings:
         table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.check, f.what, f.advice)
     if not json:
-        to_caller().print(table)
+        to_caller().print(table, soft_wrap=False)
     return 2 if any(finding.state == "problem" for finding in findings) else 0
 
 

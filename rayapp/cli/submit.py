@@ -49,10 +49,12 @@ def submit(
     environ: Mapping[str, str],
     address: str,
     show: Callable[[str], None],
+    show_figures: bool,
 ) -> Outcome:
     """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
 
-    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. Ctrl-C stops the job.
+    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. show_figures: False
+    leaves the job's last line, its figures, to the caller. Ctrl-C stops the job.
     Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
@@ -76,7 +78,7 @@ def submit(
             f"the Jobs API at {address} did not take the job: {error}", "look at it: rayapp doctor"
         ) from error
     try:
-        return _follow(client, job_id, show)
+        return _follow(client, job_id, show, show_figures)
     except OSError as error:
         raise Unavailable(
             f"lost the Jobs API at {address} while job {job_id} ran: {error}",
@@ -98,7 +100,9 @@ def files_that_travel(working_dir: Path) -> dict[str, int]:
     return sizes
 
 
-def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None]) -> Outcome:
+def _follow(
+    client: JobSubmissionClient, job_id: str, show: Callable[[str], None], show_figures: bool
+) -> Outcome:
     lines = _LastLine(show)
     interrupted = False
     try:
@@ -108,13 +112,14 @@ def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None
         show(f"\nstopping job {job_id} …\n")
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
+    figures = lines.end(show_figures)
     info = client.get_job_info(job_id)
     code = info.driver_exit_code
     if interrupted or info.status == JobStatus.STOPPED:
         code = _INTERRUPTED
     elif code is None:
         code = 0 if info.status == JobStatus.SUCCEEDED else 1
-    return Outcome(job_id, info.status.value, code, info.message or "", lines.figures())
+    return Outcome(job_id, info.status.value, code, info.message or "", figures)
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: "_LastLine") -> None:
@@ -139,26 +144,39 @@ def _wait_until_ended(client: JobSubmissionClient, job_id: str) -> None:
 
 
 class _LastLine:
-    """Passes a log on and remembers its end: a job's last line is JSON."""
+    """Passes a log on but for a line of JSON at its end: a job's figures, once nothing follows."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
-        self._end = ""
+        self._held = ""
+        self._at_line_start = True
         self.shown = 0
 
     def add(self, text: str) -> None:
-        if text:
-            self._show(text)
-            self.shown += len(text)
-            self._end = (self._end + text)[-200_000:]
+        self.shown += len(text)
+        for line in text.splitlines(keepends=True):
+            if self._held.endswith("\n"):
+                self._release()
+            if self._held or (self._at_line_start and line.startswith("{")):
+                self._held += line
+            else:
+                self._show(line)
+            self._at_line_start = line.endswith("\n")
 
-    def figures(self) -> dict[str, Any]:
-        """The last line as JSON; empty when the job ended before it printed one."""
+    def end(self, show_figures: bool) -> dict[str, Any]:
+        """The held line as JSON; empty when the job ended before it printed one."""
         try:
-            value = json.loads(self._end.rstrip().rpartition("\n")[2])
+            value = json.loads(self._held)
         except ValueError:
-            return {}
+            value = {}
+        if show_figures or not value:
+            self._release()
         return value if isinstance(value, dict) else {}
+
+    def _release(self) -> None:
+        if self._held:
+            self._show(self._held)
+        self._held = ""
 
 
 def show_on(stream_name: str) -> Callable[[str], None]:

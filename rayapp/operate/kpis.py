@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from rayapp.schemas.operations import Event, EventKind
 from rayapp.schemas.record import Record
@@ -192,12 +194,18 @@ def _scored_in_batch(recent: Sequence[Event]) -> Kpi:
 
 
 def render_kpis(kpis: Sequence[Kpi]) -> Table:
-    """One line per figure for a terminal; a figure without a value shows what it needs."""
-    table = Table("KPI", "Value", "Unit", "Meaning", "Note")
-    table.columns[1].justify = "right"
+    """One entry per figure for a terminal; a figure without a value shows what it needs."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("KPI", no_wrap=True)
+    table.add_column("value", no_wrap=True, justify="right")
+    table.add_column("unit", no_wrap=True)
+    table.add_column("meaning")
     for kpi in kpis:
         value = "-" if kpi.value is None else f"{kpi.value:,.4g}"
-        table.add_row(kpi.name, value, kpi.unit, kpi.definition, kpi.note)
+        meaning = Text(kpi.definition)
+        if kpi.note:
+            meaning.append(f"\n{kpi.note}", style="yellow" if kpi.value is None else "dim")
+        table.add_row(kpi.name, value, kpi.unit, meaning)
     return table
 
 

@@ -310,3 +310,26 @@ def test_summary_of_something_else_is_refused(text: str, tmp_path: Path) -> None
     (tmp_path / "figures.json").write_text(text)
     with pytest.raises(UserError):
         read_figures(str(tmp_path / "figures.json"))
+
+
+@pytest.mark.parametrize("show_figures", [True, False])
+def test_a_jobs_figures_are_its_last_line_of_json(show_figures: bool) -> None:
+    from rayapp.cli.submit import _LastLine
+
+    shown: list[str] = []
+    lines = _LastLine(shown.append)
+    for chunk in ("start\n{not", " json}\nmid", 'dle {"a": 0}\n', '{"run_', 'id": "r1"}\n'):
+        lines.add(chunk)
+    assert lines.end(show_figures) == {"run_id": "r1"}
+    told = 'start\n{not json}\nmiddle {"a": 0}\n'
+    assert "".join(shown) == told + ('{"run_id": "r1"}\n' if show_figures else "")
+
+
+def test_a_job_without_figures_shows_all_it_said() -> None:
+    from rayapp.cli.submit import _LastLine
+
+    shown: list[str] = []
+    lines = _LastLine(shown.append)
+    lines.add("{cut off")
+    assert lines.end(show_figures=False) == {}
+    assert shown == ["{cut off"]
