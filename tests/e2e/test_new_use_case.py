@@ -10,6 +10,9 @@ from shells import PROJECT, Shell
 from use_cases import write_use_case
 
 from rayapp.cli.ask import sample_requests
+from rayapp.ledger import Ledger
+from rayapp.release.promote import champion_pointer
+from rayapp.schemas.operations import EventKind
 
 
 def _ask(shell: Shell, endpoint: str) -> Any:
@@ -41,3 +44,20 @@ def test_golden_path_from_contract_and_yaml_alone(task: str, shell: Shell, tmp_p
         assert len(prediction) == use_case.rows["cultivar"].nunique()
     else:
         assert 25 < prediction < 346, "outside of every label of the data"
+
+
+def test_a_candidate_that_learned_from_shuffled_labels_is_refused(
+    shell: Shell, tmp_path: Path
+) -> None:
+    use_case = write_use_case(tmp_path / "project", "binary", ("tabular",))
+    rows = use_case.rows
+    rows["diagnosis"] = rows["diagnosis"].sample(frac=1, random_state=5).to_numpy()
+    rows.to_csv(use_case.folder / "data" / f"{use_case.name}.csv", index=False)
+    before = Ledger.of(shell.workspace, "test").pointer(champion_pointer(use_case.endpoint))
+    user = shell.in_folder(use_case.folder)
+    finished = user.rayapp("submit", use_case.golden_path, timeout_s=600)
+    assert finished.returncode == 3, finished.stdout + finished.stderr
+    assert "useful is fail: auc" in finished.stdout
+    ledger = Ledger.of(shell.workspace, "test")
+    assert ledger.pointer(champion_pointer(use_case.endpoint)) == before
+    assert ledger.events(EventKind.RELEASE_REFUSED)
