@@ -25,7 +25,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from rayapp.errors import ChampionMoved, TamperedError, WorkspaceError
 from rayapp.schemas.operations import Event, EventKind, Pointer, Problem
 from rayapp.schemas.record import canonical_json
-from rayapp.storage import Workspace
+from rayapp.storage import Workspace, sha256
 
 GENESIS = "0" * 64
 _LOCK_ID = 7_429_561  # any constant: names our advisory lock within the PostgreSQL database
@@ -71,7 +71,7 @@ class Ledger:
 
     @classmethod
     def of(cls, workspace: Workspace, actor: str) -> "Ledger":
-        return cls(workspace.ledger_url, actor, workspace.local / "ledger.anchors")
+        return cls(workspace.ledger_url, actor, anchors_of(workspace))
 
     def append(
         self, kind: EventKind, subject: str, payload: dict[str, Any], key: str = ""
@@ -270,6 +270,16 @@ class Ledger:
         return WorkspaceError(
             f"ledger {shown}: {reason}", "check RAYAPP_WORKSPACE or RAYAPP_LEDGER_URL"
         )
+
+
+def anchors_of(workspace: Workspace) -> Path:
+    """This node's anchors of the workspace's ledger: beside a SQLite file, else in the workspace
+    under the server's name. Another ledger's anchors would make a whole chain look rewritten."""
+    url = sa.make_url(workspace.ledger_url)
+    if url.get_backend_name() == "sqlite" and url.database is not None:
+        return Path(url.database).with_suffix(".anchors")
+    place = canonical_json([url.host, url.port, url.database, dict(url.query)])
+    return workspace.local / f"ledger-{sha256(place)[:12]}.anchors"
 
 
 def _use_wal(connection: Any, _: Any) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from rayapp.errors import ChampionMoved, WorkspaceError
-from rayapp.ledger import Ledger
+from rayapp.ledger import Ledger, anchors_of
 from rayapp.schemas.operations import EventKind
+from rayapp.storage import Workspace
 
 
 @pytest.fixture
@@ -97,6 +98,25 @@ def test_latest_finds_by_kind_key_and_subject(ledger: Ledger) -> None:
     assert found.subject == "run-2"
     assert ledger.latest(EventKind.RUN_FINISHED, key="other") is None
     assert ledger.latest(EventKind.RUN_FINISHED, subject="run-1") is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "is_same"),
+    [
+        ("sqlite:////a/one.db", "sqlite:////b/one.db", False),
+        ("postgresql+psycopg://me:x@db/one", "postgresql+psycopg://me:x@db/two", False),
+        ("postgresql+psycopg://me:x@db/one", "sqlite:////a/one.db", False),
+        ("postgresql+psycopg://me:x@db/one", "postgresql+psycopg://you:y@db/one", True),
+    ],
+)
+def test_each_ledger_has_anchors_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, other: str, is_same: bool
+) -> None:
+    found = []
+    for each in (url, other):
+        monkeypatch.setenv("RAYAPP_LEDGER_URL", each)
+        found.append(anchors_of(Workspace(str(tmp_path))))
+    assert (found[0] == found[1]) == is_same
 
 
 def test_unreachable_ledger_is_one_clear_error(tmp_path: Path) -> None:
