@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from rayapp.cli.terminal import emit_json, to_caller, to_person, waiting
+from rayapp.cli.terminal import emit_json, show_folded, to_caller, to_person, waiting
 from rayapp.errors import RayappError
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def explain(request_id: str, *, json: Json = False) -> None:
     if json:
         emit_json(explanation.model_dump(mode="json"))
     else:
-        to_caller().print(render_explanation(explanation), soft_wrap=False)
+        show_folded(render_explanation(explanation))
 
 
 @app.command
@@ -275,7 +275,7 @@ def kpis(
     if json:
         emit_json([figure.model_dump(mode="json") for figure in figures])
     else:
-        to_caller().print(render_kpis(figures), soft_wrap=False)
+        show_folded(render_kpis(figures))
 
 
 @app.command
@@ -294,7 +294,7 @@ def doctor(*, json: Json = False) -> int:
     for f in findings:
         table.add_row(f"[{colours[f.state]}]{f.state}[/]", f.check, f.what, f.advice)
     if not json:
-        to_caller().print(table, soft_wrap=False)
+        show_folded(table)
     return 2 if any(finding.state == "problem" for finding in findings) else 0
 
 
@@ -330,7 +330,7 @@ def _print_answers(answers: "Sequence[Answer]") -> None:
     for a in answers:
         shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
         table.add_row(*shown, f"{a.latency_ms:.0f}")
-    to_caller().print(table)
+    show_folded(table)
 
 
 def _print_next(commands: Sequence[str]) -> None:

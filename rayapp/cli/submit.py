@@ -112,7 +112,8 @@ def _follow(
         show(f"\nstopping job {job_id} …\n")
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
-    figures = lines.end(show_figures)
+    finally:
+        figures = lines.end(show_figures)  # what is held back is shown even when the API is lost
     info = client.get_job_info(job_id)
     code = info.driver_exit_code
     if interrupted or info.status == JobStatus.STOPPED:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 Say = Callable[[str], None]
 
@@ -20,6 +20,11 @@ def to_person() -> Console:
 def to_caller() -> Console:
     """stdout: the answer itself."""
     return Console(soft_wrap=True, highlight=False)
+
+
+def show_folded(shape: RenderableType) -> None:
+    """A table or tree on stdout: its lines fold at the terminal's width, nothing is cut off."""
+    Console(highlight=False).print(shape)
 
 
 def emit_json(value: Any) -> None:

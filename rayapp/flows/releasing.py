@@ -183,7 +183,9 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:
         session.say(f"release {config.endpoint}: {current[0].target[:12]} is the champion already")
-        _mirror(session, config.endpoint, current[1])  # a job may have died just before this
+        _mirror(
+            session, config.endpoint, current[1]
+        )  # the job that promoted it may have died before it got there
         return Released(current[1], None, is_new=False)
     evaluated = evaluate_stage(session, config, run)
     signed = _seal(session, config, evaluated)

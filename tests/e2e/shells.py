@@ -35,6 +35,17 @@ class Shell:
         assert finished.returncode == 0, finished.stdout + finished.stderr
         return json.loads(finished.stdout)
 
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """A `rayapp` command that goes on beside the test; its stderr comes with its stdout."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "rayapp.cli", *arguments],
+            env=self.environ,
+            cwd=self.cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,

@@ -5,8 +5,6 @@ import os
 import shlex
 import signal
 import stat
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -101,10 +99,7 @@ def test_submit_exits_with_the_jobs_own_code(shell: Shell, project: Path) -> Non
 
 
 def test_interrupting_submit_stops_the_job(shell: Shell, project: Path) -> None:
-    command = [sys.executable, "-m", "rayapp.cli", "submit", "configs/training/probe.yaml"]
-    process = subprocess.Popen(
-        [*command, "seed=1"], env=shell.environ, cwd=project, stdout=subprocess.PIPE, text=True
-    )
+    process = shell.in_folder(project).start("submit", "configs/training/probe.yaml", "seed=1")
     assert process.stdout is not None
     for line in process.stdout:
         if "says hello" in line:

@@ -1,8 +1,6 @@
 """What a job leaves when its driver is killed, and what two jobs that want the same do."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,17 +25,6 @@ def use_case(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     return write_use_case(tmp_path_factory.mktemp("use") / "project", "binary", ("tabular",))
 
 
-def _start(shell: Shell, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "rayapp.cli", "submit", *arguments],
-        env=shell.environ,
-        cwd=shell.cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def _driver(shell: Shell, module: str) -> psutil.Process:
     """The process of the job that runs `python -m MODULE` on this shell's head."""
     head = psutil.Process(running_head(shell.workspace).pid)
@@ -54,10 +41,10 @@ def _driver(shell: Shell, module: str) -> psutil.Process:
 
 def _wait_for_checkpoint(shell: Shell) -> str:
     """Id of the run that has a checkpoint and no result yet."""
-    started = Ledger.of(shell.workspace, "test")
+    ledger = Ledger.of(shell.workspace, "test")
     deadline_s = time.monotonic() + WAIT_S
     while time.monotonic() < deadline_s:
-        for event in started.events(EventKind.RUN_STARTED):
+        for event in ledger.events(EventKind.RUN_STARTED):
             folder = Path(shell.workspace.train_storage) / event.subject
             state = folder / "checkpoint_manager_snapshot.json"
             if event.payload["config"]["name"] == "breast_cancer_tabular" and state.exists():
@@ -70,7 +57,7 @@ def test_a_killed_driver_goes_on_when_its_config_is_submitted_again(
     shell: Shell, use_case: UseCase
 ) -> None:
     user = shell.in_folder(use_case.folder)
-    first = _start(user, TRAINING, *LONG)
+    first = user.start("submit", TRAINING, *LONG)
     run_id = _wait_for_checkpoint(shell)
     _driver(shell, "jobs.train").kill()
     told, _ = first.communicate(timeout=WAIT_S)
@@ -93,7 +80,7 @@ def test_of_two_golden_paths_at_once_one_is_refused_and_one_promotes(
     shell: Shell, use_case: UseCase
 ) -> None:
     user = shell.in_folder(use_case.folder)
-    both = [_start(user, use_case.golden_path) for _ in range(2)]
+    both = [user.start("submit", use_case.golden_path) for _ in range(2)]
     told = [process.communicate(timeout=600)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 3], "\n\n".join(told)
     refused = next(text for text, p in zip(told, both, strict=True) if p.returncode == 3)

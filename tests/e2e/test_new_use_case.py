@@ -1,29 +1,15 @@
 """A domain that the code has never heard of: only a contract and YAML, all three tasks."""
 
 import json
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shells import PROJECT, Shell
 from use_cases import write_use_case
 
-from rayapp.cli.ask import sample_requests
 from rayapp.ledger import Ledger
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import EventKind
-
-
-def _ask(shell: Shell, endpoint: str) -> Any:
-    """One prediction for a row of the release's own test split."""
-    url = f"http://127.0.0.1:{shell.environ['RAYAPP_HTTP_PORT']}/endpoints/{endpoint}/invocations"
-    body = {"dataframe_records": sample_requests(shell.workspace, endpoint, 1)}
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        (prediction,) = json.load(response)["predictions"]
-    return prediction
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
@@ -36,7 +22,8 @@ def test_golden_path_from_contract_and_yaml_alone(task: str, shell: Shell, tmp_p
     figures = json.loads(finished.stdout)["figures"]
     assert figures["is_new"]
     assert set(figures["runs"]) == {f"{use_case.name}_tabular", f"{use_case.name}_neural"}
-    prediction = _ask(shell, use_case.endpoint)
+    (answer,) = shell.rayapp_json("ask", use_case.endpoint, "--rows", "1")
+    prediction = answer["prediction"]
     if task == "binary":
         assert 0 <= prediction <= 1
     elif task == "multiclass":

@@ -89,7 +89,7 @@ def _evaluation(task: Task, has_champion: bool) -> Evaluation:
 
 
 @lru_cache
-def _page(task: Task = "binary", has_champion: bool = True, *values: VerdictValue) -> str:
+def _page(task: Task, has_champion: bool, *values: VerdictValue) -> str:
     schema = BundleSchema(
         name="small",
         family="tabular",
@@ -110,10 +110,8 @@ def _page(task: Task = "binary", has_champion: bool = True, *values: VerdictValu
     )
 
 
-@pytest.mark.parametrize(
-    ("task", "has_champion"),
-    [("binary", True), ("multiclass", True), ("regression", True), ("binary", False)],
-)
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("has_champion", [True, False])
 def test_each_task_has_its_page(task: Task, has_champion: bool) -> None:
     page = _page(task, has_champion, "pass")
     for heading in ("Gates", "Metrics", "Behaviour", "Slices", "The label over time"):
