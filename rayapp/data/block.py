@@ -1,7 +1,10 @@
 """What one task does with one slice of a table: check it, and later write its good rows.
 
-Between the two, `decide` finds what no slice can know alone: duplicates. A slice's good rows travel
-as an Arrow stream, its hashes as bytes, the rest as JSON.
+Between the two, `decide` finds what no slice can know alone: duplicates. A checked slice is one
+block of Ray Data: its rows, and columns beside them for what `decide` asks, so that the rows
+themselves stay where they are until they are written.
+
+Shape suffix: N rows of a slice, the bad ones included.
 """
 
 import json
@@ -15,7 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayapp import errors
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.contract import Contract
 from rayapp.data.delta import DataFile, write_file
@@ -24,19 +26,11 @@ from rayapp.data.parse import Parsed
 from rayapp.data.rules import Fault, any_fault, find_faults, reasons
 from rayapp.data.slices import Slice, read_slice
 from rayapp.data.unique import duplicates, joined
-from rayapp.errors import RayappError
 
 REASONS, SOURCE, RAW = "_reasons", "_source", "_raw"
-KEEP = "_keep"
+_FACTS, _KEEP, _HASH = "rayapp:facts", "rayapp:keep", "rayapp:hash"
+Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
-CHECKED_SCHEMA = pa.schema(
-    [
-        ("part", pa.int64()),
-        ("facts", pa.string()),
-        ("hashes", pa.list_(pa.large_binary())),
-        ("rows", pa.large_binary()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -52,14 +46,15 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Checked:
-    """One slice after its checks. rows: all of them, with KEEP true for the good ones, which are
-    copied only once, when they are written; None where they lie in the object store. hashes: of the
-    good rows, then one for each unique key."""
+    """One slice after its checks. keep_N: true for the good rows, which are copied only once, when
+    they are written. hashes: of whole rows, then one for each unique key. rows: None where they
+    stayed in the object store."""
 
     source: str
     rows: pa.Table | None
-    bad: DataFile | None
+    keep_N: Flags
     hashes: tuple[RowHashes, ...]
+    bad: DataFile | None
     reasons: Mapping[str, int]
 
 
@@ -91,7 +86,7 @@ def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
     is_bad = any_fault(faults, read.parsed.table.num_rows)
     table = read.parsed.table
     keep_N = ~is_bad.to_numpy(zero_copy_only=False)
-    hashes = hash_rows(table, [table.column_names, *contract.unique])
+    hashes = hash_rows(read.parsed.encoded_table(), [table.column_names, *contract.unique])
     at = pc.indices_nonzero(is_bad)
     codes = reasons([(code, bad.take(at)) for code, bad in faults], len(at))
     bad = quarantine_rows(read.parsed.take(at), codes, part.uri, read.misshapen)
@@ -100,43 +95,44 @@ def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
         counts["row:shape"] = len(read.misshapen)
     return Checked(
         source=part.uri,
-        rows=table.append_column(KEEP, pa.array(keep_N)),
+        rows=table,
+        keep_N=keep_N,
+        hashes=tuple(hashes),
         bad=_write_bad(table_plan, bad),
-        hashes=tuple(h.where(keep_N) for h in hashes),
         reasons=counts,
     )
 
 
 def decide(contract: Contract, checked: Sequence[Checked]) -> list[Share]:
     """What each slice may write, now that the keys of all of them are known."""
-    rows = joined([c.hashes[0] for c in checked])
-    stops = np.cumsum([len(c.hashes[0].lanes_N[0]) for c in checked])[:-1]
+    good_at = [np.flatnonzero(c.keep_N) for c in checked]
+    hashes = [[h.where(c.keep_N) for h in c.hashes] for c in checked]
+    rows = joined([own[0] for own in hashes])
+    stops = np.cumsum([len(places) for places in good_at])[:-1]
     moved: list[dict[str, Places]] = [{} for _ in checked]
     kept_N = np.ones(len(rows.lanes_N[0]), dtype=bool)
     for number, key in enumerate(contract.unique, start=1):
-        gives_way_N = duplicates(rows, joined([c.hashes[number] for c in checked]))
+        gives_way_N = duplicates(rows, joined([own[number] for own in hashes]))
         kept_N &= ~gives_way_N
-        for own, flags_N in zip(moved, np.split(gives_way_N, stops), strict=True):
+        for own, places, flags_N in zip(moved, good_at, np.split(gives_way_N, stops), strict=True):
             if flags_N.any():
-                own[f"duplicate:{'+'.join(key)}"] = np.flatnonzero(flags_N)
+                own[f"duplicate:{'+'.join(key)}"] = places[flags_N]
     totals = [
-        c.hashes[0].where(keep_N).total()
-        for c, keep_N in zip(checked, np.split(kept_N, stops), strict=True)
+        own[0].where(keep_N).total()
+        for own, keep_N in zip(hashes, np.split(kept_N, stops), strict=True)
     ]
     return [
         Share(c.source, own, total) for c, own, total in zip(checked, moved, totals, strict=True)
     ]
 
 
-def write_good(table_plan: TablePlan, rows: pa.Table, share: Share) -> Written:
+def write_good(table_plan: TablePlan, rows: pa.Table, keep_N: Flags, share: Share) -> Written:
     """Write a slice's good rows, its duplicates apart."""
-    keep_N = rows.column(KEEP).to_numpy().copy()
-    rows = rows.drop_columns([KEEP])
     moved = None
     if share.duplicates:
-        moved = _write_bad(table_plan, _duplicate_rows(rows, np.flatnonzero(keep_N), share))
-        gone = np.concatenate(list(share.duplicates.values()))
-        keep_N[np.flatnonzero(keep_N)[gone]] = False
+        moved = _write_bad(table_plan, _duplicate_rows(rows, share))
+        keep_N = keep_N.copy()
+        keep_N[np.concatenate(list(share.duplicates.values()))] = False
     good = rows if keep_N.all() else rows.filter(pa.array(keep_N))
     return Written(
         good=write_file(table_plan.good_uri, good, share.total) if len(good) else None,
@@ -146,13 +142,13 @@ def write_good(table_plan: TablePlan, rows: pa.Table, share: Share) -> Written:
     )
 
 
-def _duplicate_rows(rows: pa.Table, good_at: Places, share: Share) -> pa.Table:
-    """Quarantine rows of a slice's duplicates. good_at: where in `rows` its good rows are."""
+def _duplicate_rows(rows: pa.Table, share: Share) -> pa.Table:
+    """Quarantine rows of a slice's duplicates."""
     places = np.unique(np.concatenate(list(share.duplicates.values())))
     faults: list[Fault] = [
         (code, pa.array(np.isin(places, own))) for code, own in share.duplicates.items()
     ]
-    taken = Parsed(rows.take(pa.array(good_at[places])), {})
+    taken = Parsed(rows.take(pa.array(places)), {})
     return quarantine_rows(taken, reasons(faults, len(places)), share.source)
 
 
@@ -193,57 +189,56 @@ def _newest(table: pa.Table, contract: Contract) -> datetime | None:
     return newest
 
 
-def checked_row(table_plan: TablePlan, row: dict[str, Any]) -> dict[str, Any]:
-    part = row.pop("part")
-    try:
-        checked = check_slice(table_plan, Slice(**{**row, "header": tuple(row["header"])}))
-    except RayappError as error:  # Ray Data keeps only an exception's text: ours travel as values
-        failed = {"error": type(error).__name__, "args": list(error.args)}
-        return {"part": part, "facts": json.dumps(failed), "hashes": [], "rows": b""}
-    bad = checked.bad.dump() if checked.bad else None
-    facts = {"source": checked.source, "bad": bad, "reasons": dict(checked.reasons)}
-    sink = pa.BufferOutputStream()
-    if checked.rows is not None:
-        with pa.ipc.new_stream(sink, checked.rows.schema) as stream:
-            stream.write_table(checked.rows)
-    return {
-        "part": part,
-        "facts": json.dumps(facts),
-        "hashes": [lane_N.tobytes() for h in checked.hashes for lane_N in h.lanes_N],
-        "rows": sink.getvalue().to_pybytes(),
+def slice_row(part: int, piece: Slice) -> dict[str, Any]:
+    return {"part": part, **vars(piece), "header": list(piece.header)}
+
+
+def check_block(table_plan: TablePlan, row: Mapping[str, Any]) -> pa.Table:
+    """`check_slice` of one slice, as one block. row: `slice_row`'s. A slice without rows gets one
+    of nulls that is not kept, since a block without rows could tell nothing."""
+    part = Slice(**{k: v for k, v in row.items() if k != "part"} | {"header": tuple(row["header"])})
+    checked = check_slice(table_plan, part)
+    assert checked.rows is not None
+    rows, keep_N = checked.rows, checked.keep_N
+    lanes = {
+        f"{_HASH}{key}.{lane}": lane_N
+        for key, hashes in enumerate(checked.hashes)
+        for lane, lane_N in enumerate(hashes.lanes_N)
     }
+    if not len(rows):
+        rows, keep_N = _one_null_row(rows.schema), np.zeros(1, dtype=bool)
+        lanes = {name: np.zeros(1, np.uint64) for name in lanes}
+    facts = {
+        "part": row["part"],
+        "source": checked.source,
+        "bad": checked.bad.dump() if checked.bad else None,
+        "reasons": dict(checked.reasons),
+    }
+    told = pa.concat_arrays([pa.array([json.dumps(facts)]), pa.nulls(len(rows) - 1, pa.string())])
+    beside = {_FACTS: told, _KEEP: keep_N, **lanes}
+    return pa.table({name: rows.column(name) for name in rows.column_names} | beside)
 
 
-def parse_checked(row: Mapping[str, Any]) -> Checked:
-    facts = json.loads(row["facts"])
-    if "error" in facts:
-        kind: type[RayappError] = getattr(errors, facts["error"])
-        raise kind(*facts["args"])
-    lanes = [np.frombuffer(raw, np.uint64) for raw in row["hashes"]]
-    return Checked(
+def _one_null_row(schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
+
+
+def parse_checked(block: pa.Table) -> tuple[int, Checked]:
+    """The slice's part, and what was found in it; its rows stay in the block."""
+    facts = json.loads(block.column(_FACTS)[0].as_py())
+    lanes = [block.column(n).to_numpy() for n in block.column_names if n.startswith(_HASH)]
+    checked = Checked(
         source=facts["source"],
         rows=None,
-        bad=DataFile.parse(facts["bad"]) if facts["bad"] else None,
+        keep_N=block.column(_KEEP).to_numpy(),
         hashes=tuple(RowHashes((a, b)) for a, b in zip(lanes[::2], lanes[1::2], strict=True)),
+        bad=DataFile.parse(facts["bad"]) if facts["bad"] else None,
         reasons=facts["reasons"],
     )
+    return facts["part"], checked
 
 
-def dump_written(written: Written) -> str:
-    facts = {
-        "good": written.good.dump() if written.good else None,
-        "duplicates": written.duplicates.dump() if written.duplicates else None,
-        "watermark": written.watermark.isoformat() if written.watermark else None,
-        "reasons": dict(written.reasons),
-    }
-    return json.dumps(facts)
-
-
-def parse_written(text: str) -> Written:
-    facts = json.loads(text)
-    return Written(
-        good=DataFile.parse(facts["good"]) if facts["good"] else None,
-        duplicates=DataFile.parse(facts["duplicates"]) if facts["duplicates"] else None,
-        watermark=datetime.fromisoformat(facts["watermark"]) if facts["watermark"] else None,
-        reasons=facts["reasons"],
-    )
+def write_block(table_plan: TablePlan, block: pa.Table, share: Share) -> Written:
+    """`write_good` of a checked block."""
+    rows = block.select([column.name for column in table_plan.contract.columns])
+    return write_good(table_plan, rows, block.column(_KEEP).to_numpy(), share)

@@ -173,6 +173,8 @@ class _Reader:
                 options["pattern"] = (rule.arguments or {})["pattern"]
         if not options:
             return None
+        if prop.logicalType != "string":
+            raise self._error(prop.name or "", f"a pattern is for string, not {prop.logicalType}")
         return TextRule(options.get("pattern"), options.get("minLength"), options.get("maxLength"))
 
     def _known_at(self, prop: SchemaProperty) -> KnownAt:

@@ -56,7 +56,8 @@ class RowHashes:
 def hash_rows(table: pa.Table, column_sets: Sequence[Sequence[str]]) -> list[RowHashes]:
     """One hash per row for each set of columns; values are prepared once and shared by the sets.
 
-    Equal values hash equally whatever their chunking; a null differs from every value.
+    Equal values hash equally whatever their chunking, text also as places in a dictionary of text;
+    a null differs from every value.
     """
     names = sorted({name for names in column_sets for name in names})
     columns = {name: _prepared(table.column(name)) for name in names}
@@ -146,8 +147,10 @@ def _prepared(column: pa.ChunkedArray) -> _Prepared:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_null(array.type):
         return _Prepared(np.zeros(len(array), np.uint64), np.ones(len(array), dtype=bool))
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if pa.types.is_dictionary(array.type):
         return _prepared_text(array)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return _prepared_text(array.dictionary_encode())
     is_null_N = pc.is_null(array).to_numpy(zero_copy_only=False) if array.null_count else None
     return _Prepared(_bits(array), is_null_N)
 
@@ -165,9 +168,8 @@ def _bits(array: pa.Array) -> Words:
     return whole
 
 
-def _prepared_text(array: pa.Array) -> _Prepared:
+def _prepared_text(encoded: pa.DictionaryArray) -> _Prepared:
     """SipHash with two keys, over the distinct values only."""
-    encoded = array.dictionary_encode()
     texts = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
     place_N = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
     first, second = (

@@ -1,32 +1,34 @@
 """One table: raw files → contract → good rows to a Delta table, bad rows to its quarantine.
 
-Two steps of Ray Data over the slices of the raw files. The first reads a slice, checks it in one
-pass, writes its bad rows, and keeps its good rows in the object store beside their hashes. What no
-slice can know alone, duplicates, is decided here from the hashes. The second writes each slice's
-good rows, less the duplicates. Files count only once both tables are committed.
+Ray Data reads each slice of the raw files, checks it in one pass, writes its bad rows, and leaves
+its rows in the object store beside their hashes. What no slice can know alone, duplicates, is
+decided here from the hashes. Then one task a slice writes its good rows, less the duplicates. Files
+count only once both tables are committed.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import ray.data
+from ray import ObjectRef
+from ray.exceptions import RayTaskError
 
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.block import (
-    CHECKED_SCHEMA,
     RAW,
     REASONS,
     SOURCE,
     Checked,
+    Share,
     TablePlan,
     Written,
-    checked_row,
+    check_block,
     decide,
-    dump_written,
     parse_checked,
-    parse_written,
-    write_good,
+    slice_row,
+    write_block,
 )
 from rayapp.data.contract import Contract
 from rayapp.data.delta import DataFile, commit
@@ -37,6 +39,8 @@ from rayapp.schemas.data import TableVersion
 from rayapp.transforms import arrow_type
 
 log = logging.getLogger("rayapp.data.ingest")
+
+T = TypeVar("T")
 
 
 def ingest(
@@ -66,35 +70,49 @@ def ingest(
 
 def _run(table_plan: TablePlan, slices: Sequence[Slice]) -> tuple[list[Checked], list[Written]]:
     def check(rows: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist(
-            [checked_row(table_plan, row) for row in rows.to_pylist()], CHECKED_SCHEMA
-        )
+        (row,) = rows.to_pylist()  # from_items below makes a block of each
+        return check_block(table_plan, row)
 
-    rows = [
-        {"part": n, "uri": s.uri, "header": list(s.header), "start": s.start, "stop": s.stop}
-        | {"text": s.text}
-        for n, s in enumerate(slices)
-    ]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.target_max_block_size = None  # a slice stays one block, whatever its size
+    context.raise_original_map_exception = True  # else our own errors arrive nameless
     with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        kept = dataset.map_batches(check, batch_format="pyarrow", batch_size=None).materialize()
-        found = kept.select_columns(["part", "facts", "hashes"]).take_all()
-        checked = [parse_checked(row) for row in sorted(found, key=lambda row: row["part"])]
-        shares = decide(table_plan.contract, checked)
+        items = [slice_row(n, piece) for n, piece in enumerate(slices)]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        kept = dataset.map_batches(check, batch_format="pyarrow", batch_size=None)
+        blocks = kept.materialize().to_arrow_refs()
+    # A plain task a block from here on: planning two more datasets would cost more than they do.
+    told = _results([_told.remote(block) for block in blocks])
+    in_order = sorted(zip(told, blocks, strict=True), key=lambda pair: pair[0][0])
+    checked = [found for (_, found), _ in in_order]
+    shares = decide(table_plan.contract, checked)
+    shared_plan = ray.put(table_plan)
+    written = [
+        _write.remote(shared_plan, block, share)
+        for (_, block), share in zip(in_order, shares, strict=True)
+    ]
+    return checked, _results(written)
 
-        def write(rows: pa.Table) -> pa.Table:
-            streams = [pa.ipc.open_stream(raw.as_buffer()) for raw in rows.column("rows")]
-            written = [
-                write_good(table_plan, stream.read_all(), shares[part])
-                for part, stream in zip(rows.column("part").to_pylist(), streams, strict=True)
-            ]
-            return pa.table({"facts": [dump_written(w) for w in written]})
 
-        done = kept.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
-    return checked, [parse_written(row["facts"]) for row in done]
+@ray.remote
+def _told(block: pa.Table) -> tuple[int, Checked]:
+    return parse_checked(block)
+
+
+@ray.remote
+def _write(table_plan: TablePlan, block: pa.Table, share: Share) -> Written:
+    return write_block(table_plan, block, share)
+
+
+def _results(refs: Sequence[ObjectRef[T]]) -> list[T]:
+    try:
+        return ray.get(list(refs))
+    except (
+        RayTaskError
+    ) as error:  # our own errors arrive as themselves, not as a worker's traceback
+        raise error.cause from error
 
 
 def _commit(

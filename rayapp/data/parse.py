@@ -8,7 +8,7 @@ timestamp in ISO 8601, UTC where no zone is given; text as it is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,10 +25,12 @@ _LARGEST_WHOLE = 2.0**53
 @dataclass(frozen=True)
 class Parsed:
     """table: the contract's columns with their types. unreadable: for each column that has any, the
-    text of the cells that could not be read, null elsewhere."""
+    text of the cells that could not be read, null elsewhere. encoded: the columns of text again,
+    as places in a dictionary of their distinct texts."""
 
     table: pa.Table
     unreadable: Mapping[str, pa.Array]
+    encoded: Mapping[str, pa.DictionaryArray] = field(default_factory=dict)
 
     def as_text(self, name: str) -> pa.Array:
         """A column as text: the value in its one spelling, or the raw text where there is none."""
@@ -37,22 +39,49 @@ class Parsed:
             values = pc.coalesce(values, self.unreadable[name])
         return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
+    def encoded_table(self) -> pa.Table:
+        """The table with its text as places in dictionaries."""
+        names = self.table.column_names
+        return pa.table({n: self.encoded.get(n, self.table.column(n)) for n in names})
+
     def take(self, indices: pa.Array) -> "Parsed":
         taken = {name: texts.take(indices) for name, texts in self.unreadable.items()}
-        return Parsed(self.table.take(indices), taken)
+        encoded = {name: texts.take(indices) for name, texts in self.encoded.items()}
+        return Parsed(self.table.take(indices), taken, encoded)
 
 
 def typed(table: pa.Table, columns: Sequence[Column]) -> Parsed:
     """The contract's columns of a table, converted to their types."""
-    arrays, unreadable = [], {}
+    arrays, unreadable, encoded = [], {}, {}
     for column in columns:
         raw = table.column(column.name).combine_chunks()
+        if column.type == "string":
+            texts = encoded[column.name] = _encoded(raw)
+            arrays.append(raw if raw.type == pa.string() else texts.dictionary_decode())
+            continue
         values, bad = _convert(raw, column.type)
         arrays.append(values)
         if bad is not None:
             unreadable[column.name] = bad
     schema = pa.schema([(c.name, arrow_type(c.type)) for c in columns])
-    return Parsed(pa.table(arrays, schema=schema), unreadable)
+    return Parsed(pa.table(arrays, schema=schema), unreadable, encoded)
+
+
+def _encoded(raw: pa.Array) -> pa.DictionaryArray:
+    """As text, each distinct one once, and nulls among the places only."""
+    if _is_encoded_text(raw):
+        return raw
+    if pa.types.is_dictionary(raw.type):
+        raw = raw.dictionary_decode()
+    return pc.cast(raw, pa.string()).dictionary_encode()
+
+
+def _is_encoded_text(raw: pa.Array) -> bool:
+    return (
+        pa.types.is_dictionary(raw.type)
+        and pa.types.is_string(raw.type.value_type)
+        and not raw.dictionary.null_count
+    )
 
 
 def _convert(raw: pa.Array, kind: ColumnType) -> tuple[pa.Array, pa.Array | None]:
@@ -60,18 +89,23 @@ def _convert(raw: pa.Array, kind: ColumnType) -> tuple[pa.Array, pa.Array | None
     wanted = arrow_type(kind)
     if raw.type == wanted:
         return _without_nan(raw), None
+    if _is_encoded_text(raw):
+        return _from_encoded(raw, kind)
     if pa.types.is_dictionary(raw.type):
         raw = raw.dictionary_decode()
     direct = _cast(raw, wanted) if _means_the_same(raw.type, kind) else None
     if direct is not None:
         return _without_nan(direct), None
     raw = pc.cast(raw, pa.string())
-    if kind == "string":
-        return raw, None
     whole = _cast(raw, wanted) if kind != "boolean" else None  # the rule; what follows is rare
     if whole is not None:
         return _without_nan(whole), None
-    encoded = raw.dictionary_encode()
+    return _from_encoded(raw.dictionary_encode(), kind)
+
+
+def _from_encoded(
+    encoded: pa.DictionaryArray, kind: ColumnType
+) -> tuple[pa.Array, pa.Array | None]:
     texts = pc.ascii_trim_whitespace(encoded.dictionary)
     distinct = _from_text(texts, kind)
     is_bad = pc.is_null(distinct)
@@ -131,7 +165,6 @@ def _means_the_same(found: pa.DataType, kind: ColumnType) -> bool:
     """Whether a cast keeps the meaning; an integer, for one, is not a point in time."""
     is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
     meanings: dict[ColumnType, bool] = {
-        "string": True,
         "integer": is_number,
         "number": is_number or pa.types.is_decimal(found),
         "boolean": False,

@@ -43,10 +43,15 @@ def find_faults(
     spoilt: dict[str, pa.Array] = {}
     for column in contract.columns:
         values = parsed.table.column(column.name).combine_chunks()
+        encoded = parsed.encoded.get(column.name)
         found = _column_faults(column, values, parsed.unreadable.get(column.name))
-        found += _text_faults(column.name, values, contract.text_rules.get(column.name))
+        if column.allowed is not None:
+            known = _is_one_of(values, encoded, pa.array(column.allowed))
+            found.append((f"enum:{column.name}", _present_not(values, known)))
+        if encoded is not None:
+            found += _text_faults(column.name, encoded, contract.text_rules.get(column.name))
         if column.name in references:
-            known = pc.is_in(values, value_set=references[column.name].cast(values.type))
+            known = _is_one_of(values, encoded, references[column.name])
             found.append((f"reference:{column.name}", _present_not(values, known)))
         _add(faults, spoilt, column.name, found)
     for rule in contract.rules:
@@ -98,10 +103,17 @@ def _column_faults(column: Column, values: pa.Array, unreadable: pa.Array | None
         found.append((f"null:{column.name}", pc.is_null(values)))
     if column.type in ("integer", "number"):
         found += _range_faults(column, values)
-    if column.allowed is not None:
-        known = pc.is_in(pc.cast(values, pa.string()), value_set=pa.array(column.allowed))
-        found.append((f"enum:{column.name}", _present_not(values, known)))
     return found
+
+
+def _is_one_of(values: pa.Array, encoded: pa.DictionaryArray | None, known: pa.Array) -> pa.Array:
+    """Looks at each distinct text once."""
+    if encoded is not None:
+        known = known.cast(pa.string())
+        return pc.is_in(encoded.dictionary, value_set=known).take(encoded.indices)
+    if pa.types.is_string(known.type):
+        values = pc.cast(values, pa.string())
+    return pc.is_in(values, value_set=known.cast(values.type))
 
 
 def _range_faults(column: Column, values: pa.Array) -> list[Fault]:
@@ -121,21 +133,20 @@ def _range_faults(column: Column, values: pa.Array) -> list[Fault]:
     return [(f"range:{column.name}", pc.fill_null(pc.or_(bad, pc.is_inf(numbers)), False))]
 
 
-def _text_faults(name: str, values: pa.Array, rule: TextRule | None) -> list[Fault]:
+def _text_faults(name: str, encoded: pa.DictionaryArray, rule: TextRule | None) -> list[Fault]:
     """Looks at each distinct text once."""
     if rule is None:
         return []
     found: list[Fault] = []
-    encoded = values.dictionary_encode()
     texts = encoded.dictionary
     if rule.pattern is not None:
         fits = pc.match_substring_regex(texts, f"^(?:{rule.pattern})$")
-        found.append((f"pattern:{name}", _present_not(values, fits.take(encoded.indices))))
+        found.append((f"pattern:{name}", _present_not(encoded, fits.take(encoded.indices))))
     if rule.min_length is not None or rule.max_length is not None:
         length = pc.utf8_length(texts)
         highest = rule.max_length if rule.max_length is not None else 2**31 - 1
         fits = pc.and_(
             pc.greater_equal(length, rule.min_length or 0), pc.less_equal(length, highest)
         )
-        found.append((f"length:{name}", _present_not(values, fits.take(encoded.indices))))
+        found.append((f"length:{name}", _present_not(encoded, fits.take(encoded.indices))))
     return found

@@ -189,8 +189,9 @@ def _range(part: Slice) -> bytes:
 
 def _read_csv(text: bytes, part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:
     """As text first: reading and casting takes as long as reading with types, and one bad cell
-    does not stop it."""
-    types = {c.name: pa.string() for c in columns}
+    does not stop it. Text that stays text is read as places in a dictionary of distinct ones."""
+    encoded = pa.dictionary(pa.int32(), pa.string())
+    types = {c.name: encoded if c.type == "string" else pa.string() for c in columns}
     if not text or text.isspace():
         return Read(typed(pa.schema(types.items()).empty_table(), columns), ())
     misshapen: list[str] = []

@@ -82,6 +82,12 @@ def test_comments_do_not_change_the_digest(tmp_path: Path) -> None:
         ("type: custom", "type: weird", "weird"),
         ("minimum: 0,", "multipleOf: 2,", "multipleOf is not enforced"),
         ("metric: invalidValues", "metric: rowCount", "rowCount"),
+        (
+            "minimum: 0, maximum: 1000}",
+            "minimum: 0}\n        quality: [{metric: invalidValues, "
+            "arguments: {pattern: '[0-9]+'}, mustBe: 0}]",
+            "a pattern is for string, not number",
+        ),
         ("mustBe: 0", "mustBeLessThan: 3", "mustBe: 0"),
         ("value: outcome", "value: later", "'later'"),
         ("not is_null(email)", "not is_null(emial)", "emial"),

@@ -108,6 +108,19 @@ def test_typed_columns_pass_as_they_are(contract: Contract) -> None:
     assert check(table, contract, PLACES).to_pylist() == [None, "range:size"]
 
 
+def test_text_in_a_dictionary_is_text(contract: Contract) -> None:
+    columns = {"id": ["1", "2"], "name": ["a", "A"], "size": ["1", "2"], "kind": ["a", "c"]}
+    columns |= {"place": ["X", "Z"], "at": ["2013-01-01", "2013-01-02"]}
+    plain = pa.table({name: pa.array(texts, pa.string()) for name, texts in columns.items()})
+    encoded = pa.table({n: plain.column(n).dictionary_encode() for n in plain.column_names})
+    codes = check(plain, contract, PLACES).to_pylist()
+    assert codes == [None, "pattern:name;enum:kind;reference:place"]
+    assert check(encoded, contract, PLACES).to_pylist() == codes
+    assert digest_of(plain) == table_digest(
+        plain.schema, len(plain), hash_rows(encoded, [encoded.column_names])[0].total()
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "texts", "values"),
     [
@@ -146,7 +159,7 @@ def _ingested(table_plan: TablePlan, num_blocks: int) -> tuple[str, list[dict[st
     checked = [check_slice(table_plan, part) for part in slices]
     shares = decide(contract, checked)
     written = [
-        write_good(table_plan, c.rows, share)
+        write_good(table_plan, c.rows, c.keep_N, share)
         for c, share in zip(checked, shares, strict=True)
         if c.rows is not None
     ]
