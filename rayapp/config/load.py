@@ -33,7 +33,7 @@ class Config(BaseModel):
 ConfigT = typing.TypeVar("ConfigT", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """SafeLoader that refuses duplicate keys; the stock one silently keeps the last."""
 
 
@@ -98,19 +98,37 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 ({error.reason})", "save it as UTF-8") from None
+    loader = _Loader(text)
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        node = loader.get_single_node()
+        lines = dict(_key_lines(node, ()))
+        data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}", "mend the syntax") from None
-    if not isinstance(data, dict) or node is None:
+        raise ConfigError(f"{path}: not valid YAML, {_place(error, text)}", "mend it") from None
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
         raise ConfigError(
             f"{path}: must hold a mapping, found {type(data).__name__}", "see configs/"
         )
-    return data, dict(_key_lines(node, ()))
+    return data, lines
 
 
-def _key_lines(node: yaml.Node, at: Location) -> list[tuple[Location, int]]:
+def _place(error: yaml.YAMLError, text: str) -> str:
+    """What is wrong and where, with the line itself and a mark below the column."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)  # a character that may not stand in a file at all
+    mark = error.problem_mark
+    told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if error.context and error.context_mark:
+        told += f" ({error.context} that starts on line {error.context_mark.line + 1})"
+    lines = text.splitlines()
+    if mark.line < len(lines):
+        told += f"\n    {lines[mark.line]}\n    {' ' * mark.column}^"
+    return told
+
+
+def _key_lines(node: yaml.Node | None, at: Location) -> list[tuple[Location, int]]:
     found: list[tuple[Location, int]] = []
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -135,7 +153,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not of the form key=value", "example: seed=7")
     try:
-        parsed: Any = yaml.safe_load(value)
+        parsed: Any = yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(
             f"override {text!r}: not valid YAML: {error}", "quote the value"
