@@ -27,9 +27,9 @@ from rayapp.evaluate.curves import (
 )
 from rayapp.evaluate.estimates import Influences, differences, estimates
 from rayapp.evaluate.metrics import Statistics
-from rayapp.evaluate.scoring import PackedBundle, Score, Scored, score_rows, slice_expressions
+from rayapp.evaluate.scoring import Score, Scored, score_rows, slice_expressions
 from rayapp.evaluate.statistics import Bools, GroupSums
-from rayapp.families.bundle import Bundle
+from rayapp.families.bundle import Bundle, PackedBundle
 from rayapp.families.parcel import pack, unpack
 from rayapp.schemas.data import Task
 from rayapp.schemas.model import BundleSchema

@@ -1,15 +1,8 @@
-"""Candidate and champion over the same rows: from a view's raw rows to labels, scores and slices.
-
-A bundle travels to the workers as bytes, not as a path, so that a worker on another node can open
-it; each worker process opens it once.
-"""
+"""Candidate and champion over the same raw rows of a view: to labels, scores and slices."""
 
 import difflib
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,44 +11,14 @@ from ray.data import Dataset
 
 from rayapp.errors import ConfigError, DataError
 from rayapp.evaluate.statistics import Floats
-from rayapp.families.bundle import Bundle
+from rayapp.families.bundle import Bundle, PackedBundle
 from rayapp.families.encoding import label_numbers
 from rayapp.schemas.model import BundleSchema
-from rayapp.storage import sha256
 from rayapp.transforms import Expression
 
 MISSING = "(missing)"
 _LABEL = "label"
 _SLICE = "slice:"
-
-
-@dataclass(frozen=True)
-class PackedBundle:
-    """A bundle's files as bytes. Equal digests are equal bundles."""
-
-    digest: str
-    files: Mapping[str, bytes] = field(compare=False, repr=False)
-
-    @classmethod
-    def pack(cls, folder: Path) -> "PackedBundle":
-        paths = sorted(p for p in folder.rglob("*") if p.is_file())
-        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
-        names = "\n".join(f"{name} {sha256(data)}" for name, data in files.items())
-        return cls(sha256(names.encode()), files)
-
-    def open(self) -> Bundle:
-        return _opened(self)[0]
-
-
-@lru_cache(maxsize=4)
-def _opened(packed: PackedBundle) -> tuple[Bundle, tempfile.TemporaryDirectory[str]]:
-    """The folder lives as long as the bundle, which may read its files late."""
-    folder = tempfile.TemporaryDirectory(prefix="bundle-")
-    for name, data in packed.files.items():
-        path = Path(folder.name) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return Bundle.open(Path(folder.name)), folder
 
 
 def slice_expressions(slices: Sequence[str | Mapping[str, str]]) -> dict[str, Expression]:

@@ -121,7 +121,8 @@ class Family(Protocol):
         ...
 
     def load(self, folder: Path, num_threads: int = 1) -> Model:
-        """Read what `save` wrote. Never executes anything from the folder (no pickle)."""
+        """Read all of what `save` wrote: the folder may go afterwards. Never executes anything from
+        it (no pickle)."""
         ...
 
 

@@ -5,8 +5,10 @@ profile.json   Profile: what the training rows looked like
 model/         the family's own files; nothing in them is executed
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from rayapp.families.base import Floats, Model, family
 from rayapp.families.encoding import encode, inputs_of
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature, Feature
+from rayapp.storage import sha256
 
 SCHEMA_FILE = "schema.json"
 PROFILE_FILE = "profile.json"
@@ -53,7 +56,8 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path, num_threads: int = 1) -> "Bundle":
-        """Raises DataError where the folder is no bundle. Its digest is the caller's to check."""
+        """The folder may go afterwards. Raises DataError where it is no bundle; its digest is the
+        caller's to check."""
         try:
             schema = BundleSchema.parse((folder / SCHEMA_FILE).read_bytes())
             profile = Profile.parse((folder / PROFILE_FILE).read_bytes())
@@ -72,3 +76,33 @@ class Bundle:
         Raises DataError for a column that is missing or of a wrong type.
         """
         return self._model.predict(encode(self.schema.features, table))
+
+
+@dataclass(frozen=True)
+class PackedBundle:
+    """A bundle that travels to workers as bytes: a path of the driver says nothing on another node.
+    Equal digests are equal bundles."""
+
+    digest: str
+    files: Mapping[str, bytes] = field(compare=False, repr=False)
+
+    @classmethod
+    def pack(cls, folder: Path) -> "PackedBundle":
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+        names = "\n".join(f"{name} {sha256(data)}" for name, data in files.items())
+        return cls(sha256(names.encode()), files)
+
+    def open(self) -> Bundle:
+        """Each process opens a bundle once, however many blocks it scores."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=4)
+def _opened(packed: PackedBundle) -> Bundle:
+    with tempfile.TemporaryDirectory(prefix="rayapp-bundle-") as folder:
+        for name, data in packed.files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return Bundle.open(Path(folder))

@@ -2,8 +2,7 @@
 
 import hashlib
 import logging
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from ray.data import Dataset
 
 from rayapp.errors import DataError, WorkspaceError
-from rayapp.families.bundle import SCHEMA_FILE, Bundle
+from rayapp.families.bundle import SCHEMA_FILE, PackedBundle
 from rayapp.families.inputs import typed_inputs
 from rayapp.schemas.data import ROW_ID_COLUMN
 from rayapp.schemas.model import BundleSchema
@@ -68,13 +67,8 @@ def score_batch(
             f"scoring by {schema.name}: no column {min(needed - set(have))!r}, columns are {have}",
             "score a snapshot whose view has the bundle's inputs",
         )
-    files = {
-        path.relative_to(bundle_folder).as_posix(): path.read_bytes()
-        for path in sorted(bundle_folder.rglob("*"))
-        if path.is_file()
-    }
     scored = dataset.select_columns([name for name in names if name in have]).map_batches(
-        _Score(files), batch_format="pyarrow", batch_size=None
+        _Score(PackedBundle.pack(bundle_folder)), batch_format="pyarrow", batch_size=None
     )
     blocks = list(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
     rows = pa.concat_tables(blocks) if blocks else None
@@ -88,22 +82,13 @@ def score_batch(
 
 @dataclass(frozen=True)
 class _Score:
-    """Scores one block. It carries the bundle's files themselves, for a folder of the driver may
-    not be there on another node. A task, not an actor: it shares a task with the read before it,
-    where an actor would hold the last free CPU and wait for that read for ever."""
+    """Scores one block. A task, not an actor: it shares a task with the read before it, where an
+    actor would hold the last free CPU and wait for that read for ever."""
 
-    files: Mapping[str, bytes]
-
-    def _open(self) -> Bundle:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, data in self.files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-            return Bundle.open(Path(folder))
+    packed: PackedBundle
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        bundle = self._open()
+        bundle = self.packed.open()
         inputs = bundle.schema.inputs
         typed = typed_inputs(rows, inputs)
         errors: list[str | None] = [None] * rows.num_rows

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -46,14 +46,13 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """One release, ready to answer. _folder keeps the bundle's files while it lives."""
+    """One release, ready to answer."""
 
     endpoint: str
     release_id: str
     manifest: Manifest
     bundle: Predictor
     batcher: Batcher
-    _folder: "tempfile.TemporaryDirectory[str] | None" = field(default=None, repr=False)
 
     @property
     def schema(self) -> BundleSchema:
@@ -133,21 +132,16 @@ class ChampionFollower:
         )
 
     def _load(self, endpoint: str, release_id: str) -> Loaded:
-        folder = tempfile.TemporaryDirectory(prefix="rayapp-release-")
-        try:
-            manifest = self._fetch_release(release_id, Path(folder.name)).manifest
+        with tempfile.TemporaryDirectory(prefix="rayapp-release-") as folder:
+            manifest = self._fetch_release(release_id, Path(folder)).manifest
             if manifest.endpoint != endpoint:
                 raise TamperedError(
                     f"it was sealed for endpoint {manifest.endpoint!r}, not {endpoint!r}",
                     "move the pointer back to a release of this endpoint",
                 )
-            bundle = Bundle.open(Path(folder.name))
-            prove(bundle)
-        except BaseException:
-            folder.cleanup()
-            raise
-        batcher = self._make_batcher(endpoint, bundle)
-        return Loaded(endpoint, release_id, manifest, bundle, batcher, folder)
+            bundle = Bundle.open(Path(folder))
+        prove(bundle)
+        return Loaded(endpoint, release_id, manifest, bundle, self._make_batcher(endpoint, bundle))
 
     def _note(self, key: str, problem: str, error: Exception) -> None:
         if self.problems.get(key) != problem:  # a poll repeats itself, the log need not

@@ -110,16 +110,3 @@ def test_an_unreachable_ledger_stops_nothing(case: Case, monkeypatch: pytest.Mon
     assert "database is locked" in case.follower.problems[LEDGER]
     case.follower.refresh()
     assert case.follower.problems == {}
-
-
-def test_the_files_of_a_release_go_with_it(case: Case) -> None:
-    case.promote("r1")
-    case.follower.refresh()
-    held = case.follower.current[ENDPOINT]._folder
-    assert held is not None
-    folder = Path(held.name)
-    assert folder.exists()
-    del held
-    case.promote("r2")
-    case.follower.refresh()
-    assert not folder.exists()
