@@ -57,6 +57,5 @@ def _run(flow: str, config: Config) -> dict[str, Any]:
         os.environ,
         lambda text: console.print(f"{time.monotonic() - began_s:6.1f}s  {text}"),
     )
-    session_module.connect(os.environ)
-    figures: dict[str, Any] = run(session, config)
+    figures: dict[str, Any] = run(session_module.connect(session), config)
     return figures

@@ -33,7 +33,7 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         session.say(f"[4/5] release   {runs[chosen].run_id} has the best tune-split metric")
         released = release_stage(session, releases[chosen], runs[chosen])
         session.say(f"[5/5] serve     {config.serving or 'nothing to deploy'}")
-        urls = deploy(config.serving, session.environ, session.say) if config.serving else {}
+        urls = _deployed(session, config.serving) if config.serving else {}
     return {
         "endpoint": endpoint,
         "release_id": released.signed.release_id,
@@ -43,6 +43,10 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         **_test_metrics(released),
         **urls,
     }
+
+
+def _deployed(session: Session, serving: str) -> dict[str, str]:
+    return deploy(serving, session.dashboard_url, session.environ, session.say)
 
 
 def _one_endpoint(releases: list[ReleaseConfig]) -> str:

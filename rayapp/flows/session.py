@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ _FLOOR = ("schemas", "storage.py", "transforms.py")
 
 @dataclass(frozen=True)
 class Session:
-    """say: shows one line to whoever watches the job. environ: the job's environment."""
+    """say: shows one line to whoever watches the job. environ: the job's environment.
+    dashboard_url: the cluster's, once connected to one that has a dashboard."""
 
     workspace: Workspace
     ledger: Ledger
@@ -43,6 +44,7 @@ class Session:
     environ: Mapping[str, str]
     code_digest: str
     environment_digest: str
+    dashboard_url: str | None = None
 
     def key(self, stage: str, *inputs: Any) -> str:
         """Names a piece of work by everything that decides its result, its own code included: a
@@ -113,21 +115,23 @@ def environment_lock() -> bytes:
     return "".join(f"{name}=={version}\n" for name, version in sorted(pairs)).encode()
 
 
-def connect(environ: Mapping[str, str]) -> None:
+def connect(session: Session) -> Session:
     """Join the cluster that this job was submitted to; outside a job, start one of our own.
 
     A bare ray.init() would join whatever cluster it finds on the machine. Workers are told the
     address too: Ray Train asks for its cluster from within them, and would find others. What
     workers print stays in their logs (the dashboard shows them); the terminal belongs to `say`.
     """
-    address = environ.get("RAY_ADDRESS") or "local"
+    address = session.environ.get("RAY_ADDRESS") or "local"
     variables = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     if address != "local":
         variables["RAY_ADDRESS"] = address
     speak_only_of_trouble()
-    ray.init(
+    context = ray.init(
         address=address,
         log_to_driver=False,
         logging_level=logging.WARNING,
         runtime_env={"env_vars": variables},
     )
+    host = context.dashboard_url
+    return replace(session, dashboard_url=f"http://{host}" if host else None)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import serve
-from ray._private.worker import get_dashboard_url  # the job's own cluster; no public way to ask
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.schema import ServeDeploySchema
 
@@ -16,9 +15,13 @@ _WAIT_S = 180
 
 
 def deploy(
-    config_path: str, environ: Mapping[str, str], say: Callable[[str], None]
+    config_path: str,
+    dashboard_url: str | None,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Send the Serve config file and wait until every application runs. Returns URLs.
+    """Send the Serve config file to the cluster behind the dashboard and wait until every
+    application runs. Returns URLs.
 
     The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
     their nodes. Raises ConfigError, or Unavailable when they do not come up.
@@ -27,12 +30,16 @@ def deploy(
     http = config.setdefault("http_options", {})
     http["port"] = int(environ.get("RAYAPP_HTTP_PORT") or http.get("port", 8000))
     _check(config, config_path)
-    dashboard = f"http://{get_dashboard_url()}"  # type: ignore[no-untyped-call]
-    ServeSubmissionClient(dashboard).deploy_applications(config)
+    if dashboard_url is None:
+        raise Unavailable(
+            "this cluster has no dashboard, through which Ray Serve takes its config",
+            "start it with one (`rayapp up` does), or leave `serving` out of the golden path",
+        )
+    ServeSubmissionClient(dashboard_url).deploy_applications(config)
     names = [application["name"] for application in config["applications"]]
     _wait_until_running(names, say)
     base = f"http://127.0.0.1:{http['port']}"
-    return {"endpoint_url": base, "dashboard_url": dashboard}
+    return {"endpoint_url": base, "dashboard_url": dashboard_url}
 
 
 def _check(config: dict[str, Any], path: str) -> None:
