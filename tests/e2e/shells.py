@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class Shell:
         return json.loads(finished.stdout)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """A `rayapp` command that goes on beside the test; its stderr comes with its stdout."""
+        """A `rayapp` command that goes on beside the test; its stderr comes with its stdout. It can
+        be interrupted even where the tests themselves run behind a shell's `&`, which ignores
+        SIGINT for all that follows."""
         return subprocess.Popen(
             [sys.executable, "-m", "rayapp.cli", *arguments],
             env=self.environ,
@@ -44,6 +47,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *command: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

@@ -1,35 +1,12 @@
 """One Ray cluster inside this process for the whole tier: starting one takes longer than a test."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import pytest
-import ray
-
-ATTEMPTS = 3
-"""Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
+from local_cluster import local_cluster
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """address="local" always: a plain ray.init() joins whatever cluster it finds running."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # socket paths may have 107 bytes at most
-    for attempt in range(ATTEMPTS):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=2,
-                num_gpus=1,  # a logical one: what is asked of Ray can be seen without a device
-                include_dashboard=False,
-                log_to_driver=False,
-                _temp_dir=folder,
-            )
-            break
-        except Exception as error:  # Ray raises a bare Exception for this one
-            if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
-                raise
-            ray.shutdown()
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with local_cluster():
+        yield

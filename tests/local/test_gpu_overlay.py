@@ -1,13 +1,18 @@
 """The GPU overlay: the same YAML asks Ray for GPU workers, and Ray is seen to hold the GPU.
 
-The cluster's GPU is a logical one, so only the trees run on it here: XGBoost falls back to the CPU
-by itself, while PyTorch asks for nccl, which refuses a machine without CUDA.
+The cluster's GPU is a logical one, so what runs on it here is what can: XGBoost falls back to the
+CPU by itself, and PyTorch gets as far as nccl, which refuses a machine without CUDA.
 """
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import ray
+import torch
+from local_cluster import local_cluster
+from ray.train import TrainingFailedError
 from ray.util import placement_group_table
 from test_train import run
 
@@ -45,3 +50,17 @@ def test_trees_hold_the_gpu_while_they_train(tmp_path: Path) -> None:
     held = [bundle.get("GPU") for group in made for bundle in group["bundles"].values()]
     assert held == [1.0]
     assert ray.available_resources()["GPU"] == 1.0, "given back"
+
+
+def _refusal_on_a_gpu_worker(folder: Path) -> str:
+    with local_cluster(), pytest.raises(TrainingFailedError) as refused:
+        run(_load("neural", "gpu"), folder, "r1", "bundle", 2_000)
+    return str(refused.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA, tests/gpu trains for real")
+def test_the_network_asks_for_nccl_on_a_gpu_worker(tmp_path: Path) -> None:
+    """On a cluster of its own: a worker group that failed to start keeps its CPU while its error
+    lives, and would starve the next test."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        assert "nccl" in child.submit(_refusal_on_a_gpu_worker, tmp_path).result().lower()

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray.data
+from toy_snapshot import toy_snapshot
 
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
-from rayapp.schemas.data import Column, Snapshot, TableVersion
+from rayapp.schemas.data import Column
 from rayapp.schemas.model import Feature
 from rayapp.tune.sweep import SweepResult, sweep
 
@@ -40,28 +41,6 @@ def run(folder: Path, **changes: Any) -> tuple[SweepResult, list[str]]:
     x_N = generator.normal(size=12_000)
     late_N = (generator.random(12_000) < 1 / (1 + np.exp(-3 * np.sin(3 * x_N)))).astype(int)
     table = pa.table({"x": x_N, "late": late_N})
-    view = TableVersion(
-        name="views/toy",
-        uri="unused",
-        version=0,
-        digest="0",
-        num_rows=0,
-        num_quarantined=0,
-        columns=COLUMNS,
-        watermark=None,
-        contract=None,
-    )
-    snapshot = Snapshot(
-        name="toy",
-        task="binary",
-        tables=(),
-        view=view,
-        label="late",
-        classes=("no", "yes"),
-        time_column=None,
-        splits=(),
-        config_digest="0",
-    )
     base: dict[str, Any] = {
         "training": "unused",
         "space": {"max_depth": {"kind": "integer", "low": 1, "high": 8}},
@@ -73,7 +52,7 @@ def run(folder: Path, **changes: Any) -> tuple[SweepResult, list[str]]:
     result = sweep(
         config=SweepConfig.model_validate(base | changes),
         training=TRAINING,
-        snapshot=snapshot,
+        snapshot=toy_snapshot(COLUMNS, "late"),
         features=[Feature(name="x", expression="x")],
         train=ray.data.from_arrow(table.slice(0, 9_000)),
         tune=ray.data.from_arrow(table.slice(9_000)),

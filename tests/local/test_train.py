@@ -14,6 +14,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray.data
+from toy_snapshot import toy_snapshot
 
 from rayapp.config.training import (
     NeuralConfig,
@@ -24,7 +25,7 @@ from rayapp.config.training import (
 from rayapp.families.base import Batch, Compute, Problem, Progress, family
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import Encode
-from rayapp.schemas.data import Column, Snapshot, TableVersion
+from rayapp.schemas.data import Column
 from rayapp.schemas.model import Feature
 from rayapp.train.fit import FitResult, fit
 
@@ -54,31 +55,6 @@ COLUMNS = (
     *(Column(name=f"other{i}", type="number") for i in range(8)),
     Column(name="label", type="integer", known_at="outcome"),
 )
-
-
-def snapshot() -> Snapshot:
-    view = TableVersion(
-        name="views/toy",
-        uri="unused",
-        version=0,
-        digest="0",
-        num_rows=0,
-        num_quarantined=0,
-        columns=COLUMNS,
-        watermark=None,
-        contract=None,
-    )
-    return Snapshot(
-        name="toy",
-        task="binary",
-        tables=(),
-        view=view,
-        label="label",
-        classes=("no", "yes"),
-        time_column=None,
-        splits=(),
-        config_digest="0",
-    )
 
 
 @dataclass
@@ -122,7 +98,7 @@ def run(
     table = rows(num_rows + 5_000)
     result = fit(
         config=chosen,
-        snapshot=snapshot(),
+        snapshot=toy_snapshot(COLUMNS, "label"),
         features=FEATURES,
         train=ray.data.from_arrow(table.slice(0, num_rows)),
         tune=ray.data.from_arrow(table.slice(num_rows)),
