@@ -15,7 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from rayapp.errors import TamperedError, WorkspaceError
-from rayapp.schemas.model import FileDigest
+from rayapp.schemas.model import BundleRef, FileDigest
 from rayapp.schemas.record import canonical_json
 
 
@@ -40,13 +40,6 @@ def read_bytes(uri: str) -> bytes:
 def exists(uri: str) -> bool:
     filesystem, path = _resolve(uri)
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
-
-
-def list_folders(uri: str) -> tuple[str, ...]:
-    """Names of the folders right below `uri`, sorted; none where there is nothing."""
-    filesystem, path = _resolve(uri)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return tuple(sorted(f.base_name for f in found if f.type == fs.FileType.Directory))
 
 
 def commit_bytes(uri: str, data: bytes) -> None:
@@ -128,6 +121,16 @@ def fetch_folder(uri: str, files: Sequence[FileDigest], local: Path) -> None:
         target = local / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+
+
+def fetch_bundle(ref: BundleRef, local: Path) -> None:
+    """`fetch_folder` of a bundle, once its list of files is the one that its digest is over."""
+    if folder_digest(ref.files) != ref.digest:
+        raise TamperedError(
+            f"{ref.uri}: its list of files does not have the digest {ref.digest[:12]}",
+            "do not use it; release again",
+        )
+    fetch_folder(ref.uri, ref.files, local)
 
 
 def folder_digest(files: Sequence[FileDigest]) -> str:

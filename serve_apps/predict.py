@@ -11,7 +11,6 @@ from pathlib import Path
 from ray.serve import Application
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import TamperedError
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
 from rayapp.register.manifest import read_manifest
@@ -19,7 +18,7 @@ from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import SignedManifest
 from rayapp.serve.replica import Parts, gateway
-from rayapp.storage import Workspace, fetch_folder, folder_digest
+from rayapp.storage import Workspace, fetch_bundle
 
 
 def build(config: ServingConfig) -> Application:
@@ -41,13 +40,7 @@ def connect(config: ServingConfig) -> Parts:
 
     def fetch_release(release_id: str, folder: Path) -> SignedManifest:
         signed = read_manifest(workspace, release_id)
-        bundle = signed.manifest.bundle
-        if folder_digest(bundle.files) != bundle.digest:
-            raise TamperedError(
-                f"the bundle's file list does not have the digest {bundle.digest[:12]}",
-                "do not use it; release again",
-            )
-        fetch_folder(bundle.uri, bundle.files, folder)
+        fetch_bundle(signed.manifest.bundle, folder)
         return signed
 
     return Parts(read_pointers, fetch_release, NodeLog(workspace))

@@ -16,7 +16,6 @@ from rayapp.data.delta import (
     DataFile,
     commit,
     read_version,
-    recomputed_digest,
     write_file,
 )
 from rayapp.data.digest import hash_rows
@@ -88,11 +87,6 @@ def source_digest(config: SnapshotConfig) -> str:
         for name, table in config.tables.items()
     }
     return sha256(canonical_json(parts))
-
-
-def table_digest(version: TableVersion) -> str:
-    """The digest of what is stored now. Raises TamperedError that names a changed file."""
-    return recomputed_digest(version)
 
 
 def _config_digest(config: SnapshotConfig) -> str:

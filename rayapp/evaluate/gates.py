@@ -90,11 +90,6 @@ def decide(evaluation: Evaluation, policy: PolicyConfig) -> tuple[Verdict, ...]:
     )
 
 
-def is_accepted(verdicts: Sequence[Verdict]) -> bool:
-    """True when there is a verdict and every one is a pass."""
-    return bool(verdicts) and all(v.value == "pass" for v in verdicts)
-
-
 def _decide(name: str, gate: Gate, evaluation: Evaluation, confidence: float) -> Verdict:
     if isinstance(gate, FloorGate):
         return _decide_limit(name, gate, evaluation.overall, confidence)

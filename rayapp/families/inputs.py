@@ -1,6 +1,7 @@
 """The one check of raw rows against a bundle's inputs: in the endpoint and in batch scoring.
 
-    values ─▶ to_arrow ─▶ typed columns ─▶ first_problem (one request) or row_reasons (many rows)
+    one request   to_arrow ─▶ first_problem      the first value that is wrong refuses it all
+    many rows     typed_inputs                   every value that is wrong, by row
 
 Types never change silently: 5.0 is an integer, 1.7 is not; "5" is not a number; true is not 1. NaN
 means missing, because neither pandas nor a binary tensor has another way to say it; infinity is
@@ -165,22 +166,6 @@ def _fault(raw: pa.Array, row: int, column: Column, kind: FaultKind, limit: str)
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def row_reasons(table: pa.Table, inputs: Sequence[Column]) -> pa.Array:
-    """Per row, why it cannot be scored ("range:distance;null:origin"), or null for a good row.
-
-    table: at least the input columns, typed.
-    """
-    codes = []
-    for column in inputs:
-        values = table.column(column.name).combine_chunks()
-        for kind, bad, _ in _broken(values, column):
-            codes.append(pc.if_else(bad, f";{kind}:{column.name}", ""))
-    if not codes:
-        return pa.nulls(table.num_rows, pa.string())
-    joined = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*codes, ""), 1)
-    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
 
 
 def _broken(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.Array, str]]:

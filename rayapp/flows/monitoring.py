@@ -9,11 +9,10 @@ import pyarrow as pa
 
 from rayapp.config.operations import MonitorConfig
 from rayapp.data.read import sample_view
-from rayapp.errors import UserError
 from rayapp.evaluate.estimates import measure
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import label_numbers
-from rayapp.flows.releasing import champion
+from rayapp.flows.releasing import release_of
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
 from rayapp.observe.drift import Drift, drift
@@ -28,7 +27,7 @@ from rayapp.observe.quality import join_outcomes
 from rayapp.schemas.data import ROW_ID_COLUMN, Snapshot
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.release import SignedManifest
-from rayapp.storage import fetch_folder
+from rayapp.storage import fetch_bundle
 from rayapp.transforms import feature_table
 
 CONFIDENCE = 0.95
@@ -39,13 +38,7 @@ def monitor(session: Session, config: MonitorConfig) -> dict[str, Any]:
 
     Fewer joined rows than config.min_rows give "insufficient data" instead of a number.
     """
-    current = champion(session, config.endpoint)
-    if current is None:
-        raise UserError(
-            f"endpoint {config.endpoint!r} has no champion",
-            "release one first: rayapp submit configs/golden_paths/…",
-        )
-    signed = current[1]
+    signed = release_of(session, config.endpoint)
     predictions = _predictions(session, config, signed)
     figures: dict[str, Any] = {
         "endpoint": config.endpoint,
@@ -125,8 +118,7 @@ def _outcomes(session: Session, config: MonitorConfig) -> pa.Table | None:
 
 
 def _open(signed: SignedManifest, folder: Path) -> Bundle:
-    bundle = signed.manifest.bundle
-    fetch_folder(bundle.uri, bundle.files, folder)
+    fetch_bundle(signed.manifest.bundle, folder)
     return Bundle.open(folder)
 
 

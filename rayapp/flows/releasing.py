@@ -8,6 +8,7 @@ from pathlib import Path
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.training import TrainConfig
 from rayapp.data.read import label_shares, read_view, sample_view
+from rayapp.errors import GateRefused, TamperedError, UserError
 from rayapp.evaluate.compute import evaluate
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
@@ -25,7 +26,7 @@ from rayapp.schemas.model import Run
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.record import canonical_json
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
-from rayapp.storage import commit_bytes, fetch_folder, read_bytes, sha256
+from rayapp.storage import commit_bytes, fetch_bundle, read_bytes, sha256
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,37 @@ def champion(session: Session, endpoint: str) -> tuple[Pointer, SignedManifest] 
     pointer = session.ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
         return None
-    return pointer, read_manifest(session.workspace, pointer.target)
+    signed = read_manifest(session.workspace, pointer.target)
+    if signed.manifest.endpoint != endpoint:
+        raise TamperedError(
+            f"{endpoint!r} points at release {signed.release_id[:12]}, which was sealed for "
+            f"{signed.manifest.endpoint!r}",
+            "move the pointer back to a release of this endpoint",
+        )
+    return pointer, signed
+
+
+def release_of(session: Session, endpoint: str, release_id: str | None = None) -> SignedManifest:
+    """The endpoint's champion, or one release of its own that passed its gates, champion or not.
+
+    Raises UserError for an endpoint without a champion, and for a release that is not its own.
+    """
+    if release_id is None:
+        current = champion(session, endpoint)
+        if current is None:
+            raise UserError(
+                f"endpoint {endpoint!r} has no champion",
+                "release one: rayapp submit configs/golden_paths/…",
+            )
+        return current[1]
+    sealed = session.ledger.latest(EventKind.RELEASE_SEALED, subject=release_id)
+    if sealed is None or sealed.payload["endpoint"] != endpoint:
+        found = "is not known" if sealed is None else f"is of {sealed.payload['endpoint']!r}"
+        raise UserError(
+            f"release {release_id[:12]} {found}, wanted is one of {endpoint!r} that passed",
+            "take a release id that `release` or `golden_path` printed for this endpoint",
+        )
+    return read_manifest(session.workspace, release_id)
 
 
 def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluated:
@@ -116,12 +147,11 @@ def _evaluate(
 ) -> Evaluation:
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "candidate"
-        fetch_folder(run.bundle.uri, run.bundle.files, candidate)
+        fetch_bundle(run.bundle, candidate)
         opponent = None
         if current is not None:
             opponent = Path(folder) / "champion"
-            bundle = current[1].manifest.bundle
-            fetch_folder(bundle.uri, bundle.files, opponent)
+            fetch_bundle(current[1].manifest.bundle, opponent)
         return evaluate(
             dataset=read_view(snapshot, "test"),
             candidate=candidate,
@@ -183,15 +213,14 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:
         session.say(f"release {config.endpoint}: {current[0].target[:12]} is the champion already")
-        _mirror(
-            session, config.endpoint, current[1]
-        )  # the job that promoted it may have died before it got there
+        # the job that promoted it may have died before it got to the registry
+        _mirror(session, config.endpoint, current[1])
         return Released(current[1], None, is_new=False)
     evaluated = evaluate_stage(session, config, run)
     signed = _seal(session, config, evaluated)
     try:
-        refuse_unless_passed(signed.release_id, evaluated.verdicts)
-    except Exception:
+        refuse_unless_passed(f"release {signed.release_id[:12]}", evaluated.verdicts)
+    except GateRefused:
         _record(session, EventKind.RELEASE_REFUSED, signed, evaluated)
         raise
     _record(session, EventKind.RELEASE_SEALED, signed, evaluated)
@@ -271,5 +300,8 @@ def _mirror(session: Session, endpoint: str, signed: SignedManifest) -> None:
 def snapshot_of(session: Session, run: Run) -> Snapshot:
     event = session.ledger.latest(EventKind.SNAPSHOT_BUILT, subject=run.snapshot_id)
     if event is None:
-        raise LookupError(f"run {run.run_id} names snapshot {run.snapshot_id}, not in the ledger")
+        raise TamperedError(
+            f"run {run.run_id} names snapshot {run.snapshot_id[:12]}, which the ledger has not",
+            "`rayapp audit verify` tells whether events are missing",
+        )
     return Snapshot.model_validate(event.payload["snapshot"])

@@ -6,24 +6,20 @@ from typing import Any
 
 from rayapp.config.operations import ScoreConfig
 from rayapp.data.read import read_view
-from rayapp.errors import UserError
-from rayapp.flows.releasing import champion
+from rayapp.flows.releasing import release_of
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
-from rayapp.register.manifest import read_manifest
 from rayapp.schemas.operations import EventKind
-from rayapp.schemas.release import SignedManifest
 from rayapp.score.batch import score_batch
-from rayapp.storage import fetch_folder
+from rayapp.storage import fetch_bundle
 
 
 def score_rows(session: Session, config: ScoreConfig) -> dict[str, Any]:
-    signed = _release_of(session, config.endpoint, config.release_id)
+    signed = release_of(session, config.endpoint, config.release_id)
     snapshot = newest_snapshot(session, config.snapshot)
     dataset = read_view(snapshot, config.split, since=config.since, until=config.until)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = signed.manifest.bundle
-        fetch_folder(bundle.uri, bundle.files, Path(folder))
+        fetch_bundle(signed.manifest.bundle, Path(folder))
         result = score_batch(
             dataset, Path(folder), signed.release_id, session.workspace.table(config.output_table)
         )
@@ -37,14 +33,3 @@ def score_rows(session: Session, config: ScoreConfig) -> dict[str, Any]:
     session.ledger.append(EventKind.BATCH_SCORED, config.endpoint, figures)
     session.say(f"score {config.endpoint}: {result.num_rows:,} rows by {signed.release_id[:12]}")
     return figures
-
-
-def _release_of(session: Session, endpoint: str, release_id: str | None) -> SignedManifest:
-    if release_id is not None:
-        return read_manifest(session.workspace, release_id)
-    current = champion(session, endpoint)
-    if current is None:
-        raise UserError(
-            f"endpoint {endpoint!r} has no champion", "release one: python -m jobs.release …"
-        )
-    return current[1]

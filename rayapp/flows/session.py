@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,15 @@ STAGE_ROOMS = {
 }
 """The rooms whose code decides a stage's result, besides the floor that all stand on."""
 _FLOOR = ("schemas", "storage.py", "transforms.py")
+_MODEL_LIBRARIES = ("numpy", "pyarrow", "torch", "xgboost", "xgboost-cpu")
+STAGE_LIBRARIES = {
+    "snapshot": ("deltalake", "numpy", "pandas", "pyarrow"),
+    "tune": (*_MODEL_LIBRARIES, "optuna"),
+    "train": _MODEL_LIBRARIES,
+    "evaluate": (*_MODEL_LIBRARIES, "scipy"),
+}
+"""The libraries that compute a stage's result: with another version of one of them the stage runs
+again. Any other package may come and go."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,10 @@ class Session:
     dashboard_url: str | None = None
 
     def key(self, stage: str, *inputs: Any) -> str:
-        """Names a piece of work by everything that decides its result, its own code included: a
-        change to the gateway trains nothing again."""
-        return sha256(canonical_json([stage, code_digest(STAGE_ROOMS[stage]), *inputs]))
+        """Names a piece of work by everything that decides its result, its own code and libraries
+        included: a change to the gateway trains nothing again."""
+        code, libraries = code_digest(STAGE_ROOMS[stage]), installed(STAGE_LIBRARIES[stage])
+        return sha256(canonical_json([stage, code, libraries, *inputs]))
 
     def load(self, cls: type[ConfigT], path: str) -> ConfigT:
         """A config that another one names, under the same environment overlay as that one."""
@@ -111,8 +121,17 @@ def code_digest(rooms: Sequence[str] | None = None) -> str:
 
 def environment_lock() -> bytes:
     """`name==version` of every installed distribution, one a line, sorted."""
-    pairs = {(d.metadata["Name"].lower(), d.version) for d in metadata.distributions()}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(pairs)).encode()
+    names = {d.metadata["Name"].lower() for d in metadata.distributions()}
+    return "".join(f"{line}\n" for line in installed(sorted(names))).encode()
+
+
+def installed(names: Sequence[str]) -> list[str]:
+    """`name==version` of those that are installed."""
+    found = []
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name}=={metadata.version(name)}")
+    return found
 
 
 def connect(session: Session) -> Session:

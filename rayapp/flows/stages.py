@@ -42,7 +42,9 @@ def train(session: Session, config: TrainConfig) -> dict[str, Any]:
 def tune(session: Session, config: SweepConfig) -> dict[str, Any]:
     tuned = tune_stage(session, config)
     return {
-        "best_settings": tuned.config.family_config.model_dump(mode="json"),
+        "training": config.training,
+        "family": tuned.config.family,
+        "best_settings": tuned.settings,
         "metric": tuned.metric,
         "num_trials": tuned.num_trials,
         "used_s": tuned.used_s,
@@ -52,7 +54,7 @@ def tune(session: Session, config: SweepConfig) -> dict[str, Any]:
 def evaluate(session: Session, config: ReleaseConfig) -> dict[str, Any]:
     """Raises GateRefused after the report is stored, when a gate does not pass."""
     evaluated = evaluate_stage(session, config, newest_run(session, config.training))
-    refuse_unless_passed(evaluated.run.run_id, evaluated.verdicts)
+    refuse_unless_passed(f"run {evaluated.run.run_id}", evaluated.verdicts)
     return _evaluation_figures(evaluated)
 
 

@@ -16,7 +16,6 @@ from rayapp.data.leakage import (
 )
 from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
-from rayapp.errors import DataError
 from rayapp.families.bundle import Bundle
 from rayapp.flows.session import Session, environment_lock
 from rayapp.register.tracking import open_tracker
@@ -33,6 +32,7 @@ class Tuned:
     """A training config with the settings a sweep found, and what the sweep cost."""
 
     config: TrainConfig
+    settings: Mapping[str, Any]
     metric: float
     num_trials: int
     used_s: float
@@ -202,8 +202,6 @@ def tune_stage(session: Session, config: SweepConfig) -> Tuned:
                 tracker=tracker,
                 on_progress=session.say,
             )
-        if not found.trials:
-            raise DataError(f"{name}: no trial finished", "raise budget_s in the sweep config")
         payload = {
             "best_settings": found.best_settings,
             "metric": found.best_metric,
@@ -224,6 +222,7 @@ def _tuned(training: TrainConfig, payload: Mapping[str, Any]) -> Tuned:
     data = training.model_dump() | {training.family: settings}
     return Tuned(
         config=TrainConfig.model_validate(data),
+        settings=payload["best_settings"],
         metric=payload["metric"],
         num_trials=payload["num_trials"],
         used_s=payload["used_s"],

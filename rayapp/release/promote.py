@@ -11,14 +11,14 @@ def champion_pointer(endpoint: str) -> str:
     return f"champion/{endpoint}"
 
 
-def refuse_unless_passed(release_id: str, verdicts: tuple[Verdict, ...]) -> None:
-    """Raises GateRefused that names each gate that did not pass, and why."""
+def refuse_unless_passed(subject: str, verdicts: tuple[Verdict, ...]) -> None:
+    """Raises GateRefused that names each gate that did not pass, and why. subject: who is judged,
+    for the message."""
     stopped = [v for v in verdicts if v.value != "pass"]
     if not verdicts or stopped:
         reasons = "; ".join(f"{v.gate} is {v.value}: {v.reason}" for v in stopped) or "no gate ran"
         raise GateRefused(
-            f"release {release_id[:12]} is refused by {len(stopped)} of {len(verdicts)} gate(s): "
-            f"{reasons}",
+            f"{subject} is refused by {len(stopped)} of {len(verdicts)} gate(s): {reasons}",
             "read the evaluation report; improve the candidate, or collect the rows that an "
             "inconclusive gate asks for",
         )
@@ -30,7 +30,7 @@ def promote(ledger: Ledger, signed: SignedManifest, expected_revision: int) -> P
     expected_revision: the pointer's revision when the candidate was compared with the champion.
     Raises GateRefused, or ChampionMoved when another release was promoted meanwhile.
     """
-    refuse_unless_passed(signed.release_id, signed.manifest.verdicts)
+    refuse_unless_passed(f"release {signed.release_id[:12]}", signed.manifest.verdicts)
     endpoint = signed.manifest.endpoint
     name = champion_pointer(endpoint)
     before = ledger.pointer(name)

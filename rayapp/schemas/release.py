@@ -116,7 +116,6 @@ class Manifest(Record):
     card_digest: str
     card_uri: str
     mlflow_run_id: str
-    mlflow_version: str | None = None
 
 
 class SignedManifest(Record):

@@ -9,9 +9,10 @@ import pytest
 from deltalake import DeltaTable
 
 from rayapp.config.snapshot import SnapshotConfig
+from rayapp.data.delta import recomputed_digest
 from rayapp.data.leakage import refuse_suspicious_features, resolve_features
 from rayapp.data.read import label_shares, read_view, sample_view
-from rayapp.data.snapshot import build_snapshot, table_digest
+from rayapp.data.snapshot import build_snapshot
 from rayapp.errors import DataError, LeakageRefused, TamperedError
 from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.storage import Workspace
@@ -181,13 +182,13 @@ def test_reading(ray_local: None, files: Path, tmp_path: Path) -> None:
 def test_a_changed_byte_is_named(ray_local: None, files: Path, tmp_path: Path) -> None:
     snapshot, _ = _build(files, str(tmp_path / "ws"), 2)
     for table in _by_name(snapshot).values():
-        assert table_digest(table) == table.digest
+        assert recomputed_digest(table) == table.digest
         path = Path(DeltaTable(table.uri, version=table.version).file_uris()[0])
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(bytes(data))
         with pytest.raises(TamperedError, match=path.name):
-            table_digest(table)
+            recomputed_digest(table)
 
 
 def test_a_table_without_a_good_row_stops_the_build(

@@ -13,7 +13,7 @@ from rayapp.config.release import PolicyConfig
 from rayapp.errors import ConfigError
 from rayapp.evaluate.estimates import Influences, differences, estimates
 from rayapp.evaluate.evidence import holm
-from rayapp.evaluate.gates import check_policy, decide, is_accepted
+from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.metrics import Statistics
 from rayapp.evaluate.statistics import Bools, Floats
 from rayapp.schemas.release import (
@@ -255,14 +255,6 @@ def test_latency_needs_calls_enough_for_its_percentile() -> None:
     assert _verdict(_evaluation(_part(), p95_ms=4), **gate).value == "pass"
     assert _verdict(_evaluation(_part(), p95_ms=6), **gate).value == "fail"
     assert _verdict(_evaluation(_part(), p95_ms=4, num_calls=20), **gate).value == "inconclusive"
-
-
-def test_only_passes_are_accepted() -> None:
-    passed = Verdict(gate="a", value="pass", reason="")
-    doubt = Verdict(gate="b", value="inconclusive", reason="")
-    assert is_accepted([passed])
-    assert not is_accepted([passed, doubt])
-    assert not is_accepted([])
 
 
 @pytest.mark.parametrize(

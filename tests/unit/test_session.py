@@ -1,18 +1,33 @@
 """What flows share: overlays reach the configs that others name, and one worker at a time."""
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from rayapp.config.training import TrainConfig
 from rayapp.errors import Refused
-from rayapp.flows.session import Session, code_digest, open_session
+from rayapp.flows.session import STAGE_LIBRARIES, STAGE_ROOMS, Session, code_digest, open_session
 
 TREES = "configs/training/flight_delay_trees.yaml"
 
 
 def _session(folder: Path, **environ: str) -> Session:
     return open_session({"RAYAPP_WORKSPACE": str(folder), **environ}, lambda text: None)
+
+
+def test_another_version_of_a_library_is_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _session(tmp_path)
+    versions = {"xgboost-cpu": "3.2.0", "mlflow": "3.17.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name, "1"))
+    before = {stage: session.key(stage) for stage in STAGE_LIBRARIES}
+    versions["mlflow"] = "4.0.0"
+    assert {stage: session.key(stage) for stage in STAGE_LIBRARIES} == before
+    versions["xgboost-cpu"] = "3.3.0"
+    changed = {stage for stage in STAGE_LIBRARIES if session.key(stage) != before[stage]}
+    assert changed == {"tune", "train", "evaluate"}
 
 
 def test_the_environment_reaches_a_config_that_another_one_names(tmp_path: Path) -> None:
@@ -33,3 +48,7 @@ def test_what_one_holds_another_is_refused(tmp_path: Path) -> None:
 def test_a_stage_is_named_by_its_own_code() -> None:
     assert code_digest(("data",)) != code_digest(("data", "families"))
     assert code_digest() == code_digest()
+
+
+def test_every_stage_names_its_code_and_its_libraries() -> None:
+    assert STAGE_ROOMS.keys() == STAGE_LIBRARIES.keys()
