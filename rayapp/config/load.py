@@ -3,9 +3,10 @@ key.
 
     load(TrainConfig, "configs/training/flight_delay_trees.yaml", ["tabular.num_rounds=50"])
 
-An overlay (configs/environments/NAME.yaml, chosen by RAYAPP_ENVIRONMENT or `environment=NAME`) is
-merged under the same rules: it may set only keys that exist. Relative paths inside a YAML file
-are relative to the directory the program runs in, which for a Ray job is the submitted directory.
+An overlay (configs/environments/NAME.yaml, chosen by RAYAPP_ENVIRONMENT or `environment=NAME`) has
+a section per kind of config (SECTIONS), which is merged under the same rules: it may set only keys
+that exist. Relative paths inside a YAML file are relative to the directory the program runs in,
+which for a Ray job is the submitted directory.
 """
 
 import difflib
@@ -22,11 +23,24 @@ from rayapp.errors import ConfigError
 
 Location = tuple[str | int, ...]
 ENVIRONMENTS = Path("configs/environments")
+SECTIONS = (
+    "snapshot",
+    "training",
+    "sweep",
+    "policy",
+    "release",
+    "golden_path",
+    "score_batch",
+    "monitor",
+)
+"""What an overlay may speak of: the `section` of each config that is a file of its own."""
 
 
 class Config(BaseModel):
     """The base of every config: frozen, and an unknown key is an error."""
 
+    section: typing.ClassVar[str | None] = None
+    """Its part of an overlay; None where no overlay reaches it."""
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -72,17 +86,20 @@ def load(
     Raises ConfigError with every problem at once.
     """
     data, lines = read_yaml(path)
+    places = {key: f"line {line}" for key, line in lines.items()}
     if environment is not None:
-        data = _merge(data, _overlay(environment, cls))
+        overlay, its_places = _overlay(environment, cls)
+        data, places = _merge(data, overlay), places | its_places
     for override in overrides:
-        data = _merge(data, _parse_override(override))
+        parsed, at = _parse_override(override)
+        data, places = _merge(data, parsed), places | {at: f"override {override!r}"}
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, cls, lines) for problem in error.errors()]
+        problems = [_describe(problem, cls, places) for problem in error.errors()]
         raise ConfigError(
             f"{path}: {len(problems)} problem(s)\n  " + "\n  ".join(problems),
-            f"correct {path} or the overrides and run the same command again",
+            "correct what is named and run the same command again",
         ) from None
 
 
@@ -142,13 +159,25 @@ def _key_lines(node: yaml.Node | None, at: Location) -> list[tuple[Location, int
     return found
 
 
-def _overlay(environment: str, cls: type[Config]) -> dict[str, Any]:
-    """The part of an environment file that speaks of this config class's fields."""
-    data, _ = read_yaml(ENVIRONMENTS / f"{environment}.yaml")
-    return {key: value for key, value in data.items() if key in cls.model_fields}
+def _overlay(environment: str, cls: type[Config]) -> tuple[dict[str, Any], dict[Location, str]]:
+    """The section of an environment file that is for this class, and where each of its keys is."""
+    path = ENVIRONMENTS / f"{environment}.yaml"
+    data, lines = read_yaml(path)
+    for name, section in data.items():
+        if name not in SECTIONS or not isinstance(section, dict):
+            near = difflib.get_close_matches(str(name), SECTIONS, n=1)
+            raise ConfigError(
+                f"{path}: line {lines[(name,)]}: {name!r} is no section of an environment"
+                + ("" if name not in SECTIONS else ", it must hold keys")
+                + (f"; did you mean {near[0]!r}?" if near and near[0] != name else ""),
+                f"sections are {', '.join(SECTIONS)}",
+            )
+    places = {at[1:]: f"{path} line {line}" for at, line in lines.items() if at[0] == cls.section}
+    return data.get(cls.section or "", {}), places
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _parse_override(text: str) -> tuple[dict[str, Any], Location]:
+    """What it sets, and where."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {text!r} is not of the form key=value", "example: seed=7")
@@ -158,9 +187,10 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(
             f"override {text!r}: not valid YAML: {error}", "quote the value"
         ) from None
-    for part in reversed(key.split(".")):
+    at = tuple(key.split("."))
+    for part in reversed(at):
         parsed = {part: parsed}
-    return typing.cast(dict[str, Any], parsed)
+    return parsed, at
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,12 +203,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _describe(problem: Any, cls: type[BaseModel], lines: Mapping[Location, int]) -> str:
+def _describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str]) -> str:
     location: Location = tuple(problem["loc"])
-    line = next(
-        (lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), 0
-    )
-    where = f"line {line}: " if line else ""
+    known = (location[:n] for n in range(len(location), 0, -1) if location[:n] in places)
+    place = next(known, None)
+    where = f"{places[place]}: " if place is not None else ""
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_at(cls, location[:-1]), n=1)

@@ -10,6 +10,8 @@ from rayapp.config.load import Config
 class ScoreConfig(Config):
     """jobs.score_batch: the champion (or one release) over rows of a snapshot's view."""
 
+    section = "score_batch"
+
     endpoint: str
     snapshot: str
     """Path of the snapshot config whose newest snapshot is scored."""
@@ -27,6 +29,8 @@ class ScoreConfig(Config):
 class MonitorConfig(Config):
     """jobs.monitor: live quality from joined outcomes, and drift against the training profile."""
 
+    section = "monitor"
+
     endpoint: str
     since: datetime | None = None
     until: datetime | None = None
@@ -40,6 +44,8 @@ class MonitorConfig(Config):
 
 class GoldenPathConfig(Config):
     """jobs.golden_path: every stage of one use case as one job."""
+
+    section = "golden_path"
 
     snapshot: str
     """Path of the snapshot config; each training config must name the same one."""

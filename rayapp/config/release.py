@@ -59,6 +59,8 @@ Gate = Annotated[
 class PolicyConfig(Config):
     """Gates by name. A release needs every one of them to pass; inconclusive is not a pass."""
 
+    section = "policy"
+
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     gates: dict[str, Gate] = Field(min_length=1)
 
@@ -80,6 +82,7 @@ class CardConfig(Config):
 
 
 class ReleaseConfig(Config):
+    section = "release"
     endpoint: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     training: str
     """Path of the training config whose newest finished run is the candidate."""

@@ -146,6 +146,7 @@ class ViewConfig(Config):
 
 
 class SnapshotConfig(Config):
+    section = "snapshot"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     task: Task
     tables: dict[str, TableConfig]

@@ -43,6 +43,7 @@ Space = Annotated[UniformSpace | IntegerSpace | ChoiceSpace, Field(discriminator
 
 
 class SweepConfig(Config):
+    section = "sweep"
     training: str
     """Path of the training config whose family settings are searched."""
     space: dict[str, Space] = Field(min_length=1)

@@ -47,6 +47,7 @@ class NeuralConfig(Config):
 
 
 class TrainConfig(Config):
+    section = "training"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Also the MLflow experiment and the bundle's name."""
     snapshot: str

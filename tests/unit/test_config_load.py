@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rayapp.config import load as module
 from rayapp.config.load import load
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
@@ -50,6 +51,35 @@ def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None
     with pytest.raises(ConfigError) as caught:
         load(TrainConfig, _write(tmp_path, text))
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ("trainin: {seed: 2}\n", "x.yaml: line 1: 'trainin' is no section of an environment; did"),
+        ("training: 3\n", "x.yaml: line 1: 'training' is no section of an environment, it must"),
+        ("training:\n  sed: 2\n", "x.yaml line 2: sed: unknown key; did you mean 'seed'"),
+        ("training:\n  seed: many\n", "x.yaml line 2: seed: Input should be"),
+    ],
+)
+def test_a_mistake_in_an_overlay_is_named_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlay: str, expected: str
+) -> None:
+    monkeypatch.setattr(module, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "x.yaml").write_text(overlay)
+    with pytest.raises(ConfigError) as caught:
+        load(TrainConfig, _write(tmp_path, GOOD), environment="x")
+    assert expected in str(caught.value)
+
+
+def test_an_overlay_reaches_its_own_kind_of_config_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "x.yaml").write_text("training: {seed: 2}\nsweep: {budget_s: 9}\n")
+    assert load(TrainConfig, _write(tmp_path, GOOD), environment="x").seed == 2
+    with pytest.raises(ConfigError, match="override 'seed=many': seed"):
+        load(TrainConfig, _write(tmp_path, GOOD), ["seed=many"], environment="x")
 
 
 def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
