@@ -86,7 +86,7 @@ class Ledger:
         query = sa.select(_events).where(_events.c.sequence > after).order_by(_events.c.sequence)
         query = query.where(_events.c.kind == kind.value) if kind else query
         query = query.where(_events.c.subject == subject) if subject is not None else query
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [_event(row) for row in connection.execute(query)]
 
     def latest(
@@ -95,20 +95,20 @@ class Ledger:
         query = sa.select(_events).where(_events.c.kind == kind.value)
         query = query.where(_events.c.key == key) if key is not None else query
         query = query.where(_events.c.subject == subject) if subject is not None else query
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(query.order_by(_events.c.sequence.desc()).limit(1)).first()
         return _event(row) if row is not None else None
 
     def pointer(self, name: str) -> Pointer | None:
         query = sa.select(_pointers).where(_pointers.c.name == name)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(query).first()
         return Pointer(**row._mapping) if row is not None else None
 
     def pointers(self, prefix: str) -> list[Pointer]:
         """Every pointer whose name begins with `prefix`, by name."""
         query = sa.select(_pointers).where(_pointers.c.name.startswith(prefix, autoescape=True))
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query.order_by(_pointers.c.name)).all()
         return [Pointer(**row._mapping) for row in rows]
 
@@ -150,7 +150,7 @@ class Ledger:
         problems = []
         previous, expected, hashes = GENESIS, 1, {}
         query = sa.select(_events).order_by(_events.c.sequence)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).all()
         for row in rows:
             where = f"ledger event {row.sequence}"
@@ -178,7 +178,7 @@ class Ledger:
 
     def _compare_pointers(self) -> list[Problem]:
         """A pointer that moved without an event was moved by somebody else than us."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(sa.select(_pointers)).all()
         problems = []
         for pointer in (Pointer(**row._mapping) for row in rows):
@@ -223,6 +223,14 @@ class Ledger:
         connection.execute(_events.insert().values(**values))
         connection.info["anchor"] = (values["sequence"], values["hash"])
         return _event_of(values)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except OperationalError as error:
+            raise self._unreachable(error) from None
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:

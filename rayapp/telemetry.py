@@ -37,9 +37,27 @@ METRICS: dict[str, MetricSpec] = {
 }
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class EventFormatter(logging.Formatter):
+    """An event's name, then its facts as `key=value`: what `extra` holds would else not be seen."""
+
+    def __init__(self) -> None:
+        super().__init__(LOG_FORMAT, datefmt="%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        facts = {k: v for k, v in vars(record).items() if k not in _PLAIN_FIELDS}
+        told = "".join(f" {key}={value}" for key, value in facts.items())
+        return super().formatMessage(record) + told
 
 
 def configure_logging() -> None:
-    """For a job's driver: our events at INFO on stderr, everybody else's at WARNING."""
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    """Everybody's warnings on stderr; our own events from RAYAPP_LOG_LEVEL on (WARNING).
+
+    Called by a job's driver and by each gateway replica.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(EventFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("rayapp").setLevel(os.environ.get("RAYAPP_LOG_LEVEL", "WARNING"))

@@ -14,8 +14,9 @@ from rayapp.errors import Unavailable, UserError
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
-from rayapp.schemas.data import Snapshot
+from rayapp.schemas.data import ROW_ID_COLUMN, Snapshot
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.traffic import UNIT_ID
 from rayapp.storage import Workspace
 
 
@@ -61,7 +62,11 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> tuple[list[di
         )
     snapshot = Snapshot.model_validate(built.payload["snapshot"])
     inputs = [column.name for column in manifest.bundle.bundle_schema.inputs]
-    table = sample_view(snapshot, "test", [*inputs, snapshot.label], num_rows)
+    table = sample_view(snapshot, "test", [ROW_ID_COLUMN, *inputs, snapshot.label], num_rows)
+    if UNIT_ID not in inputs:  # what an outcome is joined to the prediction by, later
+        table = table.rename_columns({ROW_ID_COLUMN: UNIT_ID})
+    else:
+        table = table.drop_columns([ROW_ID_COLUMN])
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows, snapshot.label
 

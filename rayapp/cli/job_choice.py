@@ -102,12 +102,15 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
     after: dict[str, list[str]] = {
         "build_snapshot": ["rayapp submit configs/training/<model>.yaml"],
         "train": [f"rayapp submit configs/releases/{name}"],
-        "tune": [f"rayapp submit configs/training/{name}"],
         "evaluate": [f"rayapp submit {config}"],
         "release": ["rayapp kpis", "rayapp audit verify"],
         "score_batch": ["rayapp kpis"],
         "monitor": ["rayapp kpis"],
     }
+    if job == "tune":
+        found = figures["best_settings"].items()
+        settings = " ".join(f"{figures['family']}.{name}={value}" for name, value in found)
+        return [f"rayapp submit {figures['training']} {settings}"]
     if job != "golden_path":
         return after[job]
     asks = [f"rayapp ask {figures['endpoint']}"] if "endpoint_url" in figures else []

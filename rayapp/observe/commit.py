@@ -75,12 +75,10 @@ def _commit_some(
 ) -> tuple[int, bool]:
     """One commit of at most MAX_COMMIT_BYTES; whether that was all there is."""
     for attempt in range(_ATTEMPTS):
-        table = _open(table_uri, kind)
-        if table is None:
-            return 0, False
-        parts, is_done = _pending(segments, table)
-        records = [record for _, read in parts for record in read.records]
         try:
+            table = _open(table_uri, kind)
+            parts, is_done = _pending(segments, table)
+            records = [record for _, read in parts for record in read.records]
             if parts:
                 _write(table, kind, parts, records)
         except CommitFailedError:
@@ -130,8 +128,9 @@ def _write(
     )
 
 
-def _open(table_uri: str, kind: RecordTable) -> DeltaTable | None:
-    """The table, created where there is none. None: another node is creating it, try again."""
+def _open(table_uri: str, kind: RecordTable) -> DeltaTable:
+    """The table, created where there is none. Raises CommitFailedError where another node creates
+    it at the same moment."""
     try:
         if DeltaTable.is_deltatable(table_uri):
             return DeltaTable(table_uri)
@@ -139,14 +138,14 @@ def _open(table_uri: str, kind: RecordTable) -> DeltaTable | None:
             table_uri, kind.schema, mode="ignore", partition_by=list(kind.partition_by)
         )
     except CommitFailedError:
-        return None
+        raise
     except (DeltaError, OSError) as error:
         raise _refused(table_uri, error) from error
 
 
-def _remove_finished(segments: Sequence[_Segment], table: DeltaTable | None) -> None:
+def _remove_finished(segments: Sequence[_Segment], table: DeltaTable) -> None:
     for segment in segments:
-        if table is None or not segment.is_complete or not segment.path.exists():
+        if not segment.is_complete or not segment.path.exists():
             continue
         if (table.transaction_version(segment.application) or 0) >= segment.path.stat().st_size:
             segment.path.unlink()

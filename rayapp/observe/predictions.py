@@ -102,9 +102,17 @@ class NodeLog:
     def _commit(self, wait: bool) -> int:
         root = self._feedback_folder.parent
         table = self._workspace.table
-        num_rows = commit_spool(self._feedback_folder, table(FEEDBACK_TABLE), FEEDBACK, wait)
+        spools = [(self._feedback_folder, FEEDBACK_TABLE, FEEDBACK)]
         for folder in sorted(root.glob(f"*/{PREDICTIONS_TABLE}")):
-            num_rows += commit_spool(folder, table(PREDICTIONS_TABLE), PREDICTIONS, wait)
+            spools.append((folder, PREDICTIONS_TABLE, PREDICTIONS))
+        num_rows, refused = 0, []
+        for folder, name, kind in spools:
+            try:
+                num_rows += commit_spool(folder, table(name), kind, wait)
+            except WorkspaceError as error:  # one table's trouble must not keep the others back
+                refused.append(error)
+        if refused:
+            raise refused[0]
         return num_rows
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 from rayapp.schemas.record import Record
 
+UNIT_ID = "id"
+"""The column in which a caller sends each row's business key, beside the model's own inputs."""
+
 
 class PredictionRecord(Record):
     """One answered row. Spooled before the response leaves; committed to a table exactly once.

@@ -86,8 +86,8 @@ class Batcher:
         if not batch:
             return
         tables = [table for table, _ in batch]
-        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
         try:
+            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
             if table.num_rows <= INLINE_ROWS:
                 scores_NK = self._in_parts(table)
             else:

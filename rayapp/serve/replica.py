@@ -16,6 +16,7 @@ from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadP
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
+from rayapp.telemetry import configure_logging
 
 
 class RequestLog(Protocol):
@@ -41,6 +42,7 @@ class Parts:
 @serve.ingress()
 class GatewayReplica:
     def __init__(self, config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> None:
+        configure_logging()
         meter = ServeMeter()
 
         def make_batcher(endpoint: str, bundle: Predictor) -> Batcher:

@@ -10,10 +10,9 @@ from rayapp.errors import RequestError
 from rayapp.families.inputs import InputProblem, Values, first_problem, to_arrow
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.protocols import Parsed, bad_request, is_missing
 
-UNIT_ID = "id"
-"""The column that carries each row's business key, beside the model's own inputs."""
 _TAKES: dict[ColumnType, tuple[str, ...]] = {
     "string": ("BYTES",),
     "timestamp": ("BYTES",),

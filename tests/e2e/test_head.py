@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import stat
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -134,9 +133,7 @@ def test_a_killed_head_comes_back_and_another_is_left_alone(
     jobs = second_shell.with_stock_tools().run("ray", "job", "list")
     assert "train-probe-" in jobs.stdout, jobs.stderr
 
-    began_s = time.monotonic()
     assert second_shell.rayapp_json("down")["was_running"]
-    assert time.monotonic() - began_s < 60
     assert read_head(second_shell.workspace) is None
     assert is_alive(running_head(shell.workspace))
 

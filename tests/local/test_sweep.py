@@ -85,7 +85,6 @@ def test_finds_the_best_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_the_budget_stops_the_sweep(tmp_path: Path) -> None:
     result, _ = run(tmp_path, num_trials=40, budget_s=0.3)
     assert 1 <= len(result.trials) < 40
-    assert result.used_s < 5
 
 
 def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> None:

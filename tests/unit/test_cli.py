@@ -5,7 +5,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,11 @@ from rayapp.errors import ConfigError, UserError, WorkspaceError
 from rayapp.storage import Workspace
 
 ROOT = Path(__file__).parents[2]
+FOUND = {
+    "training": "configs/training/b.yaml",
+    "family": "neural",
+    "best_settings": {"learning_rate": 0.01, "embedding_dim": 8},
+}
 
 
 def _head(workspace: Workspace, pid: int, started_s: float) -> Head:
@@ -104,7 +108,14 @@ def test_every_job_has_a_next_command() -> None:
     from rayapp.cli.job_choice import CONFIG_OF_JOB
 
     for job in CONFIG_OF_JOB:
-        assert next_commands(job, "configs/x/a.yaml", {}), job
+        assert next_commands(job, "configs/x/a.yaml", FOUND), job
+
+
+def test_after_a_sweep_its_settings_are_trained() -> None:
+    (command,) = next_commands("tune", "configs/sweeps/a.yaml", FOUND)
+    assert command == (
+        "rayapp submit configs/training/b.yaml neural.learning_rate=0.01 neural.embedding_dim=8"
+    )
 
 
 @pytest.mark.parametrize("text", ["http", "80", "70000", "-1", "8e3"])
@@ -217,12 +228,10 @@ def test_doctor_finds_a_workspace_that_cannot_be(
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("ray", "torch", "mlflow", "pyarrow")
     code = f"import sys, rayapp.cli; print([m for m in {heavy} if m in sys.modules])"
-    began_s = time.monotonic()
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert finished.stdout.strip() == "[]"
-    assert time.monotonic() - began_s < 10
 
 
 def test_ports_are_told_apart(pytestconfig: pytest.Config) -> None:
