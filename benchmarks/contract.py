@@ -37,7 +37,7 @@ from rayapp.config.snapshot import SourceConfig
 from rayapp.data.contract import load_contract
 from rayapp.data.delta import write_file
 from rayapp.data.ingest import ingest
-from rayapp.data.slices import Slice, plan, read_slice
+from rayapp.data.parts import RawPart, cut_source, read_part
 from rayapp.data.sources import expand
 
 NUM_ROWS = 1_000_000
@@ -135,13 +135,13 @@ def unchecked(raw: Path, folder: str) -> None:
     def block(rows: pa.Table) -> pa.Table:
         files = []
         for row in rows.to_pylist():
-            part = Slice(**{**row, "header": tuple(row["header"])})
-            read = read_slice(part, source, contract.columns)
+            part = RawPart(**{**row, "header": tuple(row["header"])})
+            read = read_part(part, source, contract.columns)
             files.append(write_file(folder, read.parsed.table, (0, 0)).path)
         return pa.table({"file": files})
 
-    slices = plan(source, contract.columns, 4)
-    rows = [{**vars(s), "header": list(s.header)} for s in slices]
+    parts = cut_source(source, contract.columns, 4)
+    rows = [{**vars(part), "header": list(part.header)} for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.map_batches(block, batch_format="pyarrow", batch_size=None).take_all()
 

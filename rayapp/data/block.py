@@ -1,10 +1,10 @@
-"""What one task does with one slice of a table: check it, and later write its good rows.
+"""What one task does with one part of a table: check it, and later write its good rows.
 
-Between the two, `decide` finds what no slice can know alone: duplicates. A checked slice is one
+Between the two, `decide` finds what no part can know alone: duplicates. A checked part is one
 block of Ray Data: its rows, and columns beside them for what `decide` asks, so that the rows
 themselves stay where they are until they are written.
 
-Shape suffix: N rows of a slice, the bad ones included.
+Shape suffix: N rows of a part, the bad ones included.
 """
 
 import json
@@ -23,8 +23,8 @@ from rayapp.data.contract import Contract
 from rayapp.data.delta import DataFile, write_file
 from rayapp.data.digest import RowHashes, hash_rows
 from rayapp.data.parse import Parsed
+from rayapp.data.parts import RawPart, read_part
 from rayapp.data.rules import Fault, any_fault, find_faults, reasons
-from rayapp.data.slices import Slice, read_slice
 from rayapp.data.unique import duplicates, joined
 
 REASONS, SOURCE, RAW = "_reasons", "_source", "_raw"
@@ -46,7 +46,7 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Checked:
-    """One slice after its checks. keep_N: true for the good rows, which are copied only once, when
+    """One part after its checks. keep_N: true for the good rows, which are copied only once, when
     they are written. hashes: of whole rows, then one for each unique key. rows: None where they
     stayed in the object store."""
 
@@ -59,8 +59,8 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a slice is to do with its good rows. duplicates: reason code → places of rows that give
+class Decision:
+    """What a part is to do with its good rows. duplicates: reason code → places of rows that give
     way. total: the sum of the hashes of the others."""
 
     source: str
@@ -70,7 +70,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a slice's good rows: kept ones in one file, duplicates in another."""
+    """What became of a part's good rows: kept ones in one file, duplicates in another."""
 
     good: DataFile | None
     duplicates: DataFile | None
@@ -78,10 +78,10 @@ class Written:
     reasons: Mapping[str, int]
 
 
-def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
-    """Read and check one slice; write its bad rows."""
+def check_part(table_plan: TablePlan, part: RawPart) -> Checked:
+    """Read and check one part; write its bad rows."""
     contract = table_plan.contract
-    read = read_slice(part, table_plan.source, contract.columns)
+    read = read_part(part, table_plan.source, contract.columns)
     faults = find_faults(read.parsed, contract, table_plan.references)
     is_bad = any_fault(faults, read.parsed.table.num_rows)
     table = read.parsed.table
@@ -103,8 +103,8 @@ def check_slice(table_plan: TablePlan, part: Slice) -> Checked:
     )
 
 
-def decide(contract: Contract, checked: Sequence[Checked]) -> list[Share]:
-    """What each slice may write, now that the keys of all of them are known."""
+def decide(contract: Contract, checked: Sequence[Checked]) -> list[Decision]:
+    """What each part may write, now that the keys of all of them are known."""
     good_at = [np.flatnonzero(c.keep_N) for c in checked]
     hashes = [[h.where(c.keep_N) for h in c.hashes] for c in checked]
     rows = joined([own[0] for own in hashes])
@@ -122,34 +122,34 @@ def decide(contract: Contract, checked: Sequence[Checked]) -> list[Share]:
         for own, keep_N in zip(hashes, np.split(kept_N, stops), strict=True)
     ]
     return [
-        Share(c.source, own, total) for c, own, total in zip(checked, moved, totals, strict=True)
+        Decision(c.source, own, total) for c, own, total in zip(checked, moved, totals, strict=True)
     ]
 
 
-def write_good(table_plan: TablePlan, rows: pa.Table, keep_N: Flags, share: Share) -> Written:
-    """Write a slice's good rows, its duplicates apart."""
+def write_good(table_plan: TablePlan, rows: pa.Table, keep_N: Flags, decision: Decision) -> Written:
+    """Write a part's good rows, its duplicates apart."""
     moved = None
-    if share.duplicates:
-        moved = _write_bad(table_plan, _duplicate_rows(rows, share))
+    if decision.duplicates:
+        moved = _write_bad(table_plan, _duplicate_rows(rows, decision))
         keep_N = keep_N.copy()
-        keep_N[np.concatenate(list(share.duplicates.values()))] = False
+        keep_N[np.concatenate(list(decision.duplicates.values()))] = False
     good = rows if keep_N.all() else rows.filter(pa.array(keep_N))
     return Written(
-        good=write_file(table_plan.good_uri, good, share.total) if len(good) else None,
+        good=write_file(table_plan.good_uri, good, decision.total) if len(good) else None,
         duplicates=moved,
         watermark=_newest(good, table_plan.contract),
-        reasons={code: len(places) for code, places in share.duplicates.items()},
+        reasons={code: len(places) for code, places in decision.duplicates.items()},
     )
 
 
-def _duplicate_rows(rows: pa.Table, share: Share) -> pa.Table:
-    """Quarantine rows of a slice's duplicates."""
-    places = np.unique(np.concatenate(list(share.duplicates.values())))
+def _duplicate_rows(rows: pa.Table, decision: Decision) -> pa.Table:
+    """Quarantine rows of a part's duplicates."""
+    places = np.unique(np.concatenate(list(decision.duplicates.values())))
     faults: list[Fault] = [
-        (code, pa.array(np.isin(places, own))) for code, own in share.duplicates.items()
+        (code, pa.array(np.isin(places, own))) for code, own in decision.duplicates.items()
     ]
     taken = Parsed(rows.take(pa.array(places)), {})
-    return quarantine_rows(taken, reasons(faults, len(places)), share.source)
+    return quarantine_rows(taken, reasons(faults, len(places)), decision.source)
 
 
 def quarantine_rows(
@@ -189,15 +189,17 @@ def _newest(table: pa.Table, contract: Contract) -> datetime | None:
     return newest
 
 
-def slice_row(part: int, piece: Slice) -> dict[str, Any]:
-    return {"part": part, **vars(piece), "header": list(piece.header)}
+def part_row(number: int, part: RawPart) -> dict[str, Any]:
+    return {"number": number, **vars(part), "header": list(part.header)}
 
 
 def check_block(table_plan: TablePlan, row: Mapping[str, Any]) -> pa.Table:
-    """`check_slice` of one slice, as one block. row: `slice_row`'s. A slice without rows gets one
+    """`check_part` of one part, as one block. row: `part_row`'s. A part without rows gets one
     of nulls that is not kept, since a block without rows could tell nothing."""
-    part = Slice(**{k: v for k, v in row.items() if k != "part"} | {"header": tuple(row["header"])})
-    checked = check_slice(table_plan, part)
+    part = RawPart(
+        **{k: v for k, v in row.items() if k != "number"} | {"header": tuple(row["header"])}
+    )
+    checked = check_part(table_plan, part)
     assert checked.rows is not None
     rows, keep_N = checked.rows, checked.keep_N
     lanes = {
@@ -209,7 +211,7 @@ def check_block(table_plan: TablePlan, row: Mapping[str, Any]) -> pa.Table:
         rows, keep_N = _one_null_row(rows.schema), np.zeros(1, dtype=bool)
         lanes = {name: np.zeros(1, np.uint64) for name in lanes}
     facts = {
-        "part": row["part"],
+        "number": row["number"],
         "source": checked.source,
         "bad": checked.bad.dump() if checked.bad else None,
         "reasons": dict(checked.reasons),
@@ -224,7 +226,7 @@ def _one_null_row(schema: pa.Schema) -> pa.Table:
 
 
 def parse_checked(block: pa.Table) -> tuple[int, Checked]:
-    """The slice's part, and what was found in it; its rows stay in the block."""
+    """The part's number, and what was found in it; its rows stay in the block."""
     facts = json.loads(block.column(_FACTS)[0].as_py())
     lanes = [block.column(n).to_numpy() for n in block.column_names if n.startswith(_HASH)]
     checked = Checked(
@@ -235,10 +237,10 @@ def parse_checked(block: pa.Table) -> tuple[int, Checked]:
         bad=DataFile.parse(facts["bad"]) if facts["bad"] else None,
         reasons=facts["reasons"],
     )
-    return facts["part"], checked
+    return facts["number"], checked
 
 
-def write_block(table_plan: TablePlan, block: pa.Table, share: Share) -> Written:
+def write_block(table_plan: TablePlan, block: pa.Table, decision: Decision) -> Written:
     """`write_good` of a checked block."""
     rows = block.select([column.name for column in table_plan.contract.columns])
-    return write_good(table_plan, rows, block.column(_KEEP).to_numpy(), share)
+    return write_good(table_plan, rows, block.column(_KEEP).to_numpy(), decision)

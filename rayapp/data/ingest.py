@@ -1,9 +1,12 @@
 """One table: raw files → contract → good rows to a Delta table, bad rows to its quarantine.
 
-Ray Data reads each slice of the raw files, checks it in one pass, writes its bad rows, and leaves
-its rows in the object store beside their hashes. What no slice can know alone, duplicates, is
-decided here from the hashes. Then one task a slice writes its good rows, less the duplicates. Files
+Ray Data reads each part of the raw files, checks it in one pass, writes its bad rows, and leaves
+its rows in the object store beside their hashes. What no part can know alone, duplicates, is
+decided here from the hashes. Then one task a part writes its good rows, less the duplicates. Files
 count only once both tables are committed.
+
+    RawPart ─ check_part ─▶ Checked ─ decide ─▶ Decision ─ write_good ─▶ Written ─ _commit ─▶
+    TableVersion, over which view.py computes the snapshot's view
 """
 
 import logging
@@ -21,19 +24,19 @@ from rayapp.data.block import (
     REASONS,
     SOURCE,
     Checked,
-    Share,
+    Decision,
     TablePlan,
     Written,
     check_block,
     decide,
     parse_checked,
-    slice_row,
+    part_row,
     write_block,
 )
 from rayapp.data.contract import Contract
 from rayapp.data.delta import DataFile, commit
 from rayapp.data.digest import table_digest
-from rayapp.data.slices import Slice, plan
+from rayapp.data.parts import RawPart, cut_source
 from rayapp.errors import DataError
 from rayapp.schemas.data import TableVersion
 from rayapp.transforms import arrow_type
@@ -58,7 +61,7 @@ def ingest(
     table_plan = TablePlan(
         contract, source, references, table_uri(name), table_uri(f"quarantine/{name}")
     )
-    checked, written = _run(table_plan, plan(source, contract.columns, num_blocks))
+    checked, written = _run(table_plan, cut_source(source, contract.columns, num_blocks))
     version = _commit(name, table_plan, checked, written)
     counts: dict[str, int] = {}
     for reasons in [*[c.reasons for c in checked], *[w.reasons for w in written]]:
@@ -68,7 +71,7 @@ def ingest(
     return version, counts
 
 
-def _run(table_plan: TablePlan, slices: Sequence[Slice]) -> tuple[list[Checked], list[Written]]:
+def _run(table_plan: TablePlan, parts: Sequence[RawPart]) -> tuple[list[Checked], list[Written]]:
     def check(rows: pa.Table) -> pa.Table:
         (row,) = rows.to_pylist()  # from_items below makes a block of each
         return check_block(table_plan, row)
@@ -76,10 +79,10 @@ def _run(table_plan: TablePlan, slices: Sequence[Slice]) -> tuple[list[Checked],
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = None  # a slice stays one block, whatever its size
+    context.target_max_block_size = None  # a part stays one block, whatever its size
     context.raise_original_map_exception = True  # else our own errors arrive nameless
     with ray.data.DataContext.current(context):
-        items = [slice_row(n, piece) for n, piece in enumerate(slices)]
+        items = [part_row(n, part) for n, part in enumerate(parts)]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         kept = dataset.map_batches(check, batch_format="pyarrow", batch_size=None)
         blocks = kept.materialize().to_arrow_refs()
@@ -87,11 +90,11 @@ def _run(table_plan: TablePlan, slices: Sequence[Slice]) -> tuple[list[Checked],
     told = _results([_told.remote(block) for block in blocks])
     in_order = sorted(zip(told, blocks, strict=True), key=lambda pair: pair[0][0])
     checked = [found for (_, found), _ in in_order]
-    shares = decide(table_plan.contract, checked)
+    decisions = decide(table_plan.contract, checked)
     shared_plan = ray.put(table_plan)
     written = [
-        _write.remote(shared_plan, block, share)
-        for (_, block), share in zip(in_order, shares, strict=True)
+        _write.remote(shared_plan, block, decision)
+        for (_, block), decision in zip(in_order, decisions, strict=True)
     ]
     return checked, _results(written)
 
@@ -102,8 +105,8 @@ def _told(block: pa.Table) -> tuple[int, Checked]:
 
 
 @ray.remote
-def _write(table_plan: TablePlan, block: pa.Table, share: Share) -> Written:
-    return write_block(table_plan, block, share)
+def _write(table_plan: TablePlan, block: pa.Table, decision: Decision) -> Written:
+    return write_block(table_plan, block, decision)
 
 
 def _results(refs: Sequence[ObjectRef[T]]) -> list[T]:

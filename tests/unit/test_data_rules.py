@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayapp.config.snapshot import SourceConfig
-from rayapp.data.block import TablePlan, check_slice, decide, write_good
+from rayapp.data.block import TablePlan, check_part, decide, write_good
 from rayapp.data.contract import Contract, load_contract
 from rayapp.data.delta import commit, write_file
 from rayapp.data.digest import digest_of, hash_rows, table_digest
 from rayapp.data.ingest import files_digest
 from rayapp.data.parse import typed
+from rayapp.data.parts import cut_source, read_part
 from rayapp.data.rules import check
-from rayapp.data.slices import plan, read_slice
 from rayapp.errors import DataError
 from rayapp.schemas.data import Column
 
@@ -155,12 +155,12 @@ def _table_plan(tmp_path: Path, contract: Contract, text: str) -> TablePlan:
 def _ingested(table_plan: TablePlan, num_blocks: int) -> tuple[str, list[dict[str, object]]]:
     """The digest of the good rows, and the quarantined rows."""
     contract = table_plan.contract
-    slices = plan(table_plan.source, contract.columns, num_blocks)
-    checked = [check_slice(table_plan, part) for part in slices]
-    shares = decide(contract, checked)
+    parts = cut_source(table_plan.source, contract.columns, num_blocks)
+    checked = [check_part(table_plan, part) for part in parts]
+    decisions = decide(contract, checked)
     written = [
-        write_good(table_plan, c.rows, c.keep_N, share)
-        for c, share in zip(checked, shares, strict=True)
+        write_good(table_plan, c.rows, c.keep_N, decision)
+        for c, decision in zip(checked, decisions, strict=True)
         if c.rows is not None
     ]
     bad = [file for file in (*[c.bad for c in checked], *[w.duplicates for w in written]) if file]
@@ -206,11 +206,11 @@ def test_only_good_rows_compete_for_a_key(tmp_path: Path, contract: Contract) ->
     assert [row["_reasons"] for row in rows] == ["range:size"]
 
 
-def test_slices_cover_every_row_once(tmp_path: Path, contract: Contract) -> None:
+def test_parts_cover_every_row_once(tmp_path: Path, contract: Contract) -> None:
     table_plan = _table_plan(tmp_path, contract, _lines())
     for num_blocks in (1, 2, 5, 50, 1000):
-        slices = plan(table_plan.source, contract.columns, num_blocks)
-        reads = [read_slice(s, table_plan.source, contract.columns) for s in slices]
+        parts = cut_source(table_plan.source, contract.columns, num_blocks)
+        reads = [read_part(part, table_plan.source, contract.columns) for part in parts]
         assert sum(len(r.parsed.table) + len(r.misshapen) for r in reads) == 403
 
 
@@ -218,7 +218,7 @@ def test_missing_column_is_named(tmp_path: Path, contract: Contract) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("id,nam,size,kind,place,at\n1,a,1,a,X,\n")
     with pytest.raises(DataError, match="'name'") as error:
-        plan(SourceConfig(uri=str(raw)), contract.columns, 1)
+        cut_source(SourceConfig(uri=str(raw)), contract.columns, 1)
     assert "did you mean 'nam'" in str(error.value)
 
 
@@ -227,7 +227,7 @@ def test_not_utf8_is_told(tmp_path: Path, contract: Contract) -> None:
     raw.write_bytes(HEADER.encode() + b"1,\xff\xfe,1,a,X,\n")
     source = SourceConfig(uri=str(raw))
     with pytest.raises(DataError, match="UTF-8"):
-        read_slice(plan(source, contract.columns, 1)[0], source, contract.columns)
+        read_part(cut_source(source, contract.columns, 1)[0], source, contract.columns)
 
 
 VALUES = st.lists(

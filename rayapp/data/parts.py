@@ -1,4 +1,4 @@
-"""Raw files cut into slices that Ray reads in parallel, and the reading of one slice.
+"""Raw files cut into parts that Ray reads in parallel, and the reading of one part.
 
 A plain CSV file is cut at line ends (never inside quotes); Parquet at row groups; a .zip or .gz
 cannot be split, so it is unpacked here and its text is cut. CSV must be UTF-8 with a header line.
@@ -30,7 +30,7 @@ _QUOTE, _NEWLINE = b'"', b"\n"
 
 
 @dataclass(frozen=True)
-class Slice:
+class RawPart:
     """One part of one file. CSV: bytes [start, stop), or `text` itself where the file had to be
     unpacked. Parquet: row groups [start, stop)."""
 
@@ -43,32 +43,26 @@ class Slice:
 
 @dataclass(frozen=True)
 class Read:
-    """A slice's rows, and the lines that do not have the header's number of fields."""
+    """A part's rows, and the lines that do not have the header's number of fields."""
 
     parsed: Parsed
     misshapen: tuple[str, ...]
 
 
-def plan(config: SourceConfig, columns: Sequence[Column], num_blocks: int) -> list[Slice]:
-    """Slices that cover every row once; about num_blocks of them. Raises DataError for a missing
+def cut_source(config: SourceConfig, columns: Sequence[Column], num_blocks: int) -> list[RawPart]:
+    """Parts that cover every row once; about num_blocks of them. Raises DataError for a missing
     column."""
     uris = expand(config)
-    parts = -(-num_blocks // len(uris))
-    slices = [
-        part
-        for uri in uris
-        for part in (
-            _parquet_slices(uri, parts) if config.format == "parquet" else _csv_slices(uri, parts)
-        )
-    ]
-    for part in slices:
+    cut = _parquet_parts if config.format == "parquet" else _csv_parts
+    parts = [part for uri in uris for part in cut(uri, -(-num_blocks // len(uris)))]
+    for part in parts:
         _must_have(part, columns)
-    if not slices:
+    if not parts:
         raise DataError(f"source {uris[0]}: no rows", "check the file")
-    return slices
+    return parts
 
 
-def _must_have(part: Slice, columns: Sequence[Column]) -> None:
+def _must_have(part: RawPart, columns: Sequence[Column]) -> None:
     if len(set(part.header)) != len(part.header):
         raise DataError(f"{part.uri}: the header names a column twice", "rename one of them")
     for column in columns:
@@ -80,7 +74,7 @@ def _must_have(part: Slice, columns: Sequence[Column]) -> None:
             )
 
 
-def _parquet_slices(uri: str, parts: int) -> list[Slice]:
+def _parquet_parts(uri: str, parts: int) -> list[RawPart]:
     filesystem, path = open_uri(uri)
     try:
         metadata = pq.read_metadata(path, filesystem=filesystem)
@@ -88,22 +82,22 @@ def _parquet_slices(uri: str, parts: int) -> list[Slice]:
         raise DataError(f"{uri}: not a Parquet file ({error})", "check `format`") from None
     header = tuple(metadata.schema.to_arrow_schema().names)
     cuts = np.linspace(0, metadata.num_row_groups, min(parts, metadata.num_row_groups) + 1)
-    return [Slice(uri, header, int(start), int(stop)) for start, stop in itertools.pairwise(cuts)]
+    return [RawPart(uri, header, int(start), int(stop)) for start, stop in itertools.pairwise(cuts)]
 
 
-def _csv_slices(uri: str, parts: int) -> list[Slice]:
+def _csv_parts(uri: str, parts: int) -> list[RawPart]:
     text = _unpacked(uri)
     if text is not None:
         header, start = _header(uri, io.BytesIO(text))
         cuts = _cuts(io.BytesIO(text), start, len(text), parts)
-        return [Slice(uri, header, a, b, text[a:b]) for a, b in itertools.pairwise(cuts)]
+        return [RawPart(uri, header, a, b, text[a:b]) for a, b in itertools.pairwise(cuts)]
     filesystem, path = open_uri(uri)
     size = filesystem.get_file_info(path).size
     with filesystem.open_input_file(path) as file:
         header, start = _header(uri, file)
         file.seek(0)
         cuts = _cuts(file, start, size, parts)
-    return [Slice(uri, header, a, b) for a, b in itertools.pairwise(cuts)]
+    return [RawPart(uri, header, a, b) for a, b in itertools.pairwise(cuts)]
 
 
 def _unpacked(uri: str) -> bytes | None:
@@ -167,7 +161,7 @@ def _row_end(chunk: bytes, at: int, quotes_before: int) -> int | None:
     return None
 
 
-def read_slice(part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:
+def read_part(part: RawPart, config: SourceConfig, columns: Sequence[Column]) -> Read:
     """Raises DataError for text that is not UTF-8; everything else costs single rows."""
     names = [c.name for c in columns]
     if config.format == "parquet":
@@ -179,7 +173,7 @@ def read_slice(part: Slice, config: SourceConfig, columns: Sequence[Column]) -> 
     return _read_csv(text, part, config, columns)
 
 
-def _range(part: Slice) -> bytes:
+def _range(part: RawPart) -> bytes:
     filesystem, path = open_uri(part.uri)
     with filesystem.open_input_file(path) as file:
         file.seek(part.start)
@@ -187,7 +181,7 @@ def _range(part: Slice) -> bytes:
         return data
 
 
-def _read_csv(text: bytes, part: Slice, config: SourceConfig, columns: Sequence[Column]) -> Read:
+def _read_csv(text: bytes, part: RawPart, config: SourceConfig, columns: Sequence[Column]) -> Read:
     """As text first: reading and casting takes as long as reading with types, and one bad cell
     does not stop it. Text that stays text is read as places in a dictionary of distinct ones."""
     encoded = pa.dictionary(pa.int32(), pa.string())
