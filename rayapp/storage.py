@@ -144,13 +144,20 @@ class Workspace:
     """Where state lives (design §5). uri: a local folder or a bucket; never inside the project."""
 
     uri: str
+    own_ledger_url: str | None = None
+    own_mlflow_url: str | None = None
+    """Databases outside the workspace, shared by several nodes."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Workspace":
-        """RAYAPP_WORKSPACE, or ~/.rayapp. Raises WorkspaceError when it cannot be made or
-        written."""
+        """RAYAPP_WORKSPACE, or ~/.rayapp; RAYAPP_LEDGER_URL and MLFLOW_TRACKING_URI where set.
+        Raises WorkspaceError when it cannot be made or written."""
         uri = environ.get("RAYAPP_WORKSPACE") or str(Path.home() / ".rayapp")
-        workspace = cls(uri if "://" in uri else str(Path(uri).expanduser().absolute()))
+        workspace = cls(
+            uri if "://" in uri else str(Path(uri).expanduser().absolute()),
+            environ.get("RAYAPP_LEDGER_URL") or None,
+            environ.get("MLFLOW_TRACKING_URI") or None,
+        )
         local = workspace.local
         try:
             local.mkdir(parents=True, exist_ok=True)
@@ -181,11 +188,11 @@ class Workspace:
 
     @property
     def ledger_url(self) -> str:
-        return os.environ.get("RAYAPP_LEDGER_URL") or f"sqlite:///{self.local}/ledger.db"
+        return self.own_ledger_url or f"sqlite:///{self.local}/ledger.db"
 
     @property
     def mlflow_url(self) -> str:
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.local}/mlflow.db"
+        return self.own_mlflow_url or f"sqlite:///{self.local}/mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> str:

@@ -22,16 +22,9 @@ from rayapp.errors import DataError
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.transforms import arrow_type
 
-Kind = Literal["type", "null", "not_finite", "range", "category"]
-FaultKind = Literal["missing", "type", "null", "range", "enum"]
+Kind = Literal["missing_column", "wrong_type", "missing_value", "not_finite", "range", "category"]
+"""What is wrong, in the words that an endpoint's answer has too."""
 Values: TypeAlias = Sequence[Any] | pa.Array
-_FAULT_KINDS: dict[Kind, FaultKind] = {
-    "type": "type",
-    "null": "null",
-    "not_finite": "range",
-    "range": "range",
-    "category": "enum",
-}
 
 _PYTHON_TYPES: dict[ColumnType, frozenset[type]] = {
     "string": frozenset({str}),
@@ -92,14 +85,14 @@ def first_problem(values: pa.Array, column: Column) -> InputProblem | None:
 
 @dataclass(frozen=True)
 class InputFault:
-    """One value that breaks its column's contract. row: its index, or −1 for a whole column.
+    """One value that breaks its column's contract. row: its index, or None for a whole column.
 
     value is what was found and limit what the contract wants, both as text for a person.
     """
 
-    row: int
+    row: int | None
     column: str
-    kind: FaultKind
+    kind: Kind
     value: str
     limit: str
 
@@ -134,10 +127,12 @@ def typed_inputs(table: pa.Table, columns: Sequence[Column]) -> TypedInputs:
         else:
             array = pa.nulls(table.num_rows, arrow_type(column.type))
             if not column.nullable:
-                faults.append(InputFault(-1, column.name, "missing", "", _WANTED[column.type]))
+                faults.append(
+                    InputFault(None, column.name, "missing_column", "", _WANTED[column.type])
+                )
         arrays.append(array)
     place = {column.name: i for i, column in enumerate(columns)}
-    faults.sort(key=lambda fault: (fault.row, place[fault.column]))
+    faults.sort(key=lambda f: (-1 if f.row is None else f.row, place[f.column]))
     return TypedInputs(pa.table(arrays, names=[c.name for c in columns]), tuple(faults))
 
 
@@ -152,14 +147,14 @@ def _checked(raw: pa.Array, column: Column) -> tuple[pa.Array, list[InputFault]]
         kept = [pa.nulls(1, wanted) if isinstance(one, InputProblem) else one for one in ones]
         good = to_arrow(raw.slice(0, typed.row), column) if typed.row else pa.array([], wanted)
         typed = pa.concat_arrays([good, *kept])
-    faults = [_fault(raw, row, column, "type", _WANTED[column.type]) for row in lost]
+    faults = [_fault(raw, row, column, "wrong_type", _WANTED[column.type]) for row in lost]
     for kind, bad, limit in _broken(typed, column):
         rows = set(pc.indices_nonzero(bad).to_pylist()) - set(lost)
-        faults += [_fault(raw, row, column, _FAULT_KINDS[kind], limit) for row in sorted(rows)]
+        faults += [_fault(raw, row, column, kind, limit) for row in sorted(rows)]
     return typed, faults
 
 
-def _fault(raw: pa.Array, row: int, column: Column, kind: FaultKind, limit: str) -> InputFault:
+def _fault(raw: pa.Array, row: int, column: Column, kind: Kind, limit: str) -> InputFault:
     return InputFault(row, column.name, kind, _shown(raw[row].as_py()), limit)
 
 
@@ -171,7 +166,7 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 def _broken(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.Array, str]]:
     """Each rule that at least one row breaks: its kind, those rows, and what is wanted."""
     if values.null_count and not column.nullable:
-        yield "null", values.is_null(), f"{_WANTED[column.type]}, not missing"
+        yield "missing_value", values.is_null(), f"{_WANTED[column.type]}, not missing"
     if column.type in ("number", "integer"):
         yield from _out_of_range(values, column)
     if column.allowed is not None:
@@ -266,14 +261,14 @@ def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
         if not _is_typed(one, column.type):
             shown = _shown(value.as_py() if isinstance(value, pa.Scalar) else value)
             return InputProblem(
-                "type",
+                "wrong_type",
                 column.name,
                 row,
                 f"{column.name!r} in row {row} is {shown}, must be {wanted}",
                 f"send {wanted} for {column.name!r}",
             )
     return InputProblem(
-        "type",
+        "wrong_type",
         column.name,
         0,
         f"{column.name!r} holds values of types that do not go together",

@@ -93,6 +93,7 @@ class _Score:
         typed = typed_inputs(rows, inputs)
         errors: list[str | None] = [None] * rows.num_rows
         for fault in reversed(typed.faults):  # the first fault of a row is the one that stays
+            assert fault.row is not None  # a missing column was refused before any row was read
             errors[fault.row] = f"{fault.column}: {fault.kind}, {fault.value} is not {fault.limit}"
         good_N = np.array([error is None for error in errors], dtype=bool)
         scores: list[list[float] | None] = [None] * rows.num_rows

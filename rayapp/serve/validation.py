@@ -61,8 +61,7 @@ def _column(parsed: Parsed, column: Column) -> pa.Array:
     values = to_arrow(parsed.columns[column.name], column)
     problem = values if isinstance(values, InputProblem) else first_problem(values, column)
     if problem is not None:
-        kind = {"type": "wrong_type", "null": "missing_value"}.get(problem.kind, problem.kind)
-        raise _violation(kind, problem.what, problem.next_step, column.name)
+        raise _violation(problem.kind, problem.what, problem.next_step, column.name)
     return values
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -47,14 +46,18 @@ def distributions(config: SweepConfig, training: TrainConfig) -> dict[str, BaseD
     return made
 
 
-def starting_point(
-    space: Mapping[str, BaseDistribution], training: TrainConfig
-) -> dict[str, Any] | None:
+def starting_point(config: SweepConfig, training: TrainConfig) -> dict[str, Any] | None:
     """The training config's own settings, if they lie inside the space: the trial to beat."""
     settings = training.family_config.model_dump()
-    point = {name: settings[name] for name in space}
-    inside = all(space[name]._contains(_inner(space[name], v)) for name, v in point.items())
+    point = {name: settings[name] for name in config.space}
+    inside = all(_is_inside(space, point[name]) for name, space in config.space.items())
     return point if inside else None
+
+
+def _is_inside(space: Space, value: Any) -> bool:
+    if isinstance(space, ChoiceSpace):
+        return value in space.values
+    return bool(space.low <= value <= space.high)
 
 
 def _extremes(space: Space) -> tuple[str | int | float, ...]:
@@ -81,9 +84,3 @@ def _distribution(space: Space) -> BaseDistribution:
         case ChoiceSpace():
             return CategoricalDistribution(space.values)
     typing.assert_never(space)
-
-
-def _inner(distribution: BaseDistribution, value: Any) -> float:
-    if isinstance(distribution, CategoricalDistribution) and value not in distribution.choices:
-        return -1.0
-    return float(distribution.to_internal_repr(value))

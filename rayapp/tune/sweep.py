@@ -235,7 +235,7 @@ def _search(
     mode: str,
 ) -> OptunaSearch:
     """Knows the trials that are done; a fresh search begins with the config's own settings."""
-    first = starting_point(space, training)
+    first = starting_point(config, training)
     points = [t.settings for t in done] or ([first] if first is not None else None)
     return OptunaSearch(
         space=space,

@@ -24,8 +24,8 @@ def test_a_good_space_starts_at_the_configs_own_settings() -> None:
             "subsample": {"kind": "choice", "values": [0.5, 0.8]},
         }
     )
-    space = distributions(config, TRAINING)
-    assert starting_point(space, TRAINING) == {
+    assert distributions(config, TRAINING).keys() == config.space.keys()
+    assert starting_point(config, TRAINING) == {
         "max_depth": 6,
         "learning_rate": 0.1,
         "subsample": 0.8,
@@ -34,9 +34,9 @@ def test_a_good_space_starts_at_the_configs_own_settings() -> None:
 
 def test_settings_outside_the_space_are_no_starting_point() -> None:
     config = sweep_of({"subsample": {"kind": "choice", "values": [0.5, 0.6]}})
-    assert starting_point(distributions(config, TRAINING), TRAINING) is None
+    assert starting_point(config, TRAINING) is None
     config = sweep_of({"max_depth": {"kind": "integer", "low": 7, "high": 9}})
-    assert starting_point(distributions(config, TRAINING), TRAINING) is None
+    assert starting_point(config, TRAINING) is None
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,11 @@ def test_latest_finds_by_kind_key_and_subject(ledger: Ledger) -> None:
     ],
 )
 def test_each_ledger_has_anchors_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, other: str, is_same: bool
+    tmp_path: Path, url: str, other: str, is_same: bool
 ) -> None:
-    found = []
-    for each in (url, other):
-        monkeypatch.setenv("RAYAPP_LEDGER_URL", each)
-        found.append(anchors_of(Workspace(str(tmp_path))))
-    assert (found[0] == found[1]) == is_same
+    environs = [{"RAYAPP_WORKSPACE": str(tmp_path), "RAYAPP_LEDGER_URL": u} for u in (url, other)]
+    one, two = (anchors_of(Workspace.from_environment(environ)) for environ in environs)
+    assert (one == two) == is_same
 
 
 def test_unreachable_ledger_is_one_clear_error(tmp_path: Path) -> None:
