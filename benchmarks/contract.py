@@ -151,7 +151,7 @@ def with_contract(raw: Path, folder: str, num_blocks: int) -> str:
         "carrier": _column("data/airlines.csv", "carrier"),
         "origin": _column("data/airports.csv", "faa"),
     }
-    version, _ = ingest(
+    ingested = ingest(
         "flights",
         load_contract(CONTRACT),
         SourceConfig(uri=str(raw)),
@@ -159,7 +159,7 @@ def with_contract(raw: Path, folder: str, num_blocks: int) -> str:
         references,
         lambda name: f"{folder}/{name}",
     )
-    return version.digest
+    return ingested.version.digest
 
 
 def _column(path: str, column: str) -> pa.Array:

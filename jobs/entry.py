@@ -1,6 +1,7 @@
 """What every job does around its flow: arguments, config, connection, exit code.
 
-The config is read and checked before Ray or any flow is imported, so a mistake costs a second.
+The config, and what it leads to, is read and checked before Ray is imported, so a mistake costs a
+second.
 """
 
 import argparse
@@ -30,6 +31,8 @@ def run_job(description: str, config_class: type[Config], flow: str) -> int:
         environment = os.environ.get("RAYAPP_ENVIRONMENT")
         config = load(config_class, arguments.config, arguments.overrides, environment)
         Workspace.from_environment(os.environ)
+        references = importlib.import_module("rayapp.flows.references")
+        references.check_references(config, environment)
         figures = _run(flow, config)
     except RayappError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)

@@ -149,7 +149,8 @@ def submit(
     * `rayapp submit configs/training/flight_delay_neural.yaml --environment gpu`
     * `rayapp submit configs/releases/flight_delay_trees.yaml --job evaluate`
 
-    The config is checked here first. Ctrl-C stops the job. With --json the log goes to stderr.
+    The config and every file that it leads to are checked here first. Ctrl-C stops the job. With
+    --json the log goes to stderr.
     """
     from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job, next_commands
     from rayapp.config.load import load, read_yaml
@@ -158,7 +159,11 @@ def submit(
     environ = dict(os.environ)
     if environment is not None:
         environ["RAYAPP_ENVIRONMENT"] = environment
-    load(CONFIG_OF_JOB[chosen], config, overrides, environ.get("RAYAPP_ENVIRONMENT"))
+    overlay = environ.get("RAYAPP_ENVIRONMENT")
+    checked = load(CONFIG_OF_JOB[chosen], config, overrides, overlay)
+    from rayapp.flows.references import check_references
+
+    check_references(checked, overlay)
     address = _jobs_address(environ)
     from rayapp.cli import submit as submitting
 
@@ -326,7 +331,10 @@ def _print_pairs(title: str, pairs: dict[str, str]) -> None:
 
 
 def _print_answers(answers: "Sequence[Answer]") -> None:
-    table = Table("request", "release", "prediction", "outcome", "ms", box=None)
+    table = Table(box=None)
+    table.add_column("request", no_wrap=True)  # to be copied into `rayapp explain`
+    for title in ("release", "prediction", "outcome", "ms"):
+        table.add_column(title, overflow="fold")
     for a in answers:
         shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
         table.add_row(*shown, f"{a.latency_ms:.0f}")

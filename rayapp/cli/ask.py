@@ -35,24 +35,32 @@ class Answer:
 def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
     """One request per row of the champion's test split. Raises UserError, or Unavailable."""
     url = f"{base_url}/endpoints/{endpoint}/invocations"
-    sample, label = _sample(workspace, endpoint, num_rows)
-    return [_ask_one(url, row, label) for row in sample]
+    asked = _sample(workspace, endpoint, num_rows)
+    return [_ask_one(url, row, asked) for row in asked.rows]
 
 
 def sample_requests(workspace: Workspace, endpoint: str, num_rows: int) -> list[dict[str, Any]]:
     """Rows of the champion's test split as a caller sends them: its inputs, in JSON's types."""
-    sample, label = _sample(workspace, endpoint, num_rows)
-    return [_sent(row, label) for row in sample]
+    asked = _sample(workspace, endpoint, num_rows)
+    return [_sent(row, asked.label) for row in asked.rows]
 
 
-def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> tuple[list[dict[str, Any]], str]:
-    """Inputs and label of test rows, and the label's name."""
+@dataclass(frozen=True)
+class _Sample:
+    """rows: inputs and label of test rows. classes: those that a list of scores is in order of."""
+
+    rows: list[dict[str, Any]]
+    label: str
+    classes: tuple[str, ...]
+
+
+def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
     ledger = Ledger.of(workspace, "ask")
     pointer = ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
         raise UserError(
             f"endpoint {endpoint!r} has no champion in workspace {workspace.uri}",
-            "release one: rayapp submit configs/golden_paths/flight_delay.yaml",
+            "release one: rayapp submit configs/golden_paths/NAME.yaml",
         )
     manifest = read_manifest(workspace, pointer.target).manifest
     built = ledger.latest(EventKind.SNAPSHOT_BUILT, subject=manifest.snapshot_id)
@@ -67,16 +75,16 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> tuple[list[di
         table = table.rename_columns({ROW_ID_COLUMN: UNIT_ID})
     else:
         table = table.drop_columns([ROW_ID_COLUMN])
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows, snapshot.label
+    classes = snapshot.classes if snapshot.task == "multiclass" else ()
+    return _Sample(table.to_pylist(), snapshot.label, classes)
 
 
 def _sent(row: Mapping[str, Any], label: str) -> dict[str, Any]:
     return {name: _plain(value) for name, value in row.items() if name != label}
 
 
-def _ask_one(url: str, row: Mapping[str, Any], label: str) -> Answer:
-    sent = _sent(row, label)
+def _ask_one(url: str, row: Mapping[str, Any], asked: _Sample) -> Answer:
+    sent = _sent(row, asked.label)
     body = json.dumps({"dataframe_records": [sent]}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     began_s = time.monotonic()
@@ -97,10 +105,14 @@ def _ask_one(url: str, row: Mapping[str, Any], label: str) -> Answer:
         request_id=headers["x-request-id"],
         release_id=headers["x-release"],
         row=sent,
-        prediction=answered["predictions"][0],
-        outcome=row[label],
+        prediction=_named(answered["predictions"][0], asked.classes),
+        outcome=row[asked.label],
         latency_ms=(time.monotonic() - began_s) * 1000,
     )
+
+
+def _named(prediction: Any, classes: tuple[str, ...]) -> Any:
+    return dict(zip(classes, prediction, strict=True)) if classes else prediction
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The last screen of the quickstart: what came out, where to look, what to do next."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def summary(
         ("dashboard", f"{head.dashboard_url}  (token: {head.token_path})"),
         ("endpoint", url),
         ("report", figures.get("report", "made when the release was; see MLflow")),
+        ("commands", f"source {_shown(Path(sys.prefix))}/bin/activate lets your shell find them"),
         ("MLflow", f"mlflow ui --port 5000 --backend-store-uri {mlflow_url}"),
     ]
     following = [
@@ -47,6 +49,10 @@ def summary(
         ("rayapp down", "stop what was started; state stays"),
     ]
     return {"Release": release, "Look at": look, "Next": following}
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _novelty(figures: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ which for a Ray job is the submitted directory.
 import difflib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
         lines = dict(_key_lines(node, ()))
         data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML, {_place(error, text)}", "mend it") from None
+        raise ConfigError(
+            f"{path}: not valid YAML, {_place(error, text)}", "mend that line"
+        ) from None
     finally:
         loader.dispose()
     if not isinstance(data, dict):
@@ -210,7 +212,9 @@ def _describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str]
     where = f"{places[place]}: " if place is not None else ""
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys_at(cls, location[:-1]), n=1)
+        key = str(location[-1])
+        near = [".".join(at) for at in _places_of(key, cls)][:1]
+        near = near or difflib.get_close_matches(key, _keys_at(cls, location[:-1]), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{where}{name}: unknown key{hint}"
     if problem["type"] == "missing":
@@ -230,6 +234,15 @@ def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
+def _places_of(key: str, cls: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Where a key belongs, below a config that does not have it itself."""
+    for name, field in cls.model_fields.items():
+        if name == key:
+            yield (key,)
+        for model in _models_in(field.annotation):
+            yield from ((name, *at) for at in _places_of(key, model))
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
@@ -238,6 +251,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _nearest_file(path: Path) -> str | None:
     folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = {str(p) for p in folder.rglob("*.yaml")} if folder.is_dir() else set()
-    near = difflib.get_close_matches(str(path), names, n=1)
-    return near[0] if near else None
+    files = {p.stem: str(p) for p in folder.rglob("*.yaml")} if folder.is_dir() else {}
+    near = difflib.get_close_matches(path.stem, files, n=1, cutoff=0.7)
+    return files[near[0]] if near else None

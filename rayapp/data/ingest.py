@@ -11,6 +11,7 @@ count only once both tables are committed.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
@@ -46,6 +47,16 @@ log = logging.getLogger("rayapp.data.ingest")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Ingested:
+    """version: the table's new one, or the unchanged old one. reasons: how many rows each reason
+    code holds for. ignored: columns of the raw files that the contract does not speak of."""
+
+    version: TableVersion
+    reasons: Mapping[str, int]
+    ignored: tuple[str, ...]
+
+
 def ingest(
     name: str,
     contract: Contract,
@@ -53,22 +64,22 @@ def ingest(
     num_blocks: int,
     references: Mapping[str, pa.Array],
     table_uri: Callable[[str], str],
-) -> tuple[TableVersion, Mapping[str, int]]:
-    """The table's new (or unchanged) version, and how many rows each reason code holds for.
-
-    table_uri: where the table of a given name lies. Raises DataError when no row is good.
-    """
+) -> Ingested:
+    """table_uri: where the table of a given name lies. Raises DataError when no row is good."""
     table_plan = TablePlan(
         contract, source, references, table_uri(name), table_uri(f"quarantine/{name}")
     )
-    checked, written = _run(table_plan, cut_source(source, contract.columns, num_blocks))
+    parts = cut_source(source, contract.columns, num_blocks)
+    checked, written = _run(table_plan, parts)
     version = _commit(name, table_plan, checked, written)
     counts: dict[str, int] = {}
     for reasons in [*[c.reasons for c in checked], *[w.reasons for w in written]]:
         for code, count in reasons.items():
             counts[code] = counts.get(code, 0) + count
     log.info("table_ingested", extra={"table": name, "rows": version.num_rows, "reasons": counts})
-    return version, counts
+    known = {column.name for column in contract.columns}
+    ignored = dict.fromkeys(name for part in parts for name in part.header if name not in known)
+    return Ingested(version, counts, tuple(ignored))
 
 
 def _run(table_plan: TablePlan, parts: Sequence[RawPart]) -> tuple[list[Checked], list[Written]]:

@@ -91,8 +91,8 @@ def refuse_suspicious_features(
         raise LeakageRefused(
             f"too good to be true: alone, {listed} ranks the label with {measure} over the limit "
             f"{limit}",
-            "mark the column knownAt: outcome in its contract, or raise max_single_feature_auc "
-            "if you can explain it",
+            "mark the column knownAt: outcome in its contract or, if you can explain it, raise "
+            f"view.max_single_feature_auc in the snapshot config of {snapshot.name}",
         )
 
 

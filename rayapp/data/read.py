@@ -1,6 +1,7 @@
 """Reading a snapshot's view: as a Ray Dataset, as a sample, and its label rate over time."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from rayapp.data.delta import files_of
 from rayapp.data.sources import open_uri
@@ -21,6 +23,8 @@ def speak_only_of_trouble() -> None:
     """For this process: Ray Data shows no bars and logs warnings only; stages show their own."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "bars are off"
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)  # what Ray says to itself
 
 
 def read_view(

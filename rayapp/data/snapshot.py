@@ -19,7 +19,7 @@ from rayapp.data.delta import (
     write_file,
 )
 from rayapp.data.digest import hash_rows
-from rayapp.data.ingest import files_digest, ingest
+from rayapp.data.ingest import Ingested, files_digest, ingest
 from rayapp.data.sources import digest_source
 from rayapp.data.view import View, make_view, plan_view
 from rayapp.errors import ConfigError, RayappError
@@ -37,6 +37,7 @@ log = logging.getLogger("rayapp.data.snapshot")
 
 MAX_ALLOWED_VALUES = 2_000
 _VIEW_FILES = 8
+_MAX_SHOWN = 6
 _VIEW_FILE_MIN_ROWS = 10_000
 
 
@@ -56,12 +57,12 @@ def build_snapshot(
         references = _referenced(contract, contracts, versions)
         if name == config.view.base:
             columns = tuple(_closed(c, references.get(c.name)) for c in columns)
-        version, counts = ingest(
+        ingested = ingest(
             name, contract, table.source, table.num_blocks, references, workspace.table
         )
-        versions[name] = version
-        on_stage(_told(version, counts))
-        _tell_staleness(version, contract, on_stage)
+        versions[name] = ingested.version
+        _tell(ingested, on_stage)
+        _tell_staleness(ingested.version, contract, on_stage)
     on_stage(f"view {config.name}: computing point-in-time features over {config.view.base}")
     view, classes, splits, dropped = _built(config, columns, versions, workspace)
     if dropped:
@@ -164,12 +165,20 @@ def _closed(column: Column, values: pa.ChunkedArray | None) -> Column:
     return column.model_copy(update={"allowed": allowed})
 
 
-def _told(version: TableVersion, counts: Mapping[str, int]) -> str:
-    why = ", ".join(f"{code} {count:,}" for code, count in sorted(counts.items()))
-    return (
+def _tell(ingested: Ingested, on_stage: Callable[[str], None]) -> None:
+    version = ingested.version
+    why = ", ".join(f"{code} {count:,}" for code, count in sorted(ingested.reasons.items()))
+    on_stage(
         f"table {version.name}: {version.num_rows:,} rows kept, "
         f"{version.num_quarantined:,} quarantined{f' ({why})' if why else ''}"
     )
+    if ingested.ignored:
+        shown = ", ".join(ingested.ignored[:_MAX_SHOWN])
+        more = len(ingested.ignored) - _MAX_SHOWN
+        on_stage(
+            f"table {version.name}: left out what its contract does not describe: {shown}"
+            + (f" and {more} more" if more > 0 else "")
+        )
 
 
 def _tell_staleness(
@@ -177,10 +186,10 @@ def _tell_staleness(
 ) -> None:
     age_h = stale_by_h(version, contract, datetime.now(UTC))
     if age_h is not None:
-        log.warning("table_stale", extra={"table": version.name, "age_h": age_h})
+        log.info("table_stale", extra={"table": version.name, "age_h": age_h})
         on_stage(
-            f"table {version.name}: newest row is {age_h:,.0f} h old, its contract allows "
-            f"{contract.freshness_h:,.0f} h"
+            f"table {version.name}: stale, its newest row is {age_h:,.0f} h old where its contract "
+            f"allows {contract.freshness_h:,.0f} h (as of {version.watermark:%Y-%m-%d})"
         )
 
 

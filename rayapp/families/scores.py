@@ -11,6 +11,8 @@ import numpy.typing as npt
 from rayapp.families.base import Floats
 from rayapp.schemas.data import Task
 
+TUNE_METRICS = ("auc", "log_loss", "accuracy", "rmse", "mae")
+"""Every name that `tune_metrics` gives."""
 _SMALLEST = 1e-7  # float32 scores: a certain and wrong answer costs 16 nats, not infinity
 
 

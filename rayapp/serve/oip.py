@@ -19,7 +19,7 @@ import pyarrow as pa
 from rayapp.errors import RequestError
 from rayapp.families.base import Floats
 from rayapp.families.inputs import Values
-from rayapp.schemas.data import ColumnType
+from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.protocols import (
     Parsed,
@@ -148,9 +148,25 @@ def output_names(schema: BundleSchema) -> tuple[str, ...]:
 
 
 def model_metadata(name: str, schema: BundleSchema, release_id: str) -> dict[str, Any]:
-    inputs = [{"name": c.name, "datatype": DATATYPES[c.type], "shape": [-1]} for c in schema.inputs]
+    """What the protocol asks for, and as each tensor's parameters what a value must keep to."""
+    inputs = [
+        {
+            "name": column.name,
+            "datatype": DATATYPES[column.type],
+            "shape": [-1],
+            "parameters": _limits(column),
+        }
+        for column in schema.inputs
+    ]
     shape = [-1, len(schema.classes)] if schema.task == "multiclass" else [-1]
-    main = {"name": output_names(schema)[0], "datatype": "FP32", "shape": shape}
+    main: dict[str, Any] = {
+        "name": output_names(schema)[0],
+        "datatype": "FP32",
+        "shape": shape,
+    }
+    if schema.classes:
+        of = schema.classes if schema.task == "multiclass" else schema.classes[1:]
+        main["parameters"] = {"classes": list(of)}
     label = {"name": "label", "datatype": "BYTES", "shape": [-1]}
     return {
         "name": name,
@@ -159,6 +175,19 @@ def model_metadata(name: str, schema: BundleSchema, release_id: str) -> dict[str
         "inputs": inputs,
         "outputs": [main] if schema.task == "regression" else [main, label],
     }
+
+
+def _limits(column: Column) -> dict[str, Any]:
+    limits: dict[str, Any] = {"type": column.type, "nullable": column.nullable}
+    if column.minimum is not None:
+        limits["minimum"] = column.minimum
+    if column.maximum is not None:
+        limits["maximum"] = column.maximum
+    if column.allowed is not None:
+        limits["allowed"] = list(column.allowed)
+    if column.type == "timestamp":
+        limits["format"] = "ISO 8601 with a zone"
+    return limits
 
 
 def _divide(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview]:

@@ -9,6 +9,7 @@ cut off takes what its trials found and used into account and runs only those th
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError
 from rayapp.families.base import Batch
 from rayapp.families.encoded import EncodedSplits, Rows, encode_splits
-from rayapp.families.scores import goal
+from rayapp.families.scores import TUNE_METRICS, goal
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Feature
 from rayapp.schemas.operations import Tracker
@@ -145,6 +146,7 @@ class Watch(tune.Callback):
         self._tracker = tracker
         self._on_progress = on_progress
         self._running_s: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune stores its callbacks beside the experiment; ours is never restored from there."""
@@ -165,20 +167,25 @@ class Watch(tune.Callback):
         **_: Any,
     ) -> None:
         self._running_s[trial.trial_id] = result["used_s"]
-        number = len(self._journal.trials) + list(self._running_s).index(trial.trial_id) + 1
         self._on_progress(
-            f"tune: trial {number}/{self._config.num_trials}  step {result['step']}  "
+            f"tune: trial {self._name(trial)}  step {result['step']}  "
             f"{self._metric} {result[self._metric]:.4f}  "
             f"({self.used_s():.0f} of {self._config.budget_s:.0f} s used)"
         )
+
+    def _name(self, trial: Any) -> str:
+        """A trial's number is where it began, whichever ends first."""
+        begun = len(self._journal.trials) + len(self._running_s)
+        number = self._numbers.setdefault(trial.trial_id, begun)
+        return f"{number}/{self._config.num_trials}"
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         result = trial.last_result
         if self._metric not in result:
             return  # stopped before its first report
+        name = self._name(trial)
         self._running_s.pop(trial.trial_id, None)
-        names = ("auc", "log_loss", "accuracy", "rmse", "mae")
-        metrics = {name: float(result[name]) for name in names if name in result}
+        metrics = {name: float(result[name]) for name in TUNE_METRICS if name in result}
         self._journal.add(Trial(trial.config, metrics, result["step"], result["used_s"]))
         numbers = {k: v for k, v in trial.config.items() if isinstance(v, int | float)}
         self._tracker.log_metrics(metrics | numbers, len(self._journal.trials))
@@ -187,7 +194,7 @@ class Watch(tune.Callback):
             for key, value in trial.config.items()
         )
         self._on_progress(
-            f"tune: ended {len(self._journal.trials)}/{self._config.num_trials}  {shown}  "
+            f"tune: trial {name}  ended, {shown}  "
             f"{self._metric} {metrics[self._metric]:.4f}, "
             f"best {self.best().metrics[self._metric]:.4f}"
         )
@@ -285,6 +292,7 @@ def _run(
             verbose=0,
         ),
     )
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints a box whatever `verbose` is
     grid = tuner.fit()
     for error in grid.errors:
         log.error("failed_trial", exc_info=error, extra={"sweep": name})

@@ -41,6 +41,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ),
         (GOOD.replace("num_rounds: 10", "num_rounds: many"), "line 7: tabular.num_rounds"),
         (GOOD.replace("name: trees\n", ""), "name: missing"),
+        (GOOD + "num_workers: 2\n", "line 8: num_workers: unknown key; did you mean 'workers.num_"),
         (GOOD + "seed: 1\nseed: 2\n", "key 'seed' is already set on line 8"),
         (GOOD + "neural: {num_epochs: 1}\n", "`neural` has no effect with family 'tabular'"),
         ("- a\n", "must hold a mapping"),

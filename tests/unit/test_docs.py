@@ -7,6 +7,7 @@ import pytest
 
 from rayapp.cli.app import app
 from rayapp.cli.job_choice import CONFIG_OF_JOB
+from rayapp.config.reference import render_reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -41,3 +42,8 @@ def test_commands_exist(page: str) -> None:
 @pytest.mark.parametrize("page", ["README.md"])
 def test_configs_exist(page: str) -> None:
     assert [c for c in CONFIG.findall(_text(page)) if not (ROOT / c).is_file()] == []
+
+
+def test_the_settings_page_is_what_the_code_says() -> None:
+    """Made anew by: python -m rayapp.config.reference > docs/reference/settings.md"""
+    assert _text("docs/reference/settings.md") == render_reference()

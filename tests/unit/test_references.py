@@ -1,0 +1,64 @@
+"""A mistake in a file that a config leads to is found before anything runs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job
+from rayapp.config.load import load, read_yaml
+from rayapp.errors import ConfigError, ContractError
+from rayapp.flows.references import check_references
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _check(path: str) -> None:
+    job = choose_job(path, read_yaml(path)[0], None)
+    check_references(load(CONFIG_OF_JOB[job], path), None)
+
+
+PATHS = [
+    p.relative_to(ROOT).as_posix()
+    for folder in ("golden_paths", "releases", "training", "sweeps", "snapshots", "operations")
+    for p in sorted((ROOT / "configs" / folder).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_config_leads_to_good_files(path: str) -> None:
+    _check(path)
+
+
+SNAPSHOT = "configs/snapshots/flight_delay.yaml"
+POLICY = "configs/policies/flight_delay.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("configs/contracts/weather.odcs.yaml", "kind: DataContract", "kind: [", "not valid YAML"),
+        (SNAPSHOT, "task: binary", "tsk: binary", "did you mean 'task'"),
+        (POLICY, "metric: auc", "metric: rmse", "binary has no metric 'rmse'"),
+    ],
+)
+def test_a_mistake_far_below_is_named(file: str, old: str, new: str, says: str) -> None:
+    text = Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new, 1))
+    with pytest.raises((ConfigError, ContractError)) as error:
+        _check("configs/golden_paths/flight_delay.yaml")
+    assert says in str(error.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    Path(SNAPSHOT).unlink()
+    with pytest.raises(ConfigError, match=r"flight_delay\.yaml: cannot be read"):
+        _check("configs/training/flight_delay_trees.yaml")
