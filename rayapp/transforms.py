@@ -46,7 +46,7 @@ _OPERATORS: dict[type[ast.AST], str] = {
 }
 _ALLOWED = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Call, ast.Name)
 _ALLOWED_LEAVES = (ast.Constant, ast.Load, ast.USub, ast.Not, *_OPERATORS)
-_WORDS = {"true": True, "false": False, "null": None}
+WORDS = {"true": True, "false": False, "null": None}
 
 
 def arrow_type(column_type: ColumnType) -> pa.DataType:
@@ -146,7 +146,7 @@ class Expression:
 
     text: str
     columns: frozenset[str] = field(compare=False)
-    _tree: ast.expr = field(compare=False, repr=False)
+    tree: ast.expr = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Expression":
@@ -161,7 +161,7 @@ class Expression:
         columns: set[str] = set()
         for node in ast.walk(tree):
             _check_node(node, text)
-            if isinstance(node, ast.Name) and id(node) not in called and node.id not in _WORDS:
+            if isinstance(node, ast.Name) and id(node) not in called and node.id not in WORDS:
                 columns.add(node.id)
         return cls(text, frozenset(columns), tree)
 
@@ -175,7 +175,7 @@ class Expression:
                 f"did you mean {near[0]!r}?" if near else f"columns are {table.column_names}",
             )
         try:
-            value = _eval(self._tree, table)
+            value = _eval(self.tree, table)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise DataError(
                 f"expression {self.text!r}: {str(error).splitlines()[0]}",
@@ -225,8 +225,8 @@ def _eval(node: ast.expr, table: pa.Table) -> Value:
     match node:
         case ast.Constant():
             return pa.scalar(node.value)
-        case ast.Name(id=name) if name in _WORDS:
-            return pa.scalar(_WORDS[name])
+        case ast.Name(id=name) if name in WORDS:
+            return pa.scalar(WORDS[name])
         case ast.Name(id=name):
             return table.column(name)
         case ast.UnaryOp(op=ast.Not()):

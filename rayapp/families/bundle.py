@@ -75,7 +75,15 @@ class Bundle:
 
         Raises DataError for a column that is missing or of a wrong type.
         """
-        return self._model.predict(encode(self.schema.features, table))
+        return self.score(self.encode(table))
+
+    def encode(self, table: pa.Table) -> Floats:
+        """x_NF of raw rows. Raises DataError as `predict` does."""
+        return encode(self.schema.features, table)
+
+    def score(self, x_NF: Floats) -> Floats:
+        """Scores [N, K] of encoded rows."""
+        return self._model.predict(x_NF)
 
 
 @dataclass(frozen=True)

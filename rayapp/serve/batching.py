@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
 
 from rayapp.families.base import Floats
 
@@ -14,7 +13,8 @@ log = logging.getLogger("rayapp.serve.batching")
 
 INLINE_ROWS = 32
 """Up to this many rows the model runs on the event loop: a hop to a thread costs more than it."""
-Waiting = tuple[pa.Table, "asyncio.Future[Floats]"]
+Waiting = tuple[Floats, "asyncio.Future[Floats]"]
+"""Encoded rows [N, F], and where their scores go."""
 
 
 class ModelFault(Exception):
@@ -27,12 +27,12 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[pa.Table], Floats],
+        score: Callable[[Floats], Floats],
         max_rows: int,
         wait_ms: float,
         on_batch: Callable[[int], None],
     ) -> None:
-        self._predict = predict
+        self._score = score
         self._max_rows = max_rows
         self._wait_s = wait_ms / 1000
         self._on_batch = on_batch
@@ -41,12 +41,12 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def predict(self, table: pa.Table) -> Floats:
-        """Scores [N, K] of the table's own rows. Raises what the model raises for these rows."""
+    async def predict(self, x_NF: Floats) -> Floats:
+        """Scores [N, K] of these rows. Raises what the model raises for them."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Floats] = loop.create_future()
-        self._waiting.append((table, future))
-        self._num_rows += table.num_rows
+        self._waiting.append((x_NF, future))
+        self._num_rows += len(x_NF)
         if self._running is None:
             if self._num_rows >= self._max_rows or not self._wait_s:
                 self._start()
@@ -72,45 +72,43 @@ class Batcher:
         """The requests of the next call: as many as fit, but at least one."""
         taken: list[Waiting] = []
         size = 0
-        while self._waiting and (
-            not taken or size + self._waiting[0][0].num_rows <= self._max_rows
-        ):
-            table, future = self._waiting.popleft()
-            self._num_rows -= table.num_rows
+        while self._waiting and (not taken or size + len(self._waiting[0][0]) <= self._max_rows):
+            x_NF, future = self._waiting.popleft()
+            self._num_rows -= len(x_NF)
             if not future.cancelled():  # its client may have gone meanwhile
-                taken.append((table, future))
-                size += table.num_rows
+                taken.append((x_NF, future))
+                size += len(x_NF)
         return taken
 
     async def _run(self, batch: list[Waiting]) -> None:
         if not batch:
             return
-        tables = [table for table, _ in batch]
+        parts = [x_NF for x_NF, _ in batch]
         try:
-            table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
-            if table.num_rows <= INLINE_ROWS:
-                scores_NK = self._in_parts(table)
+            x_NF = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if len(x_NF) <= INLINE_ROWS:
+                scores_NK = self._in_parts(x_NF)
             else:
-                scores_NK = await asyncio.to_thread(self._in_parts, table)
+                scores_NK = await asyncio.to_thread(self._in_parts, x_NF)
         except Exception as error:  # noqa: BLE001 - a model's error belongs to the request it is for
             await self._blame(batch, error)
             return
         start = 0
         for part, future in batch:
             if not future.done():
-                future.set_result(scores_NK[start : start + part.num_rows])
-            start += part.num_rows
+                future.set_result(scores_NK[start : start + len(part)])
+            start += len(part)
 
-    def _in_parts(self, table: pa.Table) -> Floats:
-        starts = range(0, table.num_rows, self._max_rows)
-        parts = [self._call(table.slice(start, self._max_rows)) for start in starts]
+    def _in_parts(self, x_NF: Floats) -> Floats:
+        starts = range(0, len(x_NF), self._max_rows)
+        parts = [self._call(x_NF[start : start + self._max_rows]) for start in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _call(self, table: pa.Table) -> Floats:
-        self._on_batch(table.num_rows)
-        scores_NK = self._predict(table)
-        if len(scores_NK) != table.num_rows or not np.isfinite(scores_NK).all():
-            raise ModelFault(f"scores of {table.num_rows} rows: {scores_NK.shape}, not all finite")
+    def _call(self, x_NF: Floats) -> Floats:
+        self._on_batch(len(x_NF))
+        scores_NK = self._score(x_NF)
+        if len(scores_NK) != len(x_NF) or not np.isfinite(scores_NK).all():
+            raise ModelFault(f"scores of {len(x_NF)} rows: {scores_NK.shape}, not all finite")
         return scores_NK
 
     async def _blame(self, batch: list[Waiting], error: Exception) -> None:

@@ -23,6 +23,7 @@ from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.serve.batching import Batcher
+from rayapp.serve.rows import RowEncoder, row_encoder
 from rayapp.transforms import arrow_type
 
 log = logging.getLogger("rayapp.serve.follow")
@@ -41,7 +42,8 @@ class Predictor(Protocol):
     @property
     def schema(self) -> BundleSchema: ...
 
-    def predict(self, table: pa.Table) -> Floats: ...
+    def encode(self, table: pa.Table) -> Floats: ...
+    def score(self, x_NF: Floats) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Loaded:
     manifest: Manifest
     bundle: Predictor
     batcher: Batcher
+    row_encoder: RowEncoder | None
 
     @property
     def schema(self) -> BundleSchema:
@@ -141,7 +144,14 @@ class ChampionFollower:
                 )
             bundle = Bundle.open(Path(folder))
         prove(bundle)
-        return Loaded(endpoint, release_id, manifest, bundle, self._make_batcher(endpoint, bundle))
+        return Loaded(
+            endpoint,
+            release_id,
+            manifest,
+            bundle,
+            self._make_batcher(endpoint, bundle),
+            row_encoder(bundle.schema),
+        )
 
     def _note(self, key: str, problem: str, error: Exception) -> None:
         if self.problems.get(key) != problem:  # a poll repeats itself, the log need not
@@ -159,7 +169,7 @@ def prove(bundle: Predictor) -> None:
     """One row with nothing in it through the model: it answers, and its first call is over before a
     request comes. Raises DataError for scores of a wrong shape."""
     columns = {c.name: pa.nulls(1, arrow_type(c.type)) for c in bundle.schema.inputs}
-    scores_NK = bundle.predict(pa.table(columns))
+    scores_NK = bundle.score(bundle.encode(pa.table(columns)))
     expected = (1, 1 if bundle.schema.task == "regression" else len(bundle.schema.classes))
     if scores_NK.shape != expected:
         raise DataError(

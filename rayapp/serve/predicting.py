@@ -40,11 +40,11 @@ async def predict(
 
     def understand() -> tuple[Parsed, Rows]:
         parsed = parse(body)
-        return parsed, validated(parsed, loaded.schema)
+        return parsed, validated(parsed, loaded.bundle, loaded.row_encoder)
 
     is_long = len(body) > INLINE_BYTES
     parsed, rows = await _run(understand, is_long)
-    scores_NK = await loaded.batcher.predict(rows.table)
+    scores_NK = await loaded.batcher.predict(rows.x_NF)
     latency_ms = (time.perf_counter() - start_s) * 1000
 
     def record() -> None:
@@ -63,8 +63,6 @@ def prediction_records(
     latency_ms: float,
 ) -> list[dict[str, Any]]:
     """One per answered row, with the fields of schemas.traffic.PredictionRecord."""
-    names = rows.table.column_names
-    values = zip(*(column.to_pylist() for column in rows.table.columns), strict=True)
     common = {
         "request_id": request_id,
         "endpoint": loaded.endpoint,
@@ -72,8 +70,7 @@ def prediction_records(
         "at": at,
         "latency_ms": round(latency_ms, 3),
     }
-    inputs = [dict(zip(names, row, strict=True)) for row in values]
-    each = zip(rows.unit_ids, inputs, scores_NK.tolist(), strict=True)
+    each = zip(rows.unit_ids, rows.inputs, scores_NK.tolist(), strict=True)
     return [
         common | {"row": row, "unit_id": unit_id, "inputs": given, "scores": scores}
         for row, (unit_id, given, scores) in enumerate(each)

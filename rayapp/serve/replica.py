@@ -47,7 +47,7 @@ class GatewayReplica:
 
         def make_batcher(endpoint: str, bundle: Predictor) -> Batcher:
             return Batcher(
-                bundle.predict,
+                bundle.score,
                 config.max_batch_rows,
                 config.batch_wait_ms,
                 lambda num_rows: meter.batch(endpoint, num_rows),

@@ -192,7 +192,7 @@ class Case:
     def batcher(self, endpoint: str, bundle: Predictor) -> Batcher:
         config = self.config
         count = self.meter.batches.append
-        return Batcher(bundle.predict, config.max_batch_rows, config.batch_wait_ms, count)
+        return Batcher(bundle.score, config.max_batch_rows, config.batch_wait_ms, count)
 
     def fetch(self, release_id: str, folder: Path) -> SignedManifest:
         if release_id in self.refusals:

@@ -11,9 +11,12 @@ import tritonclient.http as triton
 from serving_case import CLASSES, INPUTS, ROW, rows_table
 
 from rayapp.errors import RequestError
+from rayapp.families.base import Floats
+from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.oip import parse_oip, render_oip
 from rayapp.serve.protocols import Parsed
+from rayapp.serve.rows import RowEncoder
 from rayapp.serve.validation import validated
 
 SCHEMA = BundleSchema(
@@ -61,8 +64,13 @@ def test_tritons_requests_are_understood(binary: bool, shape: tuple[int, ...]) -
     columns = {name: values.reshape(shape) for name, values in arrays(table).items()}
     body, length = triton_request(columns, binary)
     assert (length is None) == (not binary)
-    rows = validated(parse_oip(body, length, 50), SCHEMA)
-    assert rows.table.to_pylist() == table.to_pylist()  # NaN arrives as missing
+    rows = validated(parse_oip(body, length, 50), Encoding(), None)
+    assert rows.inputs == table.to_pylist()  # NaN arrives as missing
+    few, _ = triton_request({name: values[:8] for name, values in columns.items()}, binary)
+    _, length = triton_request({name: values[:8] for name, values in columns.items()}, binary)
+    quick = validated(parse_oip(few, length, 50), Encoding(), RowEncoder(SCHEMA))
+    assert quick.inputs == rows.inputs[:8]
+    np.testing.assert_array_equal(quick.x_NF, rows.x_NF[:8])
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -95,8 +103,22 @@ def test_every_number_type(datatype: str) -> None:
     raw = np.array([1, 2], f"{kind}{bits // 8}").tobytes()
     columns = parse_oip(*binary("distance", datatype, [2], raw), 2).columns
     ones = {**{k: [v, v] for k, v in ROW.items()}, **columns}
-    rows = validated(Parsed(ones, 2, datatypes={"distance": datatype}), SCHEMA)
-    assert rows.table.column("distance").to_pylist() == [1.0, 2.0]
+    parsed = Parsed(ones, 2, datatypes={"distance": datatype})
+    for encoder in (None, RowEncoder(SCHEMA)):
+        rows = validated(parsed, Encoding(), encoder)
+        assert [row["distance"] for row in rows.inputs] == [1.0, 2.0]
+
+
+class Encoding:
+    """A bundle that is not asked for scores."""
+
+    schema = SCHEMA
+
+    def encode(self, table: pa.Table) -> Floats:
+        return encode(SCHEMA.features, table)
+
+    def score(self, x_NF: Floats) -> Floats:
+        raise AssertionError
 
 
 def binary(name: str, datatype: str, shape: list[int], raw: bytes, size: int | None = None) -> Any:
