@@ -178,7 +178,8 @@ def test_feedback_is_joined_and_monitored(walked: Walked) -> None:
         finished = walked.shell.rayapp("submit", monitor, "min_rows=40", "--json")
         assert finished.returncode == 0, finished.stderr
         figures = json.loads(finished.stdout)["figures"]
-        return figures.get("num_outcomes") == 40 and "auc" in figures["quality"]
+        # rows that earlier tests sent have outcomes too: the snapshot holds them by row id
+        return figures.get("num_outcomes", 0) >= 40 and "auc" in figures["quality"]
 
     _until(is_joined)
     kinds = {e.payload["signal"] for e in walked.ledger().events(EventKind.SIGNAL_MEASURED)}

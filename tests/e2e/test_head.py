@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import stat
 import urllib.error
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shells import Shell, end_head, new_shell
+from shells import PROJECT, Shell, end_head, new_shell
 
 from rayapp.cli.head_state import is_alive, read_head, running_head
 
@@ -25,25 +26,17 @@ print('{"run_id": "r1"}')
 sys.exit(3)
 """
 
-CONFIG = """
-name: probe
-snapshot: configs/snapshots/probe.yaml
-family: tabular
-features: [a]
-"""
+CONFIG = "configs/training/flight_delay_trees.yaml"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose training job is refused, and sleeps when the seed is 1."""
     folder = tmp_path_factory.mktemp("project")
-    for path, text in {
-        "jobs/__init__.py": "",
-        "jobs/train.py": JOB,
-        "configs/training/probe.yaml": CONFIG,
-    }.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+    shutil.copytree(PROJECT / "configs", folder / "configs")
+    (folder / "jobs").mkdir()
+    (folder / "jobs/__init__.py").touch()
+    (folder / "jobs/train.py").write_text(JOB)
     return folder
 
 
@@ -91,14 +84,14 @@ def test_only_the_token_opens_the_dashboard(shell: Shell) -> None:
 
 
 def test_submit_exits_with_the_jobs_own_code(shell: Shell, project: Path) -> None:
-    finished = shell.in_folder(project).rayapp("submit", "configs/training/probe.yaml")
+    finished = shell.in_folder(project).rayapp("submit", CONFIG)
     assert finished.returncode == 3, finished.stderr
     assert "the job says hello" in finished.stdout
     assert finished.stdout.splitlines()[-1] == '{"run_id": "r1"}'
 
 
 def test_interrupting_submit_stops_the_job(shell: Shell, project: Path) -> None:
-    process = shell.in_folder(project).start("submit", "configs/training/probe.yaml", "seed=1")
+    process = shell.in_folder(project).start("submit", CONFIG, "seed=1")
     assert process.stdout is not None
     for line in process.stdout:
         if "says hello" in line:
@@ -123,7 +116,7 @@ def test_a_killed_head_comes_back_and_another_is_left_alone(
     shell: Shell, second_shell: Shell, project: Path
 ) -> None:
     assert second_shell.rayapp_json("up", "--num-cpus", "1")["is_new"]
-    refused = second_shell.in_folder(project).rayapp("submit", "configs/training/probe.yaml")
+    refused = second_shell.in_folder(project).rayapp("submit", CONFIG)
     assert refused.returncode == 3, refused.stderr
     second = running_head(second_shell.workspace)
     _kill_session(second.pid)
@@ -131,7 +124,7 @@ def test_a_killed_head_comes_back_and_another_is_left_alone(
 
     assert second_shell.rayapp_json("up", "--num-cpus", "1")["is_new"]
     jobs = second_shell.with_stock_tools().run("ray", "job", "list")
-    assert "train-probe-" in jobs.stdout, jobs.stderr
+    assert "train-flight_delay_trees-" in jobs.stdout, jobs.stderr
 
     assert second_shell.rayapp_json("down")["was_running"]
     assert read_head(second_shell.workspace) is None

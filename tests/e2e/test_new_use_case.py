@@ -27,7 +27,7 @@ def test_golden_path_from_contract_and_yaml_alone(task: str, shell: Shell, tmp_p
     if task == "binary":
         assert 0 <= prediction <= 1
     elif task == "multiclass":
-        assert sum(prediction) == pytest.approx(1, abs=1e-5)
+        assert sum(prediction.values()) == pytest.approx(1, abs=1e-5)
         assert len(prediction) == use_case.rows["cultivar"].nunique()
     else:
         assert 25 < prediction < 346, "outside of every label of the data"

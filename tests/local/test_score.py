@@ -73,7 +73,7 @@ def test_rows_are_scored_once_and_faults_are_kept(bundle: Path, tmp_path: Path) 
     assert found.column("_row_id").to_pylist() == table.column("_row_id").to_pylist()
     lines = found.to_pylist()
     assert lines[3]["scores"] is None
-    assert lines[3]["error"].startswith("a: null")
+    assert lines[3]["error"].startswith("a: missing_value")
     assert lines[5]["scores"] is None
     assert lines[5]["error"].startswith("a: range, -7.0")
     good = [i for i in range(200) if i not in (3, 5)]
