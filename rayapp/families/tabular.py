@@ -15,6 +15,7 @@ import xgboost as xgb
 
 from rayapp.errors import DataError
 from rayapp.families.base import Batch, BatchSource, Compute, Floats, Problem, Progress
+from rayapp.families.dense import DensePredictor
 from rayapp.families.scores import tune_metrics
 from rayapp.schemas.data import Task
 
@@ -73,14 +74,12 @@ class Tabular:
 
 class TreeModel:
     def __init__(self, booster: xgb.Booster) -> None:
-        self._booster = booster
         objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
         self._task: Task = _TASKS[objective]
+        self._predictor = DensePredictor(booster)
 
     def predict(self, x_NF: Floats) -> Floats:
-        # inplace_predict skips the DMatrix: a single row costs a tenth of what predict() costs.
-        raw = self._booster.inplace_predict(x_NF, validate_features=False)
-        return _scores(self._task, np.asarray(raw, dtype=np.float32))
+        return _scores(self._task, self._predictor.predict(x_NF))
 
 
 _OBJECTIVES: dict[Task, str] = {

@@ -89,7 +89,7 @@ def by_arrow(columns: dict[str, list[Any]]) -> tuple[Any, list[dict[str, Any]]] 
     return encode(FEATURES, table), table.to_pylist()
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(changes=st.lists(CHANGES, min_size=1, max_size=3))
 def test_what_is_given_is_what_arrow_gives(changes: list[dict[str, Any]]) -> None:
     rows = [GOOD | change for change in changes]
