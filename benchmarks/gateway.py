@@ -1,0 +1,240 @@
+"""What one answer costs in the gateway's process, step by step, without a server around it.
+
+    python -m benchmarks.gateway [--rows 1] [OUTPUT.json]
+
+A bundle as wide as flight-delay's (24 numbers, 4 texts, 3 parts of a time; 150 trees) behind the
+real gateway with the real spool; requests come as ASGI messages in one process, so no socket, no
+Ray and no metrics agent is in the figures. CPU time of the process, the lowest of REPEATS means,
+for a whole request by each way (plain Python, and Arrow alone) and for each step by itself.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xgboost as xgb
+
+from rayapp.config.serving import ServingConfig
+from rayapp.families.base import Floats
+from rayapp.families.bundle import Bundle, write_bundle
+from rayapp.families.tabular import MODEL_FILE
+from rayapp.observe.spool import Spool
+from rayapp.schemas.data import Column, Profile
+from rayapp.schemas.model import BundleSchema, EncodedFeature
+from rayapp.serve.batching import Batcher
+from rayapp.serve.follow import Loaded
+from rayapp.serve.gateway import Gateway
+from rayapp.serve.predicting import prediction_records
+from rayapp.serve.protocols import parse_mlflow, render_mlflow
+from rayapp.serve.rows import row_encoder
+from rayapp.serve.validation import validated
+
+NUM_NUMBERS, NUM_TEXTS, NUM_TREES = 24, 4, 150
+REPEATS, CALLS = 15, 200
+ENDPOINT = "benchmark"
+COLUMNS = (
+    *(Column(name=f"n{i}", type="number", nullable=True, minimum=-9, maximum=9) for i in range(24)),
+    *(Column(name=f"t{i}", type="string", allowed=tuple("abcdef")) for i in range(4)),
+    Column(name="at", type="timestamp"),
+)
+PARTS = ("hour", "minute_of_hour", "day_of_week")
+FEATURES = (
+    *(EncodedFeature(name=f"n{i}", expression=f"n{i}", kind="number") for i in range(24)),
+    *(
+        EncodedFeature(name=f"t{i}", expression=f"t{i}", kind="category", vocabulary=tuple("abcde"))
+        for i in range(4)
+    ),
+    *(
+        EncodedFeature(name=part, expression=f"{part}(at, 'America/New_York')", kind="number")
+        for part in PARTS
+    ),
+)
+SCHEMA = BundleSchema(
+    name="benchmark",
+    family="tabular",
+    task="binary",
+    label="y",
+    classes=("no", "yes"),
+    inputs=COLUMNS,
+    features=FEATURES,
+)
+
+
+def make_bundle(folder: Path) -> Bundle:
+    generator = np.random.default_rng(7)
+    x_NF = generator.normal(size=(20_000, len(FEATURES))).astype(np.float32)
+    x_NF[:, 24:28] = generator.integers(0, 6, (len(x_NF), 4))
+    y_N = generator.random(len(x_NF)) < 1 / (1 + np.exp(-x_NF[:, :8].sum(axis=1)))
+    kinds = ["c" if f.kind == "category" else "q" for f in FEATURES]
+    matrix = xgb.DMatrix(x_NF, y_N, feature_types=kinds, enable_categorical=True)
+    params = {"objective": "binary:logistic", "max_depth": 6, "nthread": 2}
+    booster = xgb.train(params, matrix, NUM_TREES)
+    write_bundle(
+        folder,
+        SCHEMA,
+        Profile(num_rows=len(x_NF), columns=()),
+        lambda model: booster.save_model(model / MODEL_FILE),
+    )
+    return Bundle.open(folder)
+
+
+def make_rows(num_rows: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(11)
+    return [
+        {f"n{i}": round(float(generator.normal()), 3) for i in range(NUM_NUMBERS)}
+        | {f"t{i}": str(generator.choice(list("abcdef"))) for i in range(NUM_TEXTS)}
+        | {"at": f"2013-10-{generator.integers(10, 31)}T12:{generator.integers(10, 60)}:00Z"}
+        for _ in range(num_rows)
+    ]
+
+
+class NoMeter:
+    def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
+    def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
+
+
+@dataclass
+class Fixed:
+    """A follower whose champion does not move."""
+
+    current: dict[str, Loaded]
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        return frozenset(self.current)
+
+    problems: Any = None
+
+
+def lowest_us(work: Callable[[], Any]) -> float:
+    """CPU-µs of one call: the lowest of REPEATS means, which other load disturbs least."""
+    means = []
+    for _ in range(REPEATS):
+        before_s = time.process_time()
+        for _ in range(CALLS):
+            work()
+        means.append((time.process_time() - before_s) / CALLS)
+    return round(min(means) * 1e6, 1)
+
+
+async def lowest_async_us(work: Callable[[], Awaitable[Any]]) -> float:
+    means = []
+    for _ in range(REPEATS):
+        before_s = time.process_time()
+        for _ in range(CALLS):
+            await work()
+        means.append((time.process_time() - before_s) / CALLS)
+    return round(min(means) * 1e6, 1)
+
+
+@contextmanager
+def gateways(folder: Path) -> Iterator[tuple[dict[str, Gateway], Loaded, Spool]]:
+    config = ServingConfig(batch_wait_ms=0)
+    bundle = make_bundle(folder / "bundle")
+    batcher = Batcher(bundle.score, config.max_batch_rows, 0, lambda num_rows: None)
+    spool = Spool(folder / "spool")
+
+    def made(encoder: Any) -> tuple[Gateway, Loaded]:
+        manifest: Any = None  # no answer needs it
+        loaded = Loaded(ENDPOINT, "r" * 64, manifest, bundle, batcher, encoder)
+        follower: Any = Fixed({ENDPOINT: loaded}, {})
+        background: Any = None
+        now = lambda: datetime.now(UTC)  # noqa: E731
+        sink = lambda endpoint: spool  # noqa: E731
+        return Gateway(config, follower, sink, spool, NoMeter(), background, now), loaded
+
+    quick, loaded = made(row_encoder(bundle.schema))
+    arrow, _ = made(None)
+    yield {"plain_python": quick, "arrow": arrow}, loaded, spool
+    spool.close()
+
+
+def request(gateway: Gateway, body: bytes) -> Callable[[], Awaitable[bytes]]:
+    headers = [(b"content-type", b"application/json")]
+    path = f"/endpoints/{ENDPOINT}/invocations"
+
+    async def ask() -> bytes:
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        await gateway(scope, receive, send)
+        if sent[0]["status"] != 200:
+            raise AssertionError(sent[1]["body"])
+        answer: bytes = sent[1]["body"]
+        return answer
+
+    return ask
+
+
+async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
+    body = json.dumps({"dataframe_records": make_rows(num_rows)}).encode()
+    with gateways(folder) as (made, loaded, spool):
+        asked = {way: request(gateway, body) for way, gateway in made.items()}
+        answers = {await ask() for ask in asked.values()}
+        if len(answers) != 1:
+            raise AssertionError(f"the ways differ: {answers}")
+        whole = {way: await lowest_async_us(ask) for way, ask in asked.items()}
+        parsed = parse_mlflow(body, num_rows)
+        rows = validated(parsed, loaded.bundle, loaded.row_encoder)
+        scores_NK: Floats = loaded.bundle.score(rows.x_NF)
+        at = datetime.now(UTC)
+        records = prediction_records(loaded, "id", rows, scores_NK, at, 1.0)
+        steps: dict[str, Callable[[], Any]] = {
+            "parse": lambda: parse_mlflow(body, num_rows),
+            "check_and_encode": lambda: validated(parsed, loaded.bundle, loaded.row_encoder),
+            "check_and_encode_by_arrow": lambda: validated(parsed, loaded.bundle, None),
+            "model": lambda: loaded.bundle.score(rows.x_NF),
+            "make_records": lambda: prediction_records(loaded, "id", rows, scores_NK, at, 1.0),
+            "spool": lambda: spool.append(records),
+            "render": lambda: render_mlflow(scores_NK, SCHEMA),
+        }
+        return {
+            "num_rows": num_rows,
+            "num_inputs": len(COLUMNS),
+            "num_features": len(FEATURES),
+            "num_trees": NUM_TREES,
+            "request_cpu_us": whole,
+            "step_cpu_us": {name: lowest_us(step) for name, step in steps.items()},
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "pyarrow": pa.__version__,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def main() -> None:
+    logging.disable(logging.INFO)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1, help="rows of each request")
+    parser.add_argument("output", nargs="?", help="default: benchmarks/results/gateway-DATE.json")
+    chosen = parser.parse_args()
+    today = datetime.now(UTC).date().isoformat()
+    output = Path(chosen.output or f"benchmarks/results/gateway-{today}.json")
+    with tempfile.TemporaryDirectory() as folder:
+        result = asyncio.run(measure(Path(folder), chosen.rows))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
