@@ -39,7 +39,7 @@ def render(
         created_at=created_at.astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC"),
         extra=extra,
         evaluation=evaluation,
-        outcome=_outcome(verdicts),
+        outcome=banner(verdicts),
         verdicts=[{"word": _WORDS[v.value], "verdict": v} for v in verdicts],
         headline=_headline(evaluation),
         metrics=_metric_rows(evaluation.overall),
@@ -51,7 +51,8 @@ def render(
     )
 
 
-def _outcome(verdicts: Sequence[Verdict]) -> dict[str, str]:
+def banner(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """The page's first line: its colour (a verdict's value) and its text."""
     counts = {v: sum(x.value == v for x in verdicts) for v in ("pass", "fail", "inconclusive")}
     if not verdicts:
         return {"value": "inconclusive", "text": "No gate was judged"}
