@@ -46,16 +46,19 @@ NUM_NUMBERS, NUM_TEXTS, NUM_TREES = 24, 4, 150
 REPEATS, CALLS = 15, 200
 ENDPOINT = "benchmark"
 COLUMNS = (
-    *(Column(name=f"n{i}", type="number", nullable=True, minimum=-9, maximum=9) for i in range(24)),
-    *(Column(name=f"t{i}", type="string", allowed=tuple("abcdef")) for i in range(4)),
+    *(
+        Column(name=f"n{i}", type="number", nullable=True, minimum=-9, maximum=9)
+        for i in range(NUM_NUMBERS)
+    ),
+    *(Column(name=f"t{i}", type="string", allowed=tuple("abcdef")) for i in range(NUM_TEXTS)),
     Column(name="at", type="timestamp"),
 )
 PARTS = ("hour", "minute_of_hour", "day_of_week")
 FEATURES = (
-    *(EncodedFeature(name=f"n{i}", expression=f"n{i}", kind="number") for i in range(24)),
+    *(EncodedFeature(name=f"n{i}", expression=f"n{i}", kind="number") for i in range(NUM_NUMBERS)),
     *(
         EncodedFeature(name=f"t{i}", expression=f"t{i}", kind="category", vocabulary=tuple("abcde"))
-        for i in range(4)
+        for i in range(NUM_TEXTS)
     ),
     *(
         EncodedFeature(name=part, expression=f"{part}(at, 'America/New_York')", kind="number")
@@ -76,7 +79,8 @@ SCHEMA = BundleSchema(
 def make_bundle(folder: Path) -> Bundle:
     generator = np.random.default_rng(7)
     x_NF = generator.normal(size=(20_000, len(FEATURES))).astype(np.float32)
-    x_NF[:, 24:28] = generator.integers(0, 6, (len(x_NF), 4))
+    texts = slice(NUM_NUMBERS, NUM_NUMBERS + NUM_TEXTS)
+    x_NF[:, texts] = generator.integers(0, 6, (len(x_NF), NUM_TEXTS))
     y_N = generator.random(len(x_NF)) < 1 / (1 + np.exp(-x_NF[:, :8].sum(axis=1)))
     kinds = ["c" if f.kind == "category" else "q" for f in FEATURES]
     matrix = xgb.DMatrix(x_NF, y_N, feature_types=kinds, enable_categorical=True)

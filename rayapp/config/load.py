@@ -166,14 +166,15 @@ def _overlay(environment: str, cls: type[Config]) -> tuple[dict[str, Any], dict[
     path = ENVIRONMENTS / f"{environment}.yaml"
     data, lines = read_yaml(path)
     for name, section in data.items():
-        if name not in SECTIONS or not isinstance(section, dict):
-            near = difflib.get_close_matches(str(name), SECTIONS, n=1)
-            raise ConfigError(
-                f"{path}: line {lines[(name,)]}: {name!r} is no section of an environment"
-                + ("" if name not in SECTIONS else ", it must hold keys")
-                + (f"; did you mean {near[0]!r}?" if near and near[0] != name else ""),
-                f"sections are {', '.join(SECTIONS)}",
-            )
+        if name in SECTIONS and isinstance(section, dict):
+            continue
+        near = difflib.get_close_matches(str(name), SECTIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{path}: line {lines[(str(name),)]}: {name!r} is no section of an environment"
+            + (", it must hold keys" if name in SECTIONS else hint),
+            f"sections are {', '.join(SECTIONS)}",
+        )
     places = {at[1:]: f"{path} line {line}" for at, line in lines.items() if at[0] == cls.section}
     return data.get(cls.section or "", {}), places
 
@@ -229,7 +230,7 @@ def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:
         step: list[type[BaseModel]] = []
         for model in models:
             field = model.model_fields.get(str(part))
-            step += _models_in(field.annotation) if field is not None else []
+            step += models_in(field.annotation) if field is not None else []
         models = step or models
     return sorted({name for model in models for name in model.model_fields})
 
@@ -239,14 +240,15 @@ def _places_of(key: str, cls: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     for name, field in cls.model_fields.items():
         if name == key:
             yield (key,)
-        for model in _models_in(field.annotation):
+        for model in models_in(field.annotation):
             yield from ((name, *at) for at in _places_of(key, model))
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field of this type can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
+    return [model for arg in typing.get_args(annotation) for model in models_in(arg)]
 
 
 def _nearest_file(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rayapp.config.load import Config
+from rayapp.config.load import Config, models_in
 from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServingConfig
@@ -57,15 +57,9 @@ def render_reference() -> str:
 
 def _below(cls: type[BaseModel]) -> Iterator[type[BaseModel]]:
     for field in cls.model_fields.values():
-        for model in _models(field.annotation):
+        for model in models_in(field.annotation):
             yield model
             yield from _below(model)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in typing.get_args(annotation) for model in _models(arg)]
 
 
 def _title(model: type[BaseModel]) -> str:

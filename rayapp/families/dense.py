@@ -28,6 +28,8 @@ _CONFIG = json.dumps(
     }
 ).encode()
 
+_ARRAY = b'{"data":[%d,false],"shape":[%d,%d],"typestr":"<f4","version":3}'  # NumPy's interface
+
 
 class DensePredictor:
     """Of one booster. Safe to share between threads: a call waits for the one before it."""
@@ -46,14 +48,13 @@ class DensePredictor:
         x_NF = np.ascontiguousarray(x_NF, dtype=np.float32)
         place = x_NF.__array_interface__["data"][0]
         rows, columns = x_NF.shape
-        array = b'{"data":[%d,false],"shape":[%d,%d],"typestr":"<f4","version":3}'
         shape, dim = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         found = ctypes.POINTER(ctypes.c_float)()
         with self._lock:
             self._check(
                 self._library.XGBoosterPredictFromDense(
                     self._booster.handle,
-                    array % (place, rows, columns),
+                    _ARRAY % (place, rows, columns),
                     _CONFIG,
                     self._proxy,
                     ctypes.byref(shape),

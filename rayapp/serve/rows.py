@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from rayapp.families.base import Floats
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema, EncodedFeature
-from rayapp.serve.scalars import LARGEST_EXACT, UnsureError, compile_scalar
+from rayapp.serve.scalars import EPOCH, LARGEST_EXACT, MICROSECOND, UnsureError, compile_scalar
 from rayapp.transforms import Expression
 
 log = logging.getLogger("rayapp.serve.rows")
@@ -31,8 +31,6 @@ MAX_ROWS = 32
 """From about here on Arrow, which goes by columns, is the cheaper way."""
 Read = Callable[[Any], Any]
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d(:?\d\d)?)", re.ASCII
 )
@@ -74,7 +72,7 @@ class RowEncoder:
     def _logged(self, row: dict[str, Any]) -> dict[str, Any]:
         for name in self._times:
             us = row[name]
-            row[name] = None if us is None else _EPOCH + us * _MICROSECOND
+            row[name] = None if us is None else EPOCH + us * MICROSECOND
         return row
 
 
@@ -165,7 +163,7 @@ def _time(value: Any) -> int:
     if type(value) is not str or _TIME.fullmatch(value) is None:
         raise UnsureError(value)
     try:
-        return (datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND
+        return (datetime.fromisoformat(value) - EPOCH) // MICROSECOND
     except (ValueError, OverflowError):
         raise UnsureError(value) from None
 

@@ -28,7 +28,8 @@ Row = Mapping[str, Any]
 Compute = Callable[[Row], Any]
 
 LARGEST_EXACT = 2**53
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 _LATEST_US = int(datetime(2037, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 """Until here every time zone database lists its changes one by one; from here on it has rules."""
 _US_PER_UNIT = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000}
@@ -274,7 +275,7 @@ def _local(part: Callable[[datetime], int], at: _Typed, zone: _Typed) -> _Typed:
 
     def run(us: int) -> int:
         _require(0 <= us < _LATEST_US)
-        return part((_EPOCH + timedelta(microseconds=us)).astimezone(clock))
+        return part((EPOCH + us * MICROSECOND).astimezone(clock))
 
     return _lifted("integer", run, at)
 
