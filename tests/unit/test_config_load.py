@@ -58,6 +58,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None
     ("overlay", "expected"),
     [
         ("trainin: {seed: 2}\n", "x.yaml: line 1: 'trainin' is no section of an environment; did"),
+        ("1: {seed: 2}\n", "x.yaml: line 1: 1 is no section of an environment"),
         ("training: 3\n", "x.yaml: line 1: 'training' is no section of an environment, it must"),
         ("training:\n  sed: 2\n", "x.yaml line 2: sed: unknown key; did you mean 'seed'"),
         ("training:\n  seed: many\n", "x.yaml line 2: seed: Input should be"),
