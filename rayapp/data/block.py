@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,12 +24,10 @@ from rayapp.data.digest import RowHashes, hash_rows
 from rayapp.data.parse import Parsed
 from rayapp.data.parts import RawPart, read_part
 from rayapp.data.rules import Fault, any_fault, find_faults, reasons
-from rayapp.data.unique import duplicates, joined
+from rayapp.data.unique import Flags, Places, duplicates
 
 REASONS, SOURCE, RAW = "_reasons", "_source", "_raw"
 _FACTS, _KEEP, _HASH = "rayapp:facts", "rayapp:keep", "rayapp:hash"
-Flags = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -105,25 +102,27 @@ def check_part(table_plan: TablePlan, part: RawPart) -> Checked:
 
 def decide(contract: Contract, checked: Sequence[Checked]) -> list[Decision]:
     """What each part may write, now that the keys of all of them are known."""
-    good_at = [np.flatnonzero(c.keep_N) for c in checked]
-    hashes = [[h.where(c.keep_N) for h in c.hashes] for c in checked]
-    rows = joined([own[0] for own in hashes])
-    stops = np.cumsum([len(places) for places in good_at])[:-1]
+    rows = [c.hashes[0] for c in checked]
+    keeps = [c.keep_N for c in checked]
     moved: list[dict[str, Places]] = [{} for _ in checked]
-    kept_N = np.ones(len(rows.lanes_N[0]), dtype=bool)
     for number, key in enumerate(contract.unique, start=1):
-        gives_way_N = duplicates(rows, joined([own[number] for own in hashes]))
-        kept_N &= ~gives_way_N
-        for own, places, flags_N in zip(moved, good_at, np.split(gives_way_N, stops), strict=True):
-            if flags_N.any():
-                own[f"duplicate:{'+'.join(key)}"] = places[flags_N]
-    totals = [
-        own[0].where(keep_N).total()
-        for own, keep_N in zip(hashes, np.split(kept_N, stops), strict=True)
-    ]
+        found = duplicates(rows, [c.hashes[number] for c in checked], keeps)
+        for own, places in zip(moved, found, strict=True):
+            if len(places):
+                own[f"duplicate:{'+'.join(key)}"] = places
     return [
-        Decision(c.source, own, total) for c, own, total in zip(checked, moved, totals, strict=True)
+        Decision(c.source, own, c.hashes[0].total(_kept(c.keep_N, own)))
+        for c, own in zip(checked, moved, strict=True)
     ]
+
+
+def _kept(keep_N: Flags, moved: Mapping[str, Places]) -> Flags:
+    """keep_N less the duplicates."""
+    if not moved:
+        return keep_N
+    kept_N = keep_N.copy()
+    kept_N[np.concatenate(list(moved.values()))] = False
+    return kept_N
 
 
 def write_good(table_plan: TablePlan, rows: pa.Table, keep_N: Flags, decision: Decision) -> Written:
@@ -131,8 +130,7 @@ def write_good(table_plan: TablePlan, rows: pa.Table, keep_N: Flags, decision: D
     moved = None
     if decision.duplicates:
         moved = _write_bad(table_plan, _duplicate_rows(rows, decision))
-        keep_N = keep_N.copy()
-        keep_N[np.concatenate(list(decision.duplicates.values()))] = False
+        keep_N = _kept(keep_N, decision.duplicates)
     good = rows if keep_N.all() else rows.filter(pa.array(keep_N))
     return Written(
         good=write_file(table_plan.good_uri, good, decision.total) if len(good) else None,

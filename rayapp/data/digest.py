@@ -43,14 +43,11 @@ class RowHashes:
 
     lanes_N: tuple[Words, Words]
 
-    def total(self) -> tuple[int, int]:
-        """The sum over rows, lane by lane modulo 2^64."""
-        first, second = (int(np.add.reduce(lane_N)) for lane_N in self.lanes_N)
+    def total(self, where_N: npt.NDArray[np.bool_] | None = None) -> tuple[int, int]:
+        """The sum over the rows (over those where where_N is true), lane by lane modulo 2^64."""
+        counted = True if where_N is None else where_N
+        first, second = (int(np.add.reduce(lane_N, where=counted)) for lane_N in self.lanes_N)
         return first, second
-
-    def where(self, keep_N: npt.NDArray[np.bool_]) -> "RowHashes":
-        first_N, second_N = self.lanes_N
-        return self if keep_N.all() else RowHashes((first_N[keep_N], second_N[keep_N]))
 
 
 def hash_rows(table: pa.Table, column_sets: Sequence[Sequence[str]]) -> list[RowHashes]:
