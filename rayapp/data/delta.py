@@ -49,9 +49,13 @@ class DataFile:
 
 
 def write_file(uri: str, table: pa.Table, total: tuple[int, int], prefix: str = "part") -> DataFile:
-    """One Parquet file in the folder of the table at `uri`; no version has it until `commit`."""
+    """One Parquet file in the folder of the table at `uri`; no version has it until `commit`.
+
+    Text that comes as places in a dictionary is text in the file: without Arrow's own schema beside
+    it, a file says what its values are, not how they lay in memory.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, store_schema=False)
     data = sink.getvalue().to_pybytes()
     name = f"{prefix}-{uuid.uuid4().hex}.parquet"
     filesystem, folder = open_uri(uri)
