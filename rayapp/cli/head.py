@@ -32,6 +32,7 @@ from rayapp.cli.head_state import (
 from rayapp.cli.ports import free_ports, port_from, require_free
 from rayapp.cli.terminal import Say
 from rayapp.errors import Unavailable
+from rayapp.serve.ingress import NUM_PORTS, ingress_settings
 from rayapp.storage import Workspace
 
 HEAD_SETTINGS: dict[str, str] = {
@@ -120,16 +121,20 @@ def _launch(
     dashboard_port: int,
     http_port: int,
 ) -> tuple[Head, "subprocess.Popen[bytes]"]:
-    gcs_port, client_port, agent_port = free_ports(3)
+    gcs_port, client_port, agent_port, *ingress_ports = free_ports(3 + NUM_PORTS)
     folder = workspace.local / "ray"
     folder.mkdir(exist_ok=True)
-    settings = HEAD_SETTINGS | {
-        "RAY_AUTH_TOKEN_PATH": str(ensure_token(workspace)),
-        "RAY_gcs_storage_path": str(folder / "gcs"),
-        "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
-        "RAYAPP_HTTP_PORT": str(http_port),
-        "RAYAPP_DASHBOARD_PORT": str(dashboard_port),
-    }
+    settings = (
+        HEAD_SETTINGS
+        | ingress_settings(temp_dir(workspace) / "haproxy", ingress_ports)
+        | {
+            "RAY_AUTH_TOKEN_PATH": str(ensure_token(workspace)),
+            "RAY_gcs_storage_path": str(folder / "gcs"),
+            "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
+            "RAYAPP_HTTP_PORT": str(http_port),
+            "RAYAPP_DASHBOARD_PORT": str(dashboard_port),
+        }
+    )
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         f"--temp-dir={temp_dir(workspace)}",

@@ -18,13 +18,18 @@ class ServingConfig(Config):
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(default=2, ge=1)
+    target_busy_share: float = Field(default=0.6, gt=0, le=1)
+    """Share of one core above which a replica should have company."""
     target_ongoing_requests: float = Field(default=16, gt=0)
+    """Requests in a replica's hands above which it should have company."""
     max_ongoing_requests: int = Field(default=128, ge=1)
+    """More than these a replica refuses with 503."""
     num_cpus: float = Field(default=0.5, ge=0)
     num_gpus: float = Field(default=0, ge=0)
     max_batch_rows: int = Field(default=256, ge=1)
     """Rows of one model call; requests that arrive together share it."""
-    batch_wait_ms: float = Field(default=1.0, ge=0)
+    batch_wait_ms: float = Field(default=0, ge=0)
+    """How long an idle model waits for more rows; 0 takes what has arrived by then."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     max_rows: int = Field(default=10_000, ge=1)
     """Rows of one request."""

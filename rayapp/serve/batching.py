@@ -1,9 +1,10 @@
 """Requests that arrive together share one model call."""
 
 import asyncio
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -22,8 +23,10 @@ class ModelFault(Exception):
 
 
 class Batcher:
-    """One model's queue. While a call runs, arriving rows wait for the next one, so batches grow
-    with the load and an idle endpoint waits no longer than `wait_ms`."""
+    """One model's queue. Requests that arrive in the same turn of the event loop share a call, and
+    so do those that arrive while a call runs: batches grow with the load, and a lone request does
+    not wait. wait_ms > 0 holds an idle queue open for that long, for models whose calls are dear.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Batcher:
         self._on_batch = on_batch
         self._waiting: deque[Waiting] = deque()
         self._num_rows = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._due: asyncio.Handle | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def predict(self, x_NF: Floats) -> Floats:
@@ -48,25 +51,37 @@ class Batcher:
         self._waiting.append((x_NF, future))
         self._num_rows += len(x_NF)
         if self._running is None:
-            if self._num_rows >= self._max_rows or not self._wait_s:
-                self._start()
-            elif self._timer is None:
-                self._timer = loop.call_later(self._wait_s, self._start)
+            if self._wait_s and self._num_rows >= self._max_rows:
+                self._run_next()
+            elif self._due is None:
+                self._due = (
+                    loop.call_later(self._wait_s, self._run_next)
+                    if self._wait_s
+                    else loop.call_soon(self._run_next)
+                )
         return await future
 
-    def _start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._running is None and self._waiting:
-            self._running = asyncio.get_running_loop().create_task(self._drain())
+    def _run_next(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        batch = self._take()
+        if sum(len(x_NF) for x_NF, _ in batch) > INLINE_ROWS:
+            self._running = asyncio.get_running_loop().create_task(self._run_aside(batch))
+            return
+        if batch:
+            _deliver(batch, self._outcomes([x_NF for x_NF, _ in batch]))
+        if self._waiting:
+            self._due = asyncio.get_running_loop().call_soon(self._run_next)
 
-    async def _drain(self) -> None:
+    async def _run_aside(self, batch: list[Waiting]) -> None:
         try:
-            while self._waiting:
-                await self._run(self._take())
+            parts = [x_NF for x_NF, _ in batch]
+            _deliver(batch, await asyncio.to_thread(self._outcomes, parts))
         finally:
             self._running = None
+            if self._waiting:
+                self._run_next()
 
     def _take(self) -> list[Waiting]:
         """The requests of the next call: as many as fit, but at least one."""
@@ -80,26 +95,21 @@ class Batcher:
                 size += len(x_NF)
         return taken
 
-    async def _run(self, batch: list[Waiting]) -> None:
-        if not batch:
-            return
-        parts = [x_NF for x_NF, _ in batch]
+    def _outcomes(self, parts: Sequence[Floats]) -> list[Floats | Exception]:
+        """The scores of each request, or its error: one's rows must not fail the others', so after
+        a failure each is tried by itself."""
         try:
-            x_NF = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            if len(x_NF) <= INLINE_ROWS:
-                scores_NK = self._in_parts(x_NF)
-            else:
-                scores_NK = await asyncio.to_thread(self._in_parts, x_NF)
-        except Exception as error:  # noqa: BLE001 - a model's error belongs to the request it is for
-            await self._blame(batch, error)
-            return
-        start = 0
-        for part, future in batch:
-            if not future.done():
-                future.set_result(scores_NK[start : start + len(part)])
-            start += len(part)
+            scores_NK = self._in_calls(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        except Exception as error:
+            if len(parts) == 1:
+                return [error]
+            log.warning("batch_failed", extra={"num_requests": len(parts)}, exc_info=error)
+            return [outcome for part in parts for outcome in self._outcomes([part])]
+        stops = list(itertools.accumulate(map(len, parts)))
+        starts = [0, *stops[:-1]]
+        return [scores_NK[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
-    def _in_parts(self, x_NF: Floats) -> Floats:
+    def _in_calls(self, x_NF: Floats) -> Floats:
         starts = range(0, len(x_NF), self._max_rows)
         parts = [self._call(x_NF[start : start + self._max_rows]) for start in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -111,12 +121,12 @@ class Batcher:
             raise ModelFault(f"scores of {len(x_NF)} rows: {scores_NK.shape}, not all finite")
         return scores_NK
 
-    async def _blame(self, batch: list[Waiting], error: Exception) -> None:
-        """One request's rows must not fail the others': each is tried again by itself."""
-        if len(batch) == 1:
-            if not batch[0][1].done():
-                batch[0][1].set_exception(error)
-            return
-        log.warning("batch_failed", extra={"num_requests": len(batch)}, exc_info=error)
-        for one in batch:
-            await self._run([one])
+
+def _deliver(batch: Sequence[Waiting], outcomes: Sequence[Floats | Exception]) -> None:
+    for (_, future), outcome in zip(batch, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

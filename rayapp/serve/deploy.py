@@ -35,8 +35,9 @@ def deploy(
             "this cluster has no dashboard, through which Ray Serve takes its config",
             "start it with one (`rayapp up` does), or leave `serving` out of the golden path",
         )
-    ServeSubmissionClient(dashboard_url).deploy_applications(config)
     names = [application["name"] for application in config["applications"]]
+    _clear_failed(names)
+    ServeSubmissionClient(dashboard_url).deploy_applications(config)
     _wait_until_running(names, say)
     base = f"http://127.0.0.1:{http['port']}"
     return {"endpoint_url": base, "dashboard_url": dashboard_url}
@@ -47,6 +48,19 @@ def _check(config: dict[str, Any], path: str) -> None:
         ServeDeploySchema.model_validate(config)
     except ValueError as error:
         raise ConfigError(f"{path}: not a Serve config: {error}", "see configs/serving/") from None
+
+
+def _clear_failed(names: list[str]) -> None:
+    """Serve does not try again what failed with the same config, though the code was mended since.
+    An application of which replicas still answer is left alone."""
+    applications = serve.status().applications
+    for name in names:
+        found = applications.get(name)
+        if found is None or found.status.value != "DEPLOY_FAILED":
+            continue
+        states = [set(d.replica_states) for d in found.deployments.values()]
+        if not any("RUNNING" in own for own in states):
+            serve.delete(name)
 
 
 def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:

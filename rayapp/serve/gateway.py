@@ -81,8 +81,8 @@ Route = dict[str, Handler]
 
 
 class Gateway:
-    """sends_request_id: False where the server around this application sends the x-request-id
-    header itself, as Ray Serve does."""
+    """num_ongoing: requests that are being answered now; more than the configuration's
+    max_ongoing_requests are refused with 503 before anything of them is read."""
 
     def __init__(
         self,
@@ -93,7 +93,6 @@ class Gateway:
         meter: Meter,
         background: Background,
         now: Callable[[], datetime],
-        sends_request_id: bool = True,
     ) -> None:
         self._config = config
         self._follower = follower
@@ -102,7 +101,7 @@ class Gateway:
         self._meter = meter
         self._background = background
         self._now = now
-        self._sends_request_id = sends_request_id
+        self.num_ongoing = 0
         self._fixed: dict[str, Route] = {
             "/": {"GET": self._index},
             "/ping": {"GET": self._ready},
@@ -122,6 +121,11 @@ class Gateway:
         self._of_endpoint: dict[str, Route] = {"/invocations": {"POST": self._mlflow}}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.run(scope, receive, send, sends_request_id=True)
+
+    async def run(self, scope: Scope, receive: Receive, send: Send, sends_request_id: bool) -> None:
+        """As an ASGI application. sends_request_id: False where the server around it sends the
+        x-request-id header itself."""
         if scope["type"] == "lifespan":
             await self._background.lifespan(receive, send)
             return
@@ -132,6 +136,7 @@ class Gateway:
         is_valid = given is not None and REQUEST_ID.fullmatch(given) is not None
         request_id = given.decode() if given is not None and is_valid else uuid.uuid4().hex
         call = Call(request, request_id, time.perf_counter())
+        self.num_ongoing += 1
         try:
             if given is not None and not is_valid:
                 raise RequestError(
@@ -141,20 +146,27 @@ class Gateway:
                     "bad_request_id",
                     "x-request-id",
                 )
+            if self.num_ongoing > self._config.max_ongoing_requests:
+                raise Unavailable(
+                    f"this replica answers {self._config.max_ongoing_requests} requests already",
+                    "try again after the seconds in retry-after",
+                )
             answer = await self._answer(call)
         except ClientGone:
             log.info("client_gone", extra={"request_id": request_id})
             return
         except Exception as error:  # noqa: BLE001 - sorted by kind in _failure
             answer = Answer(_failure(error, request_id))
-        await self._finish(send, call, answer)
+        finally:
+            self.num_ongoing -= 1
+        await self._finish(send, call, answer, sends_request_id)
 
-    async def _finish(self, send: Send, call: Call, answer: Answer) -> None:
+    async def _finish(self, send: Send, call: Call, answer: Answer, sends_request_id: bool) -> None:
         loaded = answer.loaded or self._named(call.request.path)
         headers: list[Header] = []
         if loaded is not None:
             headers.append((b"x-release", loaded.release_id.encode()))
-        if self._sends_request_id:
+        if sends_request_id:
             headers.append((b"x-request-id", call.request_id.encode()))
         await respond(send, answer.response, headers)
         endpoint, release = ("none", "none")
@@ -342,6 +354,16 @@ class Gateway:
         loaded = self._loaded(call)
         found = model_metadata(loaded.endpoint, loaded.schema, loaded.release_id)
         return Answer(json_response(200, found), loaded)
+
+
+class BehindServe:
+    """The gateway inside Ray Serve's wrapper, which sends the x-request-id header itself."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._gateway.run(scope, receive, send, sends_request_id=False)
 
 
 def _readiness(is_ready: bool, state: dict[str, Any]) -> Response:

@@ -7,15 +7,17 @@ from typing import Protocol
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rayapp.config.serving import ServingConfig
+from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadPointers
-from rayapp.serve.gateway import Gateway
+from rayapp.serve.gateway import BehindServe, Gateway
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
+from rayapp.serve.scaling import Load, ScalingPolicy
 from rayapp.telemetry import configure_logging
 
 
@@ -69,11 +71,16 @@ class GatewayReplica:
                 parts.log.flush,
             ),
             now=lambda: datetime.now(UTC),
-            sends_request_id=False,
         )
+        self._load = Load(lambda: self._gateway.num_ongoing)
 
-    async def __serve_build_asgi_app__(self) -> Gateway:
-        return self._gateway
+    async def __serve_build_asgi_app__(self) -> BehindServe:
+        door.open_to(self._gateway)
+        return BehindServe(self._gateway)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks for these by this name."""
+        return self._load.figures()
 
 
 def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> Application:
@@ -82,6 +89,13 @@ def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) ->
         min_replicas=config.min_replicas,
         max_replicas=config.max_replicas,
         target_ongoing_requests=config.target_ongoing_requests,
+        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+            policy_function=ScalingPolicy,
+            policy_kwargs={
+                "target_busy": config.target_busy_share,
+                "target_ongoing": config.target_ongoing_requests,
+            },
+        ),
     )
     deploy = serve.deployment(
         name="gateway",

@@ -23,6 +23,7 @@ from serving_case import (
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
+from rayapp.serve.gateway import BehindServe
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
@@ -390,6 +391,29 @@ async def test_requests_that_arrive_together_share_a_call(bundles: dict[str, Pat
         alone = [await client.post(SCORE, json=body) for body in bodies]
     assert [r.json() for r in together] == [r.json() for r in alone]
     assert case.meter.batches[0] == 24
+
+
+async def test_more_requests_than_the_limit_are_refused_at_once(bundles: dict[str, Path]) -> None:
+    case = started(bundles, batch_wait_ms=20, max_ongoing_requests=2)
+    async with case.client() as client:
+        calls = [client.post(SCORE, json=records(ROW)) for _ in range(5)]
+        responses = await in_parallel(*calls)
+        assert (await client.post(SCORE, json=records(ROW))).status_code == 200
+    assert sorted(r.status_code for r in responses) == [200, 200, 503, 503, 503]
+    refused = next(r for r in responses if r.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert error_of(refused) == (503, "unavailable", None)
+    assert case.app.num_ongoing == 0
+
+
+async def test_behind_ray_serve_it_sends_no_request_id(bundles: dict[str, Path]) -> None:
+    """Serve's own middleware adds the header; twice would be once too often."""
+    case = started(bundles)
+    transport = httpx.ASGITransport(app=BehindServe(case.app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        response = await client.post(SCORE, json=records(ROW))
+    assert response.status_code == 200
+    assert "x-request-id" not in response.headers
 
 
 async def test_a_swap_changes_whole_answers_only(bundles: dict[str, Path]) -> None:

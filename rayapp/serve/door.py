@@ -1,0 +1,65 @@
+"""The door: the gateway answers inside its replica's own HTTP server, ahead of Ray Serve's wrapper.
+
+Ray Serve lets a cluster name a function that gives ASGI middlewares (the environment variable
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) and puts them around the HTTP server of every ingress
+replica. This one hands prediction requests straight to the gateway that lives in the same process,
+which saves Serve's own work on each of them, several times what an answer costs. Everything else
+passes through to Serve and reaches the same gateway by the ordinary way: other paths, gRPC, an
+application with a route prefix, Serve's fallback proxy, and a replica whose code runs on another
+event loop than its server.
+
+What goes through the door is not seen by Serve's queue limits, request metrics and autoscaling. The
+gateway has its own limits and metrics, and scaling.py is the autoscaling signal. Draining needs no
+help: the HTTP server itself waits for its requests.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOT_PATHS = ("/v2/models/", "/endpoints/", "/invocations")
+
+
+class _Opened(NamedTuple):
+    gateway: ASGIApp
+    loop: asyncio.AbstractEventLoop
+
+
+# One a process, as its HTTP server is; Serve gives the middleware no other way to the deployment.
+_opened: _Opened | None = None
+
+
+def open_to(gateway: ASGIApp) -> None:
+    """From now on this process's HTTP server answers through `gateway`, where both run on the
+    event loop of the caller."""
+    global _opened
+    _opened = _Opened(gateway, asyncio.get_running_loop())
+
+
+def close() -> None:
+    global _opened
+    _opened = None
+
+
+def middlewares() -> list[Middleware]:
+    """What RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names."""
+    return [Middleware(Door)]
+
+
+class Door:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened = _opened
+        if (
+            opened is None
+            or scope["type"] != "http"
+            or not scope["path"].startswith(HOT_PATHS)
+            or asyncio.get_running_loop() is not opened.loop
+        ):
+            await self._app(scope, receive, send)
+        else:
+            await opened.gateway(scope, receive, send)

@@ -1,0 +1,45 @@
+"""How Ray Serve takes requests in: the environment that every node's `ray start` needs.
+
+Serve reads these once, when a process first imports it; so they are set for the node, and its
+controller, proxies and replicas inherit them. HAProxy passes requests straight to the replicas'
+own HTTP servers, and the door (door.py) answers in there.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NUM_PORTS = 4
+"""Ports that one node's ingress needs beside the endpoints' own."""
+DOOR = "rayapp.serve.door:middlewares"
+
+
+def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
+    """The environment for one node. folder: its own, a short path, for HAProxy's files and
+    sockets. ports: NUM_PORTS free ones.
+
+    Empty where there is no HAProxy (it comes with ray[serve] on Linux only): Serve's own proxy then
+    answers, more slowly, with the same behaviour.
+    """
+    if sys.platform != "linux":
+        return {}
+    stats, metrics, fallback_http, fallback_grpc = (str(port) for port in ports)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # User code on the event loop of its HTTP server, buffered request logs, gRPC between
+        # replicas: without the first the door stays shut.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": DOOR,
+        # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
+        # counts requests itself.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback_http,
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": fallback_grpc,
+    }
