@@ -1,0 +1,499 @@
+"""The same bundle behind rayapp and behind the servers people would pick instead, side by side.
+
+    python -m benchmarks.serving [--servers rayapp,fastapi,…] [--passes 3] [OUTPUT.json]
+
+Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
+it) whose head is down, and two quiet cores. Each peer gets an environment of its own below
+benchmarks/.peers, made once. One server runs at a time, all of its processes on core 0 and the load
+generator on core 1; passes alternate between the servers. Open loop; latency counts from the time a
+request was due. For each server:
+
+    highest rate with p99 < 100 ms, every answer 200 and every value right; the share of the core
+    used there, and what ended the climb; CPU of all its processes per request at 500 requests/s
+    (or at its highest rate, where that is lower), with idle CPU measured apart; the same for
+    requests of 32 rows at 50/s; memory (PSS) at its peak.
+
+`bare` answers a constant: it is the limit of a Python server, not a competitor. rayapp runs with
+everything switched on: checks, limits, receipts, metrics and the prediction log.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import pyarrow as pa
+import uvloop
+
+from benchmarks.open_loop import Outcome, post, run
+from rayapp.cli.ask import sample_requests
+from rayapp.cli.head_state import client_environment, running_head
+from rayapp.cli.ports import free_ports
+from rayapp.config.load import read_yaml
+from rayapp.families.bundle import Bundle
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest
+from rayapp.release.promote import champion_pointer
+from rayapp.storage import Workspace, fetch_bundle
+from rayapp.transforms import arrow_type
+
+HERE = Path(__file__).parent
+ENDPOINT = "flight-delay"
+SERVER_CORE, GENERATOR_CORE = 0, 1
+P99_LIMIT_MS = 100
+CPU_RATE_RPS = 500
+BATCH_ROWS, BATCH_RATE_RPS = 32, 50
+FIRST_RATE_RPS, COARSE, FINE = 100, 1.5, 1.15
+STEP_S, CPU_STEP_S, IDLE_S = 6.0, 8.0, 8.0
+LATE_MS = 20
+"""A generator that sends this late (99th percentile) measures itself."""
+READY_S = 180
+NUM_ROWS = 256
+TOLERANCE = 2e-6
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Server:
+    """packages: what its own environment holds beside the bundle's needs; none for ours. command:
+    (python, port, empty folder) → what to start, before it perhaps something to run to its end."""
+
+    command: Callable[[str, int, Path], Sequence[Sequence[str]]]
+    path: str = "/predict"
+    body: Callable[[Sequence[Row]], bytes] = lambda rows: orjson.dumps({"rows": rows})
+    values: Callable[[bytes], list[float] | None] = lambda body: orjson.loads(body)["predictions"]
+    packages: tuple[str, ...] = ()
+    settings: Mapping[str, str] | None = None
+
+
+def _uvicorn(app: str) -> Callable[[str, int, Path], Sequence[Sequence[str]]]:
+    options = ("--host", "127.0.0.1", "--no-access-log", "--log-level", "warning")
+    return lambda python, port, folder: [
+        (python, "-m", "uvicorn", app, "--port", str(port), *options)
+    ]
+
+
+def _records(rows: Sequence[Row]) -> bytes:
+    return orjson.dumps({"dataframe_records": rows})
+
+
+def _tensors(rows: Sequence[Row]) -> bytes:
+    """MLServer's codec takes a column's datatype from its values."""
+    inputs = []
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        datatype = "BYTES" if any(isinstance(v, str) for v in values) else "FP64"
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": datatype, "data": values})
+    return orjson.dumps({"inputs": inputs})
+
+
+def _mlserver(python: str, port: int, folder: Path) -> Sequence[Sequence[str]]:
+    model = {"name": "m", "implementation": "benchmarks.peers.mlserver_runtime.Runtime"}
+    taken = free_ports(2)
+    served = {
+        "host": "127.0.0.1",
+        "http_port": port,
+        "grpc_port": taken[0],
+        "metrics_port": taken[1],
+        "parallel_workers": 0,  # in the server's own process: its quickest way
+    }
+    (folder / "settings.json").write_text(json.dumps(served))
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    return [(f"{Path(python).parent}/mlserver", "start", str(folder))]
+
+
+def _mlflow(python: str, port: int, folder: Path) -> Sequence[Sequence[str]]:
+    target = str(folder / "model")
+    options = ("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "-w", "1")
+    return [
+        (python, str(HERE / "peers/mlflow_model.py"), target),
+        (f"{Path(python).parent}/mlflow", "models", "serve", "-m", target, *options),
+    ]
+
+
+def _bentoml(python: str, port: int, folder: Path) -> Sequence[Sequence[str]]:
+    where = ("--port", str(port), "--host", "127.0.0.1")
+    return [
+        (
+            f"{Path(python).parent}/bentoml",
+            "serve",
+            "benchmarks.peers.bentoml_service:Service",
+            *where,
+        )
+    ]
+
+
+def _script(name: str) -> Callable[[str, int, Path], Sequence[Sequence[str]]]:
+    return lambda python, port, folder: [(python, str(HERE / "peers" / name), str(port))]
+
+
+SERVERS: dict[str, Server] = {
+    "rayapp": Server(
+        command=lambda python, port, folder: [],  # started by _head below
+        path=f"/endpoints/{ENDPOINT}/invocations",
+        body=_records,
+    ),
+    "bare": Server(_uvicorn("benchmarks.peers.bare_app:app"), values=lambda body: None),
+    "fastapi": Server(_uvicorn("benchmarks.peers.fastapi_app:app")),
+    "mlserver": Server(
+        _mlserver,
+        path="/v2/models/m/infer",
+        body=_tensors,
+        values=lambda body: orjson.loads(body)["outputs"][0]["data"],
+        packages=("mlserver==1.7.1",),
+    ),
+    "bentoml": Server(_bentoml, packages=("bentoml==1.4.40",)),
+    "litserve": Server(_script("litserve_server.py"), packages=("litserve==0.2.19",)),
+    "mlflow": Server(_mlflow, path="/invocations", body=_records),
+    "ray-stock": Server(_script("ray_stock.py"), settings={"RAY_AUTH_MODE": "disabled"}),
+}
+_BUNDLE_NEEDS = ("xgboost", "pyarrow", "pandas", "numpy", "orjson", "psutil", "rich", "pydantic")
+
+
+def python_of(name: str) -> str:
+    """The interpreter of a server's own environment, made now where there is none."""
+    packages = SERVERS[name].packages
+    if not packages:
+        return sys.executable
+    folder = HERE / ".peers" / name
+    python = folder / "bin/python"
+    if not (folder / "complete").exists():
+        sys.stderr.write(f"making the environment of {name}\n")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        needs = (*packages, "scikit-learn", "cloudpickle", "tzdata", *_BUNDLE_NEEDS)
+        subprocess.run([python, "-m", "pip", "install", "-q", *needs], check=True)
+        (folder / "complete").touch()
+    return str(python)
+
+
+@dataclass(frozen=True)
+class Case:
+    """rows: requests of one row each. expected: the bundle's own answer to each."""
+
+    workspace: Workspace
+    bundle: Path
+    rows: list[Row]
+    expected: list[float]
+
+
+def prepare(workspace: Workspace, folder: Path) -> Case:
+    pointer = Ledger.of(workspace, "benchmark").pointer(champion_pointer(ENDPOINT))
+    if pointer is None:
+        raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
+    fetch_bundle(read_manifest(workspace, pointer.target).manifest.bundle, folder)
+    bundle = Bundle.open(folder)
+    names = [column.name for column in bundle.schema.inputs]
+    asked = sample_requests(workspace, ENDPOINT, NUM_ROWS)
+    rows = [{name: row[name] for name in names} for row in asked]
+    columns = {}
+    for column in bundle.schema.inputs:
+        values = [row[column.name] for row in rows]
+        if column.type == "timestamp":
+            values = [v if v is None else datetime.fromisoformat(v) for v in values]
+        columns[column.name] = pa.array(values, arrow_type(column.type))
+    expected = bundle.predict(pa.table(columns))[:, 1].tolist()
+    return Case(workspace, folder, rows, expected)
+
+
+@contextlib.contextmanager
+def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
+    """The root of the server's processes, and its port, once it answers rightly."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if name == "rayapp":
+            root, port = stack.enter_context(_head(case, Path(folder)))
+        else:
+            root, port = stack.enter_context(_process(name, case, Path(folder)))
+        _wait_ready(name, case, port)
+        yield root, port
+
+
+@contextlib.contextmanager
+def _process(name: str, case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
+    server = SERVERS[name]
+    (port,) = free_ports(1)
+    python = python_of(name)
+    environ = dict(os.environ) | {
+        "BENCHMARK_BUNDLE": str(case.bundle),
+        "PYTHONPATH": str(HERE.parent),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        **(server.settings or {}),
+    }
+    *before, last = server.command(python, port, folder)
+    with (folder / "server.log").open("wb") as log:
+        common: dict[str, Any] = {"env": environ, "cwd": folder, "stdout": log, "stderr": log}
+        for command in before:
+            subprocess.run(command, check=True, **common)
+        pinned = ["taskset", "-c", str(SERVER_CORE), *last]
+        child = subprocess.Popen(pinned, start_new_session=True, **common)
+        try:
+            yield psutil.Process(child.pid), port
+        except BaseException:
+            sys.stderr.write((folder / "server.log").read_text(errors="replace")[-3000:])
+            raise
+        finally:
+            family = _family(psutil.Process(child.pid))
+            child.send_signal(signal.SIGTERM)
+            _, alive = psutil.wait_procs(family, timeout=20)
+            for process in alive:
+                process.kill()
+            child.wait()
+
+
+@contextlib.contextmanager
+def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """A head of our own on the workspace, its gateway deployed with one replica."""
+    ours = f"{Path(sys.executable).parent}/rayapp"
+    port, dashboard = free_ports(2)
+    environ = dict(os.environ) | {
+        "RAYAPP_WORKSPACE": case.workspace.uri,
+        "RAYAPP_HTTP_PORT": str(port),
+        "RAYAPP_DASHBOARD_PORT": str(dashboard),
+    }
+    up = ["taskset", "-c", str(SERVER_CORE), ours, "up"]
+    subprocess.run(up, check=True, env=environ, stdout=subprocess.DEVNULL)
+    try:
+        head = running_head(case.workspace)
+        config, _ = read_yaml("configs/serving/gateway.yaml")
+        config["http_options"]["port"] = port
+        config["applications"][0]["args"] |= {"min_replicas": 1, "max_replicas": 1}
+        path = folder / "gateway.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        serve = f"{Path(sys.executable).parent}/serve"
+        address = ["--address", head.dashboard_url]
+        known = environ | client_environment(head)
+        subprocess.run([serve, "deploy", str(path), *address], check=True, env=known)
+        yield psutil.Process(head.pid), port
+    finally:
+        subprocess.run([ours, "down"], check=True, env=environ, stdout=subprocess.DEVNULL)
+
+
+def _wait_ready(name: str, case: Case, port: int) -> None:
+    server = SERVERS[name]
+    url = f"http://127.0.0.1:{port}{server.path}"
+    headers = {"Content-Type": "application/json"}
+    deadline_s = time.monotonic() + READY_S
+    problem: object = None
+    while time.monotonic() < deadline_s:
+        request = urllib.request.Request(url, server.body(case.rows[:1]), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                body = response.read()
+            if _is_right(server, body, case.expected[:1]):
+                return
+            raise SystemExit(f"{name}: a wrong answer: {body[:300]!r}, not {case.expected[0]}")
+        except OSError as error:
+            problem = error
+            if isinstance(error, urllib.error.HTTPError):
+                problem = error.read()[:500]
+            time.sleep(0.5)
+    raise SystemExit(f"{name} did not answer within {READY_S} s: {problem!r}")
+
+
+def _is_right(server: Server, body: bytes, expected: Sequence[float]) -> bool:
+    found = server.values(body)
+    if found is None:  # bare: nothing to check
+        return True
+    return len(found) == len(expected) and all(
+        abs(a - b) <= TOLERANCE for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _family(root: psutil.Process) -> list[psutil.Process]:
+    return [root, *root.children(recursive=True)]
+
+
+def _cpu_s(root: psutil.Process) -> float:
+    """CPU seconds so far of the server's processes, ended ones included."""
+    total = 0.0
+    for process in _family(root):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def _memory_bytes(root: psutil.Process) -> int:
+    total = 0
+    for process in _family(root):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += process.memory_full_info().pss
+    return total
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rate. cpu_s and wall_s: of the server's processes over the whole step."""
+
+    outcome: Outcome
+    cpu_s: float
+    wall_s: float
+
+    @property
+    def core_used(self) -> float:
+        return self.cpu_s / self.wall_s
+
+    @property
+    def cpu_ms(self) -> float:
+        return self.cpu_s * 1e3 / self.outcome.num_sent
+
+    def trouble(self) -> str | None:
+        """Why this rate does not count; None where it was sustained."""
+        outcome = self.outcome
+        if outcome.late_ms > LATE_MS:
+            return "generator"
+        if outcome.is_clean and outcome.percentile_ms(99) < P99_LIMIT_MS:
+            return None
+        if self.core_used > 0.95:
+            return "core full"
+        return "latency stall" if outcome.is_clean else "errors"
+
+
+class Climber:
+    """One server that is up."""
+
+    def __init__(self, name: str, case: Case, root: psutil.Process, port: int) -> None:
+        self._server, self._case, self._root, self._port = SERVERS[name], case, root, port
+        self._one = [post(self._server.path, self._server.body([row])) for row in case.rows]
+        slices = [slice(at, at + BATCH_ROWS) for at in range(0, NUM_ROWS, BATCH_ROWS)]
+        self._slices = [s for s in slices if len(case.rows[s]) == BATCH_ROWS]
+        self._many = [
+            post(self._server.path, self._server.body(case.rows[s])) for s in self._slices
+        ]
+        self.peak_memory_bytes = 0
+
+    def step(self, rate_rps: float, seconds: float, batch: bool = False) -> Step:
+        requests = self._many if batch else self._one
+
+        def is_right(index: int, body: bytes) -> bool:
+            own = self._slices[index] if batch else slice(index, index + 1)
+            return _is_right(self._server, body, self._case.expected[own])
+
+        before_s, began_s = _cpu_s(self._root), time.perf_counter()
+        outcome = uvloop.run(run("127.0.0.1", self._port, requests, is_right, rate_rps, seconds))
+        step = Step(outcome, _cpu_s(self._root) - before_s, time.perf_counter() - began_s)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, _memory_bytes(self._root))
+        return step
+
+    def idle_cpu_ms_per_s(self) -> float:
+        before_s = _cpu_s(self._root)
+        time.sleep(IDLE_S)  # nothing is asked: what it costs to be there
+        return (_cpu_s(self._root) - before_s) * 1e3 / IDLE_S
+
+    def climb(self) -> tuple[Step, str]:
+        """The highest step that was sustained, and what ended the climb."""
+        best, rate_rps = None, float(FIRST_RATE_RPS)
+        step = self.step(rate_rps, STEP_S)
+        while step.trouble() is None:
+            best, rate_rps = step, rate_rps * COARSE
+            step = self.step(rate_rps, STEP_S)
+        ended_by = step.trouble()
+        rate_rps = best.outcome.rate_rps if best else rate_rps / COARSE**3
+        while rate_rps > 5:
+            rate_rps *= FINE
+            if step.outcome.rate_rps <= rate_rps:
+                break
+            finer = self.step(rate_rps, STEP_S)
+            if finer.trouble() is not None:
+                ended_by = finer.trouble()
+                break
+            best = finer
+        if best is None:
+            raise SystemExit(f"not even {rate_rps:.0f} requests/s were answered in time")
+        return best, str(ended_by)
+
+
+def measure(name: str, case: Case) -> dict[str, Any]:
+    with started(name, case) as (root, port):
+        climber = Climber(name, case, root, port)
+        climber.step(50, 4)  # warm: first calls, caches, connections
+        idle = climber.idle_cpu_ms_per_s()
+        best, ended_by = climber.climb()
+        fixed_rps = min(CPU_RATE_RPS, best.outcome.rate_rps)
+        fixed = climber.step(fixed_rps, CPU_STEP_S)
+        batch = climber.step(min(BATCH_RATE_RPS, fixed_rps), STEP_S, batch=True)
+        idle_per_request = idle * fixed.wall_s / fixed.outcome.num_sent
+        return {
+            "server": name,
+            "max_rate_rps": round(best.outcome.rate_rps),
+            "core_used_at_max": round(best.core_used, 2),
+            "cpu_ms_per_request_at_max": round(best.cpu_ms, 3),
+            "ended_by": ended_by,
+            "cpu_ms_per_request": round(fixed.cpu_ms, 3),
+            "cpu_ms_per_request_less_idle": round(fixed.cpu_ms - idle_per_request, 3),
+            "cpu_measured_at_rps": round(fixed_rps),
+            "idle_cpu_ms_per_s": round(idle, 1),
+            "p50_ms": round(fixed.outcome.percentile_ms(50), 2),
+            "p95_ms": round(fixed.outcome.percentile_ms(95), 2),
+            "p99_ms": round(fixed.outcome.percentile_ms(99), 2),
+            "batch32_cpu_ms_per_request": round(batch.cpu_ms, 3),
+            "batch32_p99_ms": round(batch.outcome.percentile_ms(99), 2),
+            "batch32_is_clean": batch.outcome.is_clean,
+            "peak_memory_bytes": climber.peak_memory_bytes,
+        }
+
+
+def summary(passes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the passes; each figure's lowest and highest beside them."""
+    first = passes[0]
+    numbers = [
+        k for k, v in first.items() if isinstance(v, int | float) and k != "batch32_is_clean"
+    ]
+    medians = {k: statistics.median(p[k] for p in passes) for k in numbers}
+    spread = {k: [min(p[k] for p in passes), max(p[k] for p in passes)] for k in numbers}
+    told = {"ended_by": ", ".join(sorted({p["ended_by"] for p in passes}))}
+    return {"server": first["server"], **medians, **told, "spread": spread, "passes": len(passes)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--servers", default=",".join(SERVERS), help="names, by commas")
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("output", nargs="?", help="default: benchmarks/results/serving-DATE.json")
+    chosen = parser.parse_args()
+    names = chosen.servers.split(",")
+    unknown = set(names) - set(SERVERS)
+    if unknown:
+        parser.error(f"no server {sorted(unknown)}; there are {list(SERVERS)}")
+    for name in names:
+        python_of(name)
+    os.sched_setaffinity(0, {GENERATOR_CORE})
+    today = datetime.now(UTC).date().isoformat()
+    output = Path(chosen.output or f"benchmarks/results/serving-{today}.json")
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        case = prepare(Workspace.from_environment(os.environ), Path(folder))
+        for number in range(chosen.passes):
+            for name in names:
+                sys.stderr.write(f"pass {number + 1}: {name}\n")
+                measured[name].append(measure(name, case))
+                sys.stderr.write(json.dumps(measured[name][-1]) + "\n")
+    result = {
+        "servers": [summary(passes) for passes in measured.values()],
+        "rows": len(case.rows),
+        "num_cpus": os.cpu_count(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
