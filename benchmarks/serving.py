@@ -258,9 +258,13 @@ def _process(name: str, case: Case, folder: Path) -> Iterator[tuple[psutil.Proce
 
 @contextlib.contextmanager
 def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """A head of our own on the workspace, its gateway deployed with one replica."""
+    """A head of our own on the workspace, its gateway deployed with one replica.
+
+    The port is the workspace's: a head that comes back brings its Serve back where it was.
+    """
     ours = f"{Path(sys.executable).parent}/rayapp"
-    port, dashboard = free_ports(2)
+    (dashboard,) = free_ports(1)
+    port = int(os.environ.get("RAYAPP_HTTP_PORT") or 8000)
     environ = dict(os.environ) | {
         "RAYAPP_WORKSPACE": case.workspace.uri,
         "RAYAPP_HTTP_PORT": str(port),
