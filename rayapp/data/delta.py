@@ -141,8 +141,11 @@ def _open(uri: str, version: int | None = None) -> DeltaTable | None:
 
 
 def _recorded(table: DeltaTable, key: str) -> str | None:
-    history = table.history(1)
-    return history[0].get(key) if history else None
+    """Of the version that is open. deltalake lists the newest commits first whichever version was
+    opened, and numbers them from the one that was: so the newest is asked."""
+    newest = DeltaTable(table.table_uri)
+    commits = (c for c in newest.history() if c.get("version") == table.version())
+    return next(commits, {}).get(key)
 
 
 def open_version(version: TableVersion) -> DeltaTable:

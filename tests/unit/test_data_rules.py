@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.block import TablePlan, check_part, decide, write_good
 from rayapp.data.contract import Contract, load_contract
-from rayapp.data.delta import commit, write_file
+from rayapp.data.delta import commit, recomputed_digest, write_file
 from rayapp.data.digest import digest_of, hash_rows, table_digest
 from rayapp.data.ingest import files_digest
 from rayapp.data.parse import typed
 from rayapp.data.parts import cut_source, read_part
 from rayapp.data.rules import check
 from rayapp.errors import DataError
-from rayapp.schemas.data import Column
+from rayapp.schemas.data import Column, TableVersion
 
 CONTRACT = """
 apiVersion: v3.1.0
@@ -301,3 +301,25 @@ def test_commits_that_race_each_get_their_own_version(tmp_path: Path) -> None:
     again = write_file(uri, pa.table({"n": [newest]}), (newest, newest))
     assert commit(uri, pa.schema([("n", pa.int64())]), [again], digest=f"d{newest}") == 3
     assert not Path(uri, again.path).exists()
+
+
+def test_every_version_of_a_table_is_verified_by_its_own_commit(tmp_path: Path) -> None:
+    uri, made = str(tmp_path / "rebuilt"), []
+    for number in range(3):
+        table = pa.table({"n": [number]})
+        digest = digest_of(table)
+        file = write_file(uri, table, hash_rows(table, [["n"]])[0].total())
+        made.append(
+            TableVersion(
+                name="rebuilt",
+                uri=uri,
+                version=commit(uri, table.schema, [file], digest),
+                digest=digest,
+                num_rows=1,
+                num_quarantined=0,
+                columns=(Column(name="n", type="integer"),),
+                watermark=None,
+                contract=None,
+            )
+        )
+    assert [recomputed_digest(version) for version in made] == [v.digest for v in made]
