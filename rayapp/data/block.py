@@ -44,9 +44,9 @@ class TablePlan:
 @dataclass(frozen=True)
 class Checked:
     """One part after its checks. rows: text as places in a dictionary, which is quicker to hash, to
-    copy and to write. keep_N: true for the good rows, which are copied only once, when they are
-    written. hashes: of whole rows, then one for each unique key. rows: None where they
-    stayed in the object store."""
+    copy and to write; None where they stayed in the object store. keep_N: true for the good rows,
+    which are copied only once, when they are written. hashes: of whole rows, then one for each
+    unique key."""
 
     source: str
     rows: pa.Table | None

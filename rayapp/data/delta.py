@@ -85,7 +85,7 @@ def commit(uri: str, schema: pa.Schema, files: Sequence[DataFile], digest: str) 
     """
     for attempt in range(_ATTEMPTS):
         table = _open(uri)
-        if table is not None and _recorded(table, _DIGEST) == digest:
+        if table is not None and _recorded(table, table.version(), _DIGEST) == digest:
             discard(uri, files)
             return int(table.version())
         try:
@@ -140,12 +140,11 @@ def _open(uri: str, version: int | None = None) -> DeltaTable | None:
         ) from None
 
 
-def _recorded(table: DeltaTable, key: str) -> str | None:
-    """Of the version that is open. deltalake lists the newest commits first whichever version was
-    opened, and numbers them from the one that was: so the newest is asked."""
-    newest = DeltaTable(table.table_uri)
-    commits = (c for c in newest.history() if c.get("version") == table.version())
-    return next(commits, {}).get(key)
+def _recorded(newest: DeltaTable, version: int, key: str) -> str | None:
+    """What the commit of a version says. newest: the table, opened without a version, since
+    `history` lists the newest commits first and numbers them from the version that is open."""
+    commits = newest.history(newest.version() - version + 1)
+    return next((c for c in commits if c.get("version") == version), {}).get(key)
 
 
 def open_version(version: TableVersion) -> DeltaTable:
@@ -179,7 +178,8 @@ def read_version(version: TableVersion, columns: Sequence[str] | None = None) ->
 def recomputed_digest(version: TableVersion) -> str:
     """The digest of the rows that are really there. Raises TamperedError naming a changed file."""
     table = open_version(version)
-    recorded: dict[str, str] = json.loads(_recorded(table, _FILES) or "{}")
+    newest = DeltaTable(version.uri)
+    recorded: dict[str, str] = json.loads(_recorded(newest, version.version, _FILES) or "{}")
     for uri in sorted(table.file_uris()):
         expected = recorded.get(uri.rpartition("/")[2])
         found = sha256(read_bytes(uri))
