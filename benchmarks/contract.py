@@ -33,6 +33,7 @@ import ray
 import ray.data
 from deltalake import DeltaTable
 
+from benchmarks.cpu import cpu_s
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.contract import load_contract
 from rayapp.data.delta import write_file
@@ -103,24 +104,12 @@ def quarantined(uri: str) -> Counter[tuple[str, str]]:
     )
 
 
-def cpu_s() -> float:
-    """CPU seconds so far of this process and everything below it, the ended ones included."""
-    me = psutil.Process()
-    total = 0.0
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
 def measured(work: Callable[[], Any]) -> tuple[float, Any]:
-    before = cpu_s()
+    me = psutil.Process()
+    before = cpu_s(me)
     result = work()
     time.sleep(0.5)  # the workers' last figures
-    return cpu_s() - before, result
+    return cpu_s(me) - before, result
 
 
 def by_ray(raw: Path, folder: str) -> None:

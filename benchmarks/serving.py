@@ -40,6 +40,7 @@ import psutil
 import pyarrow as pa
 import uvloop
 
+from benchmarks.cpu import cpu_s, family
 from benchmarks.open_loop import Outcome, post, run
 from rayapp.cli.ask import sample_requests
 from rayapp.cli.head_state import client_environment, running_head
@@ -67,14 +68,16 @@ NUM_ROWS = 256
 TOLERANCE = 2e-6
 
 Row = dict[str, Any]
+Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True)
 class Server:
     """packages: what its own environment holds beside the bundle's needs; none for ours. command:
-    (python, port, empty folder) → what to start, before it perhaps something to run to its end."""
+    (python, port, empty folder) → what to start, before it perhaps something to run to its end;
+    None for rayapp, which `_head` starts."""
 
-    command: Callable[[str, int, Path], Sequence[Sequence[str]]]
+    command: Command | None = None
     path: str = "/predict"
     body: Callable[[Sequence[Row]], bytes] = lambda rows: orjson.dumps({"rows": rows})
     values: Callable[[bytes], list[float] | None] = lambda body: orjson.loads(body)["predictions"]
@@ -82,7 +85,7 @@ class Server:
     settings: Mapping[str, str] | None = None
 
 
-def _uvicorn(app: str) -> Callable[[str, int, Path], Sequence[Sequence[str]]]:
+def _uvicorn(app: str) -> Command:
     options = ("--host", "127.0.0.1", "--no-access-log", "--log-level", "warning")
     return lambda python, port, folder: [
         (python, "-m", "uvicorn", app, "--port", str(port), *options)
@@ -139,13 +142,12 @@ def _bentoml(python: str, port: int, folder: Path) -> Sequence[Sequence[str]]:
     ]
 
 
-def _script(name: str) -> Callable[[str, int, Path], Sequence[Sequence[str]]]:
+def _script(name: str) -> Command:
     return lambda python, port, folder: [(python, str(HERE / "peers" / name), str(port))]
 
 
 SERVERS: dict[str, Server] = {
     "rayapp": Server(
-        command=lambda python, port, folder: [],  # started by _head below
         path=f"/endpoints/{ENDPOINT}/invocations",
         body=_records,
     ),
@@ -215,17 +217,20 @@ def prepare(workspace: Workspace, folder: Path) -> Case:
 def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
     """The root of the server's processes, and its port, once it answers rightly."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        if name == "rayapp":
-            root, port = stack.enter_context(_head(case, Path(folder)))
-        else:
-            root, port = stack.enter_context(_process(name, case, Path(folder)))
+        command = SERVERS[name].command
+        root, port = stack.enter_context(
+            _head(case, Path(folder))
+            if command is None
+            else _process(name, command, case, Path(folder))
+        )
         _wait_ready(name, case, port)
         yield root, port
 
 
 @contextlib.contextmanager
-def _process(name: str, case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
-    server = SERVERS[name]
+def _process(
+    name: str, command: Command, case: Case, folder: Path
+) -> Iterator[tuple[psutil.Process, int]]:
     (port,) = free_ports(1)
     python = python_of(name)
     environ = dict(os.environ) | {
@@ -233,13 +238,13 @@ def _process(name: str, case: Case, folder: Path) -> Iterator[tuple[psutil.Proce
         "PYTHONPATH": str(HERE.parent),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "BENTOML_DO_NOT_TRACK": "True",
-        **(server.settings or {}),
+        **(SERVERS[name].settings or {}),
     }
-    *before, last = server.command(python, port, folder)
+    *before, last = command(python, port, folder)
     with (folder / "server.log").open("wb") as log:
         common: dict[str, Any] = {"env": environ, "cwd": folder, "stdout": log, "stderr": log}
-        for command in before:
-            subprocess.run(command, check=True, **common)
+        for first in before:
+            subprocess.run(first, check=True, **common)
         pinned = ["taskset", "-c", str(SERVER_CORE), *last]
         child = subprocess.Popen(pinned, start_new_session=True, **common)
         try:
@@ -248,9 +253,9 @@ def _process(name: str, case: Case, folder: Path) -> Iterator[tuple[psutil.Proce
             sys.stderr.write((folder / "server.log").read_text(errors="replace")[-3000:])
             raise
         finally:
-            family = _family(psutil.Process(child.pid))
+            processes = family(psutil.Process(child.pid))
             child.send_signal(signal.SIGTERM)
-            _, alive = psutil.wait_procs(family, timeout=20)
+            _, alive = psutil.wait_procs(processes, timeout=20)
             for process in alive:
                 process.kill()
             child.wait()
@@ -319,23 +324,9 @@ def _is_right(server: Server, body: bytes, expected: Sequence[float]) -> bool:
     )
 
 
-def _family(root: psutil.Process) -> list[psutil.Process]:
-    return [root, *root.children(recursive=True)]
-
-
-def _cpu_s(root: psutil.Process) -> float:
-    """CPU seconds so far of the server's processes, ended ones included."""
-    total = 0.0
-    for process in _family(root):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
 def _memory_bytes(root: psutil.Process) -> int:
     total = 0
-    for process in _family(root):
+    for process in family(root):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             total += process.memory_full_info().pss
     return total
@@ -389,16 +380,16 @@ class Climber:
             own = self._slices[index] if batch else slice(index, index + 1)
             return _is_right(self._server, body, self._case.expected[own])
 
-        before_s, began_s = _cpu_s(self._root), time.perf_counter()
+        before_s, began_s = cpu_s(self._root), time.perf_counter()
         outcome = uvloop.run(run("127.0.0.1", self._port, requests, is_right, rate_rps, seconds))
-        step = Step(outcome, _cpu_s(self._root) - before_s, time.perf_counter() - began_s)
+        step = Step(outcome, cpu_s(self._root) - before_s, time.perf_counter() - began_s)
         self.peak_memory_bytes = max(self.peak_memory_bytes, _memory_bytes(self._root))
         return step
 
     def idle_cpu_ms_per_s(self) -> float:
-        before_s = _cpu_s(self._root)
+        before_s = cpu_s(self._root)
         time.sleep(IDLE_S)  # nothing is asked: what it costs to be there
-        return (_cpu_s(self._root) - before_s) * 1e3 / IDLE_S
+        return (cpu_s(self._root) - before_s) * 1e3 / IDLE_S
 
     def climb(self) -> tuple[Step, str]:
         """The highest step that was sustained, and what ended the climb."""
