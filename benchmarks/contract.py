@@ -129,7 +129,7 @@ def unchecked(raw: Path, folder: str) -> None:
             files.append(write_file(folder, read.parsed.table, (0, 0)).path)
         return pa.table({"file": files})
 
-    parts = cut_source(source, contract.columns, 4)
+    parts = cut_source(source, contract, 4)
     rows = [{**vars(part), "header": list(part.header)} for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.map_batches(block, batch_format="pyarrow", batch_size=None).take_all()

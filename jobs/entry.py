@@ -32,7 +32,7 @@ def run_job(description: str, config_class: type[Config], flow: str) -> int:
         config = load(config_class, arguments.config, arguments.overrides, environment)
         Workspace.from_environment(os.environ)
         references = importlib.import_module("rayapp.flows.references")
-        references.check_references(config, environment)
+        references.check_references(config, arguments.config, environment)
         figures = _run(flow, config)
     except RayappError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)

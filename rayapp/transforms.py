@@ -10,6 +10,7 @@ propagate as in SQL: a comparison with null is null. Durations are microseconds.
 
 import ast
 import difflib
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,6 +165,14 @@ class Expression:
             if isinstance(node, ast.Name) and id(node) not in called and node.id not in WORDS:
                 columns.add(node.id)
         return cls(text, frozenset(columns), tree)
+
+    @staticmethod
+    def is_column_name(name: str) -> bool:
+        """Whether a column of this name can be spoken of: an identifier that is no word of Python
+        or of the language, and not one of rayapp's own, which start with an underscore."""
+        if keyword.iskeyword(name) or name in WORDS or name.startswith("_"):
+            return False
+        return name.isidentifier()
 
     def evaluate(self, table: pa.Table) -> pa.Array:
         """One value per row. Raises DataError for a column that is missing or of a wrong type."""

@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from rayapp.cli.terminal import emit_json, show_folded, to_caller, to_person, waiting
+from rayapp.cli.terminal import emit_json, readable, show_folded, to_caller, to_person, waiting
 from rayapp.errors import RayappError
 
 if TYPE_CHECKING:
@@ -152,9 +152,12 @@ def submit(
     The config and every file that it leads to are checked here first. Ctrl-C stops the job. With
     --json the log goes to stderr.
     """
-    from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job, next_commands
+    from pathlib import Path
+
+    from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job, next_commands, path_in
     from rayapp.config.load import load, read_yaml
 
+    path_in(Path.cwd(), config)
     chosen = choose_job(config, read_yaml(config)[0], job)
     environ = dict(os.environ)
     if environment is not None:
@@ -163,7 +166,7 @@ def submit(
     checked = load(CONFIG_OF_JOB[chosen], config, overrides, overlay)
     from rayapp.flows.references import check_references
 
-    check_references(checked, overlay)
+    check_references(checked, config, overlay)
     address = _jobs_address(environ)
     from rayapp.cli import submit as submitting
 
@@ -174,11 +177,13 @@ def submit(
         environ,
         address,
         submitting.show_on("stderr" if json else "stdout"),
-        show_figures=not json,
     )
     if json:
         emit_json(vars(outcome))
-    elif outcome.exit_code == 0:
+        return outcome.exit_code
+    if outcome.figures:
+        _print_pairs(f"\njob {outcome.submission_id}", readable(outcome.figures))
+    if outcome.exit_code == 0:
         _print_next(next_commands(chosen, config, outcome.figures))
     else:
         to_person().print(
@@ -326,8 +331,9 @@ def _jobs_address(environ: dict[str, str]) -> str:
 def _print_pairs(title: str, pairs: dict[str, str]) -> None:
     console = to_caller()
     console.print(title, style="bold", markup=False)
+    width = max([12, *(len(name) for name in pairs)])
     for name, value in pairs.items():
-        console.print(f"  {name:<12} {value}", markup=False)
+        console.print(f"  {name:<{width}} {value}", markup=False)
 
 
 def _print_answers(answers: "Sequence[Answer]") -> None:

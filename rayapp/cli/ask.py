@@ -68,7 +68,7 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
         raise UserError(
             f"snapshot {manifest.snapshot_id[:12]} is not in the ledger", "rayapp audit verify"
         )
-    snapshot = Snapshot.model_validate(built.payload["snapshot"])
+    snapshot = built.record(Snapshot, "snapshot")
     inputs = [column.name for column in manifest.bundle.bundle_schema.inputs]
     table = sample_view(snapshot, "test", [ROW_ID_COLUMN, *inputs, snapshot.label], num_rows)
     if UNIT_ID not in inputs:  # what an outcome is joined to the prediction by, later

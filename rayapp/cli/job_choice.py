@@ -53,9 +53,13 @@ def choose_job(path: str, keys: Iterable[str], wanted: str | None) -> str:
         present = set(keys)
         jobs = tuple(j for j in jobs if present <= set(CONFIG_OF_JOB[j].model_fields))
     if len(jobs) != 1:
+        known = ", ".join(f"configs/{name}/" for name in JOBS_OF_FOLDER)
         raise ConfigError(
-            f"{path}: folder {folder!r} and the keys in it do not say which job this is for",
-            f"name it: rayapp submit {path} --job NAME ({', '.join(CONFIG_OF_JOB)})",
+            f"{path}: its keys fit {' and '.join(jobs) or 'no job of this folder'}"
+            if folder in JOBS_OF_FOLDER
+            else f"{path}: the folder tells which job a config is for, and {folder!r} tells none; "
+            f"those that do are {known}",
+            f"move it there, or name the job: --job {'|'.join(CONFIG_OF_JOB)}",
         )
     return jobs[0]
 

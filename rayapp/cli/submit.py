@@ -49,12 +49,11 @@ def submit(
     environ: Mapping[str, str],
     address: str,
     show: Callable[[str], None],
-    show_figures: bool,
 ) -> Outcome:
     """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
 
-    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. show_figures: False
-    leaves the job's last line, its figures, to the caller. Ctrl-C stops the job.
+    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. The job's last line,
+    its figures, is not shown but returned. Ctrl-C stops the job.
     Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
@@ -78,7 +77,7 @@ def submit(
             f"the Jobs API at {address} did not take the job: {error}", "look at it: rayapp doctor"
         ) from error
     try:
-        return _follow(client, job_id, show, show_figures)
+        return _follow(client, job_id, show)
     except OSError as error:
         raise Unavailable(
             f"lost the Jobs API at {address} while job {job_id} ran: {error}",
@@ -100,9 +99,7 @@ def files_that_travel(working_dir: Path) -> dict[str, int]:
     return sizes
 
 
-def _follow(
-    client: JobSubmissionClient, job_id: str, show: Callable[[str], None], show_figures: bool
-) -> Outcome:
+def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None]) -> Outcome:
     lines = _LastLine(show)
     interrupted = False
     try:
@@ -113,7 +110,7 @@ def _follow(
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
     finally:
-        figures = lines.end(show_figures)  # what is held back is shown even when the API is lost
+        figures = lines.end()  # what is held back is shown even when the API is lost
     info = client.get_job_info(job_id)
     code = info.driver_exit_code
     if interrupted or info.status == JobStatus.STOPPED:
@@ -164,15 +161,16 @@ class _LastLine:
                 self._show(line)
             self._at_line_start = line.endswith("\n")
 
-    def end(self, show_figures: bool) -> dict[str, Any]:
+    def end(self) -> dict[str, Any]:
         """The held line as JSON; empty when the job ended before it printed one."""
         try:
             value = json.loads(self._held)
         except ValueError:
             value = {}
-        if show_figures or not value:
+        if not isinstance(value, dict) or not value:
             self._release()
-        return value if isinstance(value, dict) else {}
+            return {}
+        return value
 
     def _release(self) -> None:
         if self._held:

@@ -31,7 +31,7 @@ def summary(
 ) -> dict[str, list[tuple[str, str]]]:
     """Titled lists of (name, value), in reading order."""
     release = [
-        ("release", f"{figures['release_id'][:16]}  {_novelty(figures)}"),
+        ("release", f"{figures['release_id'][:12]}  {_novelty(figures)}"),
         *((name, _interval(values)) for name, values in figures.get("test", {}).items()),
         *((f"tune {name}", _metrics(values)) for name, values in figures["runs"].items()),
     ]

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,3 +58,28 @@ def waiting(text: str) -> Iterator[Say]:
 
 def _seconds(began_s: float) -> str:
     return f"{time.monotonic() - began_s:5.1f}s"
+
+
+def readable(figures: Mapping[str, Any]) -> dict[str, str]:
+    """A job's figures for a person, nested ones under `outer.inner`. A list of three numbers is a
+    value and its interval."""
+    shown: dict[str, str] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            shown |= {f"{name}.{inner}": text for inner, text in readable(value).items()}
+        else:
+            shown[name] = _readable(value)
+    return shown
+
+
+def _readable(value: Any) -> str:
+    match value:
+        case [float(estimate), float(low), float(high)]:
+            return f"{_readable(estimate)}  [{_readable(low)}, {_readable(high)}]"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4f}"
+        case int():
+            return f"{value:,}"
+    return str(value)

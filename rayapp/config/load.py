@@ -47,6 +47,9 @@ class Config(BaseModel):
 ConfigT = typing.TypeVar("ConfigT", bound=Config)
 
 
+_KINDS: dict[type, str] = {type(None): "nothing", list: "a list", str: "one text"}
+
+
 class _Loader(yaml.CSafeLoader):
     """SafeLoader that refuses duplicate keys; the stock one silently keeps the last."""
 
@@ -98,9 +101,15 @@ def load(
     except ValidationError as error:
         problems = [_describe(problem, cls, places) for problem in error.errors()]
         raise ConfigError(
-            f"{path}: {len(problems)} problem(s)\n  " + "\n  ".join(problems),
+            f"{path}: {listed(problems)}",
             "correct what is named and run the same command again",
         ) from None
+
+
+def listed(problems: Sequence[str]) -> str:
+    """How many, and one a line."""
+    number = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return f"{number}\n  " + "\n  ".join(problems)
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -128,9 +137,22 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
         loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError(
-            f"{path}: must hold a mapping, found {type(data).__name__}", "see configs/"
+            f"{path}: must hold keys and values, holds {_KINDS.get(type(data), 'one value')}",
+            "see configs/ and docs/reference/settings.md",
         )
     return data, lines
+
+
+def place_of(path: str | Path, at: Location, value: Any) -> str:
+    """`path: line N` where the file itself holds this value; `path` where an override set it."""
+    data, lines = read_yaml(path)
+    found: Any = data
+    try:
+        for part in at:
+            found = found[part]
+    except (KeyError, IndexError, TypeError):
+        return str(path)
+    return f"{path}: line {lines[at]}" if found == value else str(path)
 
 
 def _place(error: yaml.YAMLError, text: str) -> str:
@@ -220,7 +242,13 @@ def _describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str]
         return f"{where}{name}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{where}{name}: missing"
-    return f"{where}{name}: {problem['msg']}, got {problem['input']!r}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if not isinstance(problem["input"], dict):
+        return f"{where}{name}: {said}, got {problem['input']!r}"
+    # keys that do not go together: the line is that of the first one it names
+    named = [(*location, key) for key in re.findall("`([a-z_]+)`", said)]
+    where = next((f"{places[at]}: " for at in named if at in places), where)
+    return f"{where}{name}: {said}" if name else f"{where}{said}"
 
 
 def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:

@@ -25,9 +25,9 @@ class SourceConfig(Config):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.uri is None) == (self.package is None):
-            raise ValueError("set either uri or package, not both")
+            raise ValueError("set either `uri` or `package`, not both")
         if (self.package is None) != (self.path is None):
-            raise ValueError("package and path go together")
+            raise ValueError("`package` and `path` go together")
         return self
 
 
@@ -106,7 +106,7 @@ class TimeSplits(Config):
         if any(bound.tzinfo is None for bound in bounds):
             raise ValueError("give every bound a time zone, for example 2013-01-01T00:00:00Z")
         if any(a > b for a, b in itertools.pairwise(bounds)):
-            raise ValueError("train, tune and test must follow one another in time")
+            raise ValueError("`train`, `tune` and `test` must follow one another in time")
         return self
 
 
@@ -141,7 +141,7 @@ class ViewConfig(Config):
     def _time_where_needed(self) -> Self:
         needs = self.features or self.splits.kind == "time"
         if needs and self.prediction_time is None:
-            raise ValueError("prediction_time is needed for time splits and point-in-time features")
+            raise ValueError("`prediction_time` is needed for time splits and for `features`")
         return self
 
 
@@ -157,5 +157,5 @@ class SnapshotConfig(Config):
         wanted = {self.view.base} | {f.table for f in self.view.features if f.kind == "as_of"}
         missing = sorted(wanted - set(self.tables))
         if missing:
-            raise ValueError(f"view names table(s) {missing} that `tables` does not define")
+            raise ValueError(f"`view` names table(s) {missing} that `tables` does not define")
         return self

@@ -3,7 +3,8 @@
     load_contract("configs/contracts/flights.odcs.yaml").columns
 
 What rayapp would not enforce is refused: a limit that nobody checks is worse than none. Understood
-per property: `logicalType`, `required`, `unique`, `primaryKey`, `classification`, `description`,
+per property: `name`, `physicalName` (the column's name in the raw file, where it is another one),
+`logicalType`, `required`, `unique`, `primaryKey`, `classification`, `description`,
 `enum`, `relationships`, `logicalTypeOptions` minimum, maximum, minLength, maxLength, pattern, the
 library metrics nullValues, missingValues, invalidValues (validValues or pattern) and
 duplicateValues with `mustBe: 0`, and the custom properties `knownAt` (prediction | outcome) and
@@ -16,6 +17,7 @@ ones of other engines, are left to those who run them.
 
 import difflib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +75,14 @@ class TextRule:
 
 @dataclass(frozen=True)
 class Contract:
-    """One table's contract. unique: sets of columns whose values together occur once."""
+    """One table's contract. physical_names: column → its name in the raw files, where that is
+    another one. unique: sets of columns whose values together occur once."""
 
     ref: ContractRef
     table: str
     owner: str
     columns: tuple[Column, ...]
+    physical_names: Mapping[str, str]
     text_rules: Mapping[str, TextRule]
     references: Mapping[str, tuple[str, str]]
     rules: tuple[Rule, ...]
@@ -119,6 +123,7 @@ class _Reader:
             table=table.name or "",
             owner=getattr(document.team, "name", None) or document.domain or "",
             columns=columns,
+            physical_names=dict(_named(properties, lambda p: p.physicalName)),
             text_rules=dict(_named(properties, self._text_rule)),
             references=dict(_named(properties, self._reference)),
             rules=self._rules(table, columns),
@@ -132,6 +137,16 @@ class _Reader:
 
     def _column(self, prop: SchemaProperty) -> Column:
         name, logical = prop.name or "", prop.logicalType or ""
+        if not Expression.is_column_name(name):
+            plain = re.sub(r"\W+", "_", name).strip("_") or "column"
+            plain = plain if Expression.is_column_name(plain) else f"{plain}_"
+            raise self._error(
+                name,
+                f"the name {name!r} cannot stand in an expression (letters, digits and _, not a "
+                "word of the language, not _ first)",
+                f"name it otherwise and say what the file calls it: name: {plain}, "
+                f"physicalName: {name}",
+            )
         if logical not in _TYPES:
             raise self._error(
                 name, f"logicalType {logical or 'missing'!r} is not one of {sorted(_TYPES)}"
@@ -155,7 +170,7 @@ class _Reader:
             maximum=options.get("maximum"),
             allowed=self._allowed(prop),
             known_at=self._known_at(prop),
-            classification=prop.classification or "public",
+            classification=prop.classification or "",
             description=" ".join((prop.description or "").split()),
         )
 

@@ -69,7 +69,7 @@ def ingest(
     table_plan = TablePlan(
         contract, source, references, table_uri(name), table_uri(f"quarantine/{name}")
     )
-    parts = cut_source(source, contract.columns, num_blocks)
+    parts = cut_source(source, contract, num_blocks)
     checked, written = _run(table_plan, parts)
     version = _commit(name, table_plan, checked, written)
     counts: dict[str, int] = {}

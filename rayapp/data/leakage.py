@@ -1,30 +1,16 @@
-"""Two guards against a model that knows the answer: one reads contracts, one measures.
+"""The guard that reads contracts: no feature may rest on what is known only after the prediction.
 
-The first refuses a feature built from a column whose contract says knownAt: outcome (or that is
-derived from one), and the label. The second refuses a feature that alone ranks the label too well.
+It answers from a snapshot config and its contracts alone, before any data is read; the guard that
+measures is in telltale.py.
 """
 
 import difflib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-from scipy.stats import rankdata
-
-from rayapp.data.read import sample_view
 from rayapp.errors import ConfigError, LeakageRefused
-from rayapp.schemas.data import Snapshot, Task
+from rayapp.schemas.data import Column
 from rayapp.schemas.model import Feature
-from rayapp.transforms import Expression, feature_table
-
-Floats64 = npt.NDArray[np.float64]
-
-_SAMPLE_ROWS = 50_000
-_NUM_BINS = 64
-_NUM_FOLDS = 5
-_PRIOR_ROWS = 20.0
+from rayapp.transforms import Expression
 
 
 def resolve_features(items: Sequence[str | Mapping[str, str]]) -> tuple[Feature, ...]:
@@ -45,138 +31,37 @@ def resolve_features(items: Sequence[str | Mapping[str, str]]) -> tuple[Feature,
     return tuple(features)
 
 
-def refuse_outcome_features(features: Sequence[Feature], snapshot: Snapshot) -> None:
-    """Raises LeakageRefused for the first feature that would not exist at prediction time, and
-    ConfigError for a column that the view does not have or an expression of no type."""
-    types = {c.name: c.type for c in snapshot.view.columns}
+def refuse_outcome_features(
+    features: Sequence[Feature], columns: Sequence[Column], label: str
+) -> None:
+    """columns: the view's, the label among them. Raises LeakageRefused for the first feature that
+    would not exist at prediction time, and ConfigError for a column that the view does not have or
+    an expression of no type."""
+    view = {c.name: c for c in columns}
+    types = {c.name: c.type for c in columns}
     for feature in features:
         expression = Expression.parse(feature.expression)
         for name in sorted(expression.columns):
-            _refuse_column(feature, name, snapshot)
+            _refuse_column(feature, name, view, label)
         expression.result_type(types)
 
 
-def _refuse_column(feature: Feature, name: str, snapshot: Snapshot) -> None:
-    column = snapshot.column(name)
-    if column is None:
-        names = [c.name for c in snapshot.view.columns if c.known_at == "prediction"]
-        near = difflib.get_close_matches(name, names, n=1)
+def _refuse_column(feature: Feature, name: str, view: Mapping[str, Column], label: str) -> None:
+    if name not in view:
+        known = [c.name for c in view.values() if c.known_at == "prediction"]
+        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"feature {feature.name!r}: view {snapshot.name!r} has no column {name!r}",
-            f"did you mean {near[0]!r}?" if near else f"columns are {names}",
+            f"feature {feature.name!r}: the view has no column {name!r}",
+            f"did you mean {near[0]!r}?" if near else f"columns are {known}",
         )
-    if name == snapshot.label:
+    if name == label:
         raise LeakageRefused(
             f"feature {feature.name!r} uses {name!r}, which is the label",
             "remove it from the training config's features",
         )
-    if column.known_at == "outcome":
+    if view[name].known_at == "outcome":
         raise LeakageRefused(
             f"feature {feature.name!r} uses column {name!r}, whose contract says knownAt: outcome "
             "(or which is derived from one that does): it does not exist at prediction time",
             "remove it, or use it through a point-in-time feature of the snapshot config",
         )
-
-
-def refuse_suspicious_features(
-    features: Sequence[Feature], snapshot: Snapshot, limit: float
-) -> None:
-    """Raises LeakageRefused that names every feature whose score is over the limit."""
-    columns = sorted({n for f in features for n in Expression.parse(f.expression).columns})
-    table = sample_view(snapshot, "train", [*columns, snapshot.label], _SAMPLE_ROWS)
-    found = suspicious_features(table, features, snapshot.label, snapshot.task, limit)
-    if found:
-        listed = ", ".join(f"{name} ({score:.3f})" for name, score in found)
-        measure = "|Spearman correlation|" if snapshot.task == "regression" else "AUC"
-        raise LeakageRefused(
-            f"too good to be true: alone, {listed} ranks the label with {measure} over the limit "
-            f"{limit}",
-            "mark the column knownAt: outcome in its contract or, if you can explain it, raise "
-            f"view.max_single_feature_auc in the snapshot config of {snapshot.name}",
-        )
-
-
-def suspicious_features(
-    table: pa.Table, features: Sequence[Feature], label: str, task: Task, limit: float
-) -> list[tuple[str, float]]:
-    """Features that alone rank the label better than `limit`, best first, with their score.
-
-    Score: AUC (the best over classes against the rest), or |Spearman correlation| for a
-    regression. Numbers count as they are and in quantile bins, so that a leak that is not monotone
-    or lies in missing values is seen too; categories by the label's mean in other folds.
-    """
-    targets = _targets(table.column(label).combine_chunks(), task)
-    values = feature_table(features, table)
-    scores = [
-        (name, max(_score(values.column(name).combine_chunks(), y_N, task) for y_N in targets))
-        for name in values.column_names
-    ]
-    return sorted([(n, s) for n, s in scores if s > limit], key=lambda pair: -pair[1])
-
-
-def _targets(label: pa.Array, task: Task) -> list[Floats64]:
-    if task != "multiclass":
-        return [pc.cast(label, pa.float64()).to_numpy(zero_copy_only=False)]
-    return [
-        pc.cast(pc.cast(pc.equal(label, name), pa.int8()), pa.float64()).to_numpy(
-            zero_copy_only=False
-        )
-        for name in pc.unique(label)
-    ]
-
-
-def _score(values: pa.Array, y_N: Floats64, task: Task) -> float:
-    kind = values.type
-    if pa.types.is_string(kind):
-        encoded = values.dictionary_encode().indices
-        code_N = pc.fill_null(encoded, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-        return _association(_means_elsewhere(code_N + 1, y_N), y_N, task)
-    if pa.types.is_timestamp(kind):
-        values = pc.cast(values, pa.int64())
-    x_N = pc.fill_null(pc.cast(values, pa.float64(), safe=False), np.nan).to_numpy(
-        zero_copy_only=False
-    )
-    present_N = ~np.isnan(x_N)
-    plain = _association(x_N[present_N], y_N[present_N], task)
-    return max(plain, _association(_means_elsewhere(_bins(x_N, present_N), y_N), y_N, task))
-
-
-def _bins(x_N: Floats64, present_N: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Quantile bins from 1; 0 is missing."""
-    code_N = np.zeros(len(x_N), np.int64)
-    if present_N.any():
-        cuts = np.unique(np.quantile(x_N[present_N], np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
-        code_N[present_N] = np.searchsorted(cuts, x_N[present_N], side="right") + 1
-    return code_N
-
-
-def _means_elsewhere(code_N: npt.NDArray[np.int64], y_N: Floats64) -> Floats64:
-    """Each row's mean label among rows of its code in the other folds, drawn towards the overall
-    mean, so that a code that occurs once says nothing."""
-    fold_N = np.arange(len(code_N)) % _NUM_FOLDS
-    num_codes = int(code_N.max(initial=0)) + 1
-    place_N = fold_N * num_codes + code_N
-    shape = (_NUM_FOLDS, num_codes)
-    counts = np.bincount(place_N, minlength=shape[0] * shape[1]).reshape(shape)
-    sums = np.bincount(place_N, weights=y_N, minlength=shape[0] * shape[1]).reshape(shape)
-    elsewhere = counts.sum(axis=0) - counts
-    prior = (sums.sum() - sums.sum(axis=1, keepdims=True)) / np.maximum(
-        counts.sum() - counts.sum(axis=1, keepdims=True), 1
-    )
-    means = (sums.sum(axis=0) - sums + _PRIOR_ROWS * prior) / (elsewhere + _PRIOR_ROWS)
-    found: Floats64 = means[fold_N, code_N]
-    return found
-
-
-def _association(x_N: Floats64, y_N: Floats64, task: Task) -> float:
-    """AUC turned the better way round, or |Spearman correlation|; 0 where undefined."""
-    if len(x_N) < 2 or y_N.min() == y_N.max() or x_N.min() == x_N.max():
-        return 0.0
-    rank_N = rankdata(x_N)
-    if task == "regression":
-        return abs(float(np.corrcoef(rank_N, rankdata(y_N))[0, 1]))
-    positive_N = y_N > 0
-    num_positive, num_negative = int(positive_N.sum()), int((~positive_N).sum())
-    lead = rank_N[positive_N].sum() - num_positive * (num_positive + 1) / 2
-    auc = float(lead / (num_positive * num_negative))
-    return max(auc, 1 - auc)

@@ -21,7 +21,7 @@ from open_data_contract_standard.model import OpenDataContractStandard
 from pydantic import BaseModel
 from pydantic import ValidationError as ModelError
 
-from rayapp.config.load import Location, read_yaml
+from rayapp.config.load import Location, listed, read_yaml
 from rayapp.errors import ConfigError, ContractError
 
 _UNEXPECTED = re.compile(r"'([^']+)'(?=[^()]* (?:was|were) unexpected)")
@@ -38,7 +38,7 @@ def read_document(path: str | Path) -> tuple[OpenDataContractStandard, dict[str,
     problems = [_describe(error, lines) for error in _mistakes(plain)]
     if problems:
         raise ContractError(
-            f"{path}: {len(problems)} problem(s)\n  " + "\n  ".join(problems),
+            f"{path}: {listed(problems)}",
             "correct the contract; its words are those of Open Data Contract Standard 3.1",
         )
     try:

@@ -11,7 +11,7 @@ import io
 import itertools
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from rayapp.config.snapshot import SourceConfig
+from rayapp.data.contract import Contract
 from rayapp.data.parse import Parsed, typed
 from rayapp.data.sources import expand, open_uri
 from rayapp.errors import DataError
@@ -32,7 +33,9 @@ _QUOTE, _NEWLINE = b'"', b"\n"
 @dataclass(frozen=True)
 class RawPart:
     """One part of one file. CSV: bytes [start, stop), or `text` itself where the file had to be
-    unpacked. Parquet: row groups [start, stop)."""
+    unpacked. Parquet: row groups [start, stop).
+
+    header: all columns in the file's order, those that the contract describes by its names."""
 
     uri: str
     header: tuple[str, ...]
@@ -49,27 +52,38 @@ class Read:
     misshapen: tuple[str, ...]
 
 
-def cut_source(config: SourceConfig, columns: Sequence[Column], num_blocks: int) -> list[RawPart]:
+def cut_source(config: SourceConfig, contract: Contract, num_blocks: int) -> list[RawPart]:
     """Parts that cover every row once; about num_blocks of them. Raises DataError for a missing
     column."""
     uris = expand(config)
     cut = _parquet_parts if config.format == "parquet" else _csv_parts
     parts = [part for uri in uris for part in cut(uri, -(-num_blocks // len(uris)))]
+    parts = [replace(part, header=_in_words_of(contract, part.header)) for part in parts]
     for part in parts:
-        _must_have(part, columns)
+        _must_have(part, contract)
     if not parts:
         raise DataError(f"source {uris[0]}: no rows", "check the file")
     return parts
 
 
-def _must_have(part: RawPart, columns: Sequence[Column]) -> None:
-    if len(set(part.header)) != len(part.header):
-        raise DataError(f"{part.uri}: the header names a column twice", "rename one of them")
-    for column in columns:
+def _in_words_of(contract: Contract, header: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a file by the names that its contract gives them. One that bears a name which
+    the contract gives to another is nothing that the contract describes."""
+    logical = {physical: name for name, physical in contract.physical_names.items()}
+    others = {name: f"{name} (of the file)" for name in contract.physical_names}
+    return tuple((others | logical).get(name, name) for name in header)
+
+
+def _must_have(part: RawPart, contract: Contract) -> None:
+    twice = next((name for name in part.header if part.header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{part.uri}: two columns are {twice!r}", "rename one of them")
+    for column in contract.columns:
         if column.name not in part.header:
-            near = difflib.get_close_matches(column.name, part.header, n=1)
+            wanted = contract.physical_names.get(column.name, column.name)
+            near = difflib.get_close_matches(wanted, part.header, n=1)
             raise DataError(
-                f"{part.uri}: no column {column.name!r}, which its contract describes",
+                f"{part.uri}: no column {wanted!r}, which its contract describes",
                 f"did you mean {near[0]!r}?" if near else f"columns are {list(part.header)}",
             )
 
@@ -168,7 +182,11 @@ def read_part(part: RawPart, config: SourceConfig, columns: Sequence[Column]) ->
         filesystem, path = open_uri(part.uri)
         file = pq.ParquetFile(path, filesystem=filesystem)
         groups = list(range(part.start, part.stop))
-        return Read(typed(file.read_row_groups(groups, columns=names), columns), ())
+        physical = dict(zip(file.schema_arrow.names, part.header, strict=True))
+        wanted = [old for old, name in physical.items() if name in names]
+        table = file.read_row_groups(groups, columns=wanted)
+        table = table.rename_columns([physical[name] for name in table.column_names])
+        return Read(typed(table, columns), ())
     text = part.text if part.text is not None else _range(part)
     return _read_csv(text, part, config, columns)
 

@@ -20,8 +20,9 @@ from rayapp.data.delta import (
 )
 from rayapp.data.digest import hash_rows
 from rayapp.data.ingest import Ingested, files_digest, ingest
+from rayapp.data.plan import plan_view
 from rayapp.data.sources import digest_source
-from rayapp.data.view import View, make_view, plan_view
+from rayapp.data.view import View, make_view
 from rayapp.errors import ConfigError, RayappError
 from rayapp.schemas.data import (
     PREDICTION_TIME_COLUMN,
@@ -63,7 +64,8 @@ def build_snapshot(
         versions[name] = ingested.version
         _tell(ingested, on_stage)
         _tell_staleness(ingested.version, contract, on_stage)
-    on_stage(f"view {config.name}: computing point-in-time features over {config.view.base}")
+    what = "computing point-in-time features" if config.view.features else "label and splits"
+    on_stage(f"view {config.name}: {what} over {config.view.base}")
     view, classes, splits, dropped = _built(config, columns, versions, workspace)
     if dropped:
         left_out = ", ".join(f"{count:,} with {reason}" for reason, count in dropped.items())

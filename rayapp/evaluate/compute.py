@@ -27,7 +27,8 @@ from rayapp.evaluate.curves import (
 )
 from rayapp.evaluate.estimates import Influences, differences, estimates
 from rayapp.evaluate.metrics import Statistics
-from rayapp.evaluate.scoring import Score, Scored, score_rows, slice_expressions
+from rayapp.evaluate.scoring import Score, Scored, score_rows
+from rayapp.evaluate.slices import slice_expressions
 from rayapp.evaluate.statistics import Bools, GroupSums
 from rayapp.families.bundle import Bundle, PackedBundle
 from rayapp.families.parcel import pack, unpack

@@ -48,6 +48,7 @@ def render(
         forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
         changes=_slice_changes(evaluation),
         label=_label(evaluation),
+        has_time=len({s.period for s in evaluation.label_shares}) > 1,
     )
 
 

@@ -21,17 +21,6 @@ _LABEL = "label"
 _SLICE = "slice:"
 
 
-def slice_expressions(slices: Sequence[str | Mapping[str, str]]) -> dict[str, Expression]:
-    """Slice name → expression. Raises ConfigError for an expression or a name used twice."""
-    found: dict[str, Expression] = {}
-    for item in slices:
-        for name, text in {item: item}.items() if isinstance(item, str) else item.items():
-            if name in found:
-                raise ConfigError(f"evaluation.slices names {name!r} twice", "rename one of them")
-            found[name] = Expression.parse(text)
-    return found
-
-
 @dataclass(frozen=True)
 class Scored:
     """Rows of one block. Shape suffixes: N rows, K scores per row."""

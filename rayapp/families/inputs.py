@@ -77,7 +77,7 @@ def first_problem(values: pa.Array, column: Column) -> InputProblem | None:
             kind,
             column.name,
             row,
-            f"{column.name!r} in row {row} is {_shown(found)}, must be {wanted}",
+            f"{column.name!r} in row {row} is {shown(found)}, must be {wanted}",
             f"send {wanted} for {column.name!r}",
         )
     return None
@@ -155,7 +155,7 @@ def _checked(raw: pa.Array, column: Column) -> tuple[pa.Array, list[InputFault]]
 
 
 def _fault(raw: pa.Array, row: int, column: Column, kind: Kind, limit: str) -> InputFault:
-    return InputFault(row, column.name, kind, _shown(raw[row].as_py()), limit)
+    return InputFault(row, column.name, kind, shown(raw[row].as_py()), limit)
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
@@ -166,7 +166,7 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 def _broken(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.Array, str]]:
     """Each rule that at least one row breaks: its kind, those rows, and what is wanted."""
     if values.null_count and not column.nullable:
-        yield "missing_value", values.is_null(), f"{_WANTED[column.type]}, not missing"
+        yield "missing_value", values.is_null(), _WANTED[column.type]
     if column.type in ("number", "integer"):
         yield from _out_of_range(values, column)
     if column.allowed is not None:
@@ -259,12 +259,12 @@ def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
     for row, value in enumerate(values):
         one = values.slice(row, 1) if isinstance(values, pa.Array) else [value]
         if not _is_typed(one, column.type):
-            shown = _shown(value.as_py() if isinstance(value, pa.Scalar) else value)
+            found = shown(value.as_py() if isinstance(value, pa.Scalar) else value)
             return InputProblem(
                 "wrong_type",
                 column.name,
                 row,
-                f"{column.name!r} in row {row} is {shown}, must be {wanted}",
+                f"{column.name!r} in row {row} is {found}, must be {wanted}",
                 f"send {wanted} for {column.name!r}",
             )
     return InputProblem(
@@ -289,6 +289,7 @@ def _is_typed(one: Values, kind: ColumnType) -> bool:
     return False
 
 
-def _shown(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
+def shown(value: Any) -> str:
+    """What somebody sent, for a message: its first 60 characters."""
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -7,9 +7,9 @@ from rayapp.config.release import ReleaseConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
-from rayapp.errors import ConfigError
 from rayapp.families.scores import goal
-from rayapp.flows.releasing import Released, release_stage
+from rayapp.flows.references import one_endpoint
+from rayapp.flows.releasing import Released, champion, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
 from rayapp.schemas.model import Run
@@ -20,8 +20,8 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
     """Run every stage, reusing what has not changed. Returns the figures of the job's last line."""
     releases = [session.load(ReleaseConfig, path) for path in config.releases]
     trainings = [session.load(TrainConfig, release.training) for release in releases]
-    endpoint = _one_endpoint(releases)
-    _same_snapshot(config, trainings)
+    endpoint = one_endpoint(releases)
+    champion(session, endpoint)  # one that cannot be read is told before the training, not after
     with session.exclusive(f"golden-path-{endpoint}"):
         session.say(f"[1/5] snapshot  {config.snapshot}")
         snapshot = snapshot_stage(session, session.load(SnapshotConfig, config.snapshot))
@@ -49,26 +49,6 @@ def _deployed(session: Session, serving: str) -> dict[str, str]:
     return deploy(serving, session.dashboard_url, session.environ, session.say)
 
 
-def _one_endpoint(releases: list[ReleaseConfig]) -> str:
-    endpoints = sorted({release.endpoint for release in releases})
-    if len(endpoints) != 1:
-        raise ConfigError(
-            f"releases name {len(endpoints)} endpoints: {endpoints}",
-            "candidates of one golden path compete for one endpoint",
-        )
-    return endpoints[0]
-
-
-def _same_snapshot(config: GoldenPathConfig, trainings: list[TrainConfig]) -> None:
-    for training in trainings:
-        if training.snapshot != config.snapshot:
-            raise ConfigError(
-                f"training {training.name} uses {training.snapshot}, the golden path builds "
-                f"{config.snapshot}",
-                "name the same snapshot config in both",
-            )
-
-
 def _with_sweep(
     session: Session,
     config: GoldenPathConfig,
@@ -79,16 +59,10 @@ def _with_sweep(
     if config.sweep is None:
         return trainings
     sweep = session.load(SweepConfig, config.sweep)
-    paths = [release.training for release in releases]
-    if sweep.training not in paths:
-        raise ConfigError(
-            f"sweep {config.sweep} searches {sweep.training}, which no release trains",
-            f"it must be one of {paths}",
-        )
     tuned = tune_stage(session, sweep)
     return [
-        tuned.config if path == sweep.training else t
-        for path, t in zip(paths, trainings, strict=True)
+        tuned.config if release.training == sweep.training else training
+        for release, training in zip(releases, trainings, strict=True)
     ]
 
 

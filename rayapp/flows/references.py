@@ -1,48 +1,79 @@
-"""Every file that a config leads to, read before anything runs: a mistake in one of them costs a
-second, not a job."""
+"""Every file that a config leads to, read and held against the others before anything runs: a
+mistake in one of them costs a second, not a job."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-from rayapp.config.load import Config, load, read_yaml
+from rayapp.config.load import Config, load, place_of, read_yaml
 from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
 from rayapp.data.contract import load_contract
+from rayapp.data.leakage import refuse_outcome_features, resolve_features
+from rayapp.data.plan import plan_view
+from rayapp.errors import ConfigError, LeakageRefused
 from rayapp.evaluate.gates import check_policy
+from rayapp.evaluate.slices import check_slices
+from rayapp.schemas.data import Column
+from rayapp.tune.space import check_space
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def check_references(config: Config, environment: str | None) -> None:
-    """Raises what loading the first bad one raises: ConfigError or ContractError; also for a gate
-    that could never be judged on this task. environment: the overlay of them all."""
-    _Reader(environment).check(config)
+def check_references(config: Config, path: str, environment: str | None) -> None:
+    """Raises what the first mistake raises: ConfigError, ContractError, or LeakageRefused for a
+    feature that would not exist at prediction time. path: where `config` was read from.
+    environment: the overlay of them all."""
+    _Reader(environment).check(config, path)
+
+
+def one_endpoint(releases: Sequence[ReleaseConfig]) -> str:
+    """The endpoint that the candidates of a golden path compete for. Raises ConfigError."""
+    endpoints = sorted({release.endpoint for release in releases})
+    if len(endpoints) != 1:
+        raise ConfigError(
+            f"releases name {len(endpoints)} endpoints: {endpoints}",
+            "candidates of one golden path compete for one endpoint",
+        )
+    return endpoints[0]
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """A mistake found inside is told with its place: a file, and the line where that is known."""
+    try:
+        yield
+    except (ConfigError, LeakageRefused) as error:
+        raise type(error)(f"{place}: {error.what}", error.next_step) from None
 
 
 class _Reader:
     def __init__(self, environment: str | None) -> None:
         self._environment = environment
         self._read: dict[str, Config] = {}
+        self._views: dict[str, tuple[Column, ...]] = {}
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, path: str) -> None:
         match config:
             case SnapshotConfig():
-                for table in config.tables.values():
-                    load_contract(table.contract)
+                self._check_snapshot(config, path)
             case TrainConfig():
-                self._of(SnapshotConfig, config.snapshot)
+                self._check_training(config, path)
             case SweepConfig():
-                self._of(TrainConfig, config.training)
+                training = self._of(TrainConfig, config.training)
+                with _named(path):
+                    check_space(config, training)
             case ReleaseConfig():
-                self._check_release(config)
+                self._check_release(config, path)
             case GoldenPathConfig():
-                self._check_golden_path(config)
+                self._check_golden_path(config, path)
             case ScoreConfig():
                 self._of(SnapshotConfig, config.snapshot)
-            case MonitorConfig(outcomes_snapshot=str(path)):
-                self._of(SnapshotConfig, path)
+            case MonitorConfig(outcomes_snapshot=str(outcomes)):
+                self._of(SnapshotConfig, outcomes)
 
     def _of(self, cls: type[ConfigT], path: str) -> ConfigT:
         """Another config with everything that it leads to, read once however often it is named."""
@@ -50,20 +81,56 @@ class _Reader:
         if not isinstance(found, cls):
             found = load(cls, path, environment=self._environment)
             self._read[path] = found
-            self.check(found)
+            self.check(found, path)
         return found
 
-    def _check_release(self, config: ReleaseConfig) -> None:
+    def _check_snapshot(self, config: SnapshotConfig, path: str) -> None:
+        contracts = {name: load_contract(table.contract) for name, table in config.tables.items()}
+        with _named(path):
+            columns = plan_view(config, {name: c.columns for name, c in contracts.items()})
+        self._views[path] = columns
+
+    def _check_training(self, config: TrainConfig, path: str) -> None:
+        label = self._of(SnapshotConfig, config.snapshot).view.label.name
+        for at, item in enumerate(config.features):
+            with _named(place_of(path, ("features", at), item)):
+                columns = self._views[config.snapshot]
+                refuse_outcome_features(resolve_features([item]), columns, label)
+        with _named(path):
+            resolve_features(config.features)
+
+    def _check_release(self, config: ReleaseConfig, path: str) -> None:
         training = self._of(TrainConfig, config.training)
         policy = self._of(PolicyConfig, config.policy)
         task = self._of(SnapshotConfig, training.snapshot).task
-        check_policy(policy, task, config.evaluation.slices)
+        with _named(config.policy):
+            check_policy(policy, task, config.evaluation.slices)
+        view = self._views[training.snapshot]
+        for at, item in enumerate(config.evaluation.slices):
+            with _named(place_of(path, ("evaluation", "slices", at), item)):
+                check_slices([item], view)
+        with _named(path):
+            check_slices(config.evaluation.slices, view)
 
-    def _check_golden_path(self, config: GoldenPathConfig) -> None:
+    def _check_golden_path(self, config: GoldenPathConfig, path: str) -> None:
         self._of(SnapshotConfig, config.snapshot)
+        releases = [self._of(ReleaseConfig, release) for release in config.releases]
+        one_endpoint(releases)
+        for release in releases:
+            snapshot = self._of(TrainConfig, release.training).snapshot
+            if snapshot != config.snapshot:
+                raise ConfigError(
+                    f"{release.training}: snapshot is {snapshot}, the golden path {path} builds "
+                    f"{config.snapshot}",
+                    "name the same snapshot config in both",
+                )
+        trainings = [release.training for release in releases]
         if config.sweep is not None:
-            self._of(SweepConfig, config.sweep)
-        for path in config.releases:
-            self._of(ReleaseConfig, path)
+            searched = self._of(SweepConfig, config.sweep).training
+            if searched not in trainings:
+                raise ConfigError(
+                    f"{config.sweep}: training is {searched}, which no release of {path} trains",
+                    f"it must be one of {trainings}",
+                )
         if config.serving is not None:
             read_yaml(config.serving)

@@ -56,7 +56,7 @@ def newest_run(session: Session, training_path: str) -> Run:
     config = session.load(TrainConfig, training_path)
     for event in reversed(session.ledger.events(EventKind.RUN_FINISHED)):
         if event.payload["run"]["config"]["name"] == config.name:
-            return Run.model_validate(event.payload["run"])
+            return event.record(Run, "run")
     return train_stage(session, config)
 
 
@@ -304,4 +304,4 @@ def snapshot_of(session: Session, run: Run) -> Snapshot:
             f"run {run.run_id} names snapshot {run.snapshot_id[:12]}, which the ledger has not",
             "`rayapp audit verify` tells whether events are missing",
         )
-    return Snapshot.model_validate(event.payload["snapshot"])
+    return event.record(Snapshot, "snapshot")

@@ -9,13 +9,10 @@ from typing import Any
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
-from rayapp.data.leakage import (
-    refuse_outcome_features,
-    refuse_suspicious_features,
-    resolve_features,
-)
+from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
+from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.families.bundle import Bundle
 from rayapp.flows.session import Session, environment_lock
 from rayapp.register.tracking import open_tracker
@@ -44,7 +41,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
     done = session.ledger.latest(EventKind.SNAPSHOT_BUILT, key=key)
     if done is not None:
         session.say(f"snapshot {config.name}: unchanged, reusing {done.subject[:12]}")
-        return Snapshot.model_validate(done.payload["snapshot"])
+        return done.record(Snapshot, "snapshot")
     with session.exclusive(f"snapshot-{config.name}"):
         snapshot = build_snapshot(config, session.workspace, session.say)
     snapshot_id = snapshot.content_digest()
@@ -60,7 +57,7 @@ def newest_snapshot(session: Session, config_path: str) -> Snapshot:
     config = session.load(SnapshotConfig, config_path)
     for event in reversed(session.ledger.events(EventKind.SNAPSHOT_BUILT)):
         if event.payload["snapshot"]["name"] == config.name:
-            return Snapshot.model_validate(event.payload["snapshot"])
+            return event.record(Snapshot, "snapshot")
     return snapshot_stage(session, config)
 
 
@@ -69,7 +66,7 @@ def checked_features(
 ) -> tuple[Feature, ...]:
     """The features of a training config, once both leakage guards have let them pass."""
     features = resolve_features(config.features)
-    refuse_outcome_features(features, snapshot)
+    refuse_outcome_features(features, snapshot.view.columns, snapshot.label)
     snapshot_config = session.load(SnapshotConfig, config.snapshot)
     refuse_suspicious_features(features, snapshot, snapshot_config.view.max_single_feature_auc)
     return features
@@ -81,7 +78,7 @@ def train_stage(session: Session, config: TrainConfig) -> Run:
     key = session.key("train", config.model_dump(mode="json"), snapshot.content_digest())
     done = session.ledger.latest(EventKind.RUN_FINISHED, key=key)
     if done is not None:
-        run = Run.model_validate(done.payload["run"])
+        run = done.record(Run, "run")
         if exists(run.bundle.uri):
             session.say(f"train {config.name}: unchanged, reusing {run.run_id}")
             return run

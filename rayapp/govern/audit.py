@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from rayapp.errors import RayappError, TamperedError
+from rayapp.errors import RayappError, TamperedError, WorkspaceError
 from rayapp.govern.seals import seal_problem, trusted_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.schemas.model import BundleRef, Run
 from rayapp.schemas.operations import Event, EventKind, Problem
+from rayapp.schemas.record import mismatch
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.storage import Workspace, exists, folder_digest, read_bytes, sha256
 
@@ -63,12 +64,14 @@ class _Checks:
                 yield from self._release(event)
             elif event.kind == EventKind.CHAMPION_MOVED:
                 yield from self._champion(event)
-        except (KeyError, ValidationError) as error:
+        except WorkspaceError as error:
+            yield Problem(where=f"ledger event {event.sequence}", what=error.what)
+        except KeyError as error:
             what = f"its payload is not that of a {event.kind.value}: {_reason(error)}"
             yield Problem(where=f"ledger event {event.sequence}", what=what)
 
     def _snapshot(self, event: Event) -> Iterator[Problem]:
-        snapshot = Snapshot.model_validate(event.payload["snapshot"])
+        snapshot = event.record(Snapshot, "snapshot")
         if snapshot.content_digest() != event.subject:
             where = f"ledger event {event.sequence}"
             yield Problem(where=where, what=f"snapshot {event.subject[:12]}… has another digest")
@@ -90,7 +93,7 @@ class _Checks:
                 yield Problem(where=where, what=what)
 
     def _run(self, event: Event) -> Iterator[Problem]:
-        run = Run.model_validate(event.payload["run"])
+        run = event.record(Run, "run")
         if not self._is_recorded(EventKind.SNAPSHOT_BUILT, run.snapshot_id):
             yield Problem(
                 where=f"run {run.run_id}",
@@ -121,15 +124,21 @@ class _Checks:
         uri = event.payload["manifest_uri"]
         try:
             raw = read_bytes(uri)
-            signed = SignedManifest.parse(raw)
-        except (RayappError, ValueError) as error:
+        except RayappError as error:
             what = f"cannot be read: {_reason(error)}" if exists(uri) else "missing"
             yield Problem(where=uri, what=what)
             return
-        problem = seal_problem(raw, signed, trusted_keys(self.workspace))
+        problem = seal_problem(raw, trusted_keys(self.workspace))
         if problem is not None:
             yield Problem(where=uri, what=problem)
-        elif signed.release_id != event.subject:
+            return
+        try:
+            signed = SignedManifest.parse(raw)
+        except ValidationError as error:
+            what = f"sealed by another version of rayapp, so not followed ({mismatch(error)})"
+            yield Problem(where=uri, what=what)
+            return
+        if signed.release_id != event.subject:
             yield Problem(where=uri, what=f"holds release {signed.release_id[:12]}… instead")
         else:
             yield from self._manifest(uri, signed.manifest)

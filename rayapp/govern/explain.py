@@ -6,13 +6,13 @@ from datetime import datetime
 from pydantic import ValidationError
 from rich.tree import Tree
 
-from rayapp.errors import TamperedError, UserError
+from rayapp.errors import TamperedError, UserError, WorkspaceError
 from rayapp.govern.seals import seal_problem, trusted_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.schemas.model import Run
-from rayapp.schemas.operations import EventKind
-from rayapp.schemas.record import Record
+from rayapp.schemas.operations import OTHER_VERSION, EventKind
+from rayapp.schemas.record import Record, mismatch
 from rayapp.schemas.release import SignedManifest, Verdict
 from rayapp.schemas.traffic import PredictionRecord
 from rayapp.storage import Workspace, read_bytes
@@ -70,13 +70,15 @@ def explain(
 def _provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provenance:
     uri = f"{workspace.artifact('releases', release_id)}/manifest.json"
     raw = read_bytes(uri)
+    problem = seal_problem(raw, trusted_keys(workspace))
     try:
         signed = SignedManifest.parse(raw)
-    except ValidationError:
+    except ValidationError as error:
+        if problem is None:
+            raise WorkspaceError(f"{uri}: {mismatch(error)}", OTHER_VERSION) from None
         raise TamperedError(
-            f"{uri} is no manifest any more", "run `rayapp audit verify`; restore it from a backup"
+            f"{uri}: {problem}", "run `rayapp audit verify`; restore it from a backup"
         ) from None
-    problem = seal_problem(raw, signed, trusted_keys(workspace))
     if problem is None and signed.release_id != release_id:
         problem = f"the manifest is that of {signed.release_id[:_ID_CHARS]}…"
     manifest = signed.manifest
@@ -92,8 +94,8 @@ def _provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Proven
             (e.at for e in moves if e.payload["release_id"] == release_id), default=None
         ),
         is_champion=pointer is not None and pointer.target == release_id,
-        run=Run.model_validate(finished.payload["run"]) if finished else None,
-        snapshot=Snapshot.model_validate(built.payload["snapshot"]) if built else None,
+        run=finished.record(Run, "run") if finished else None,
+        snapshot=built.record(Snapshot, "snapshot") if built else None,
     )
 
 

@@ -13,6 +13,7 @@ from rayapp.schemas.record import Record
 
 _SECONDS_PER_DAY = 86_400.0
 _DAYS_PER_WEEK = 7.0
+_SMALLER = {"days": (24.0, "h"), "h": (60.0, "min")}
 
 
 class Kpi(Record):
@@ -201,12 +202,22 @@ def render_kpis(kpis: Sequence[Kpi]) -> Table:
     table.add_column("unit", no_wrap=True)
     table.add_column("meaning")
     for kpi in kpis:
-        value = "-" if kpi.value is None else f"{kpi.value:,.4g}"
+        value, unit = _readable(kpi.value, kpi.unit)
         meaning = Text(kpi.definition)
         if kpi.note:
             meaning.append(f"\n{kpi.note}", style="yellow" if kpi.value is None else "dim")
-        table.add_row(kpi.name, value, kpi.unit, meaning)
+        table.add_row(kpi.name, value, unit, meaning)
     return table
+
+
+def _readable(value: float | None, unit: str) -> tuple[str, str]:
+    """A time below one of its unit is shown in a smaller one."""
+    if value is None:
+        return "-", unit
+    while 0 < value < 1 and unit in _SMALLER:
+        times, unit = _SMALLER[unit]
+        value *= times
+    return f"{value:,.4g}", unit
 
 
 def _of(events: Iterable[Event], kind: EventKind) -> list[Event]:

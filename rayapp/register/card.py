@@ -101,7 +101,7 @@ def _details(run: Run, config: CardConfig, endpoint: str) -> str:
             f"`{c.name}`",
             c.type,
             "may be empty" if c.nullable else "required",
-            c.classification,
+            c.classification or "not stated",
         )
         for c in schema.inputs
     ]
@@ -113,8 +113,7 @@ def _training_data(run: Run, snapshot: Snapshot) -> str:
     rows = [_table_row(table) for table in (*snapshot.tables, snapshot.view)]
     head = ("Table", "Version", "Rows", "Quarantined", "Contract", "Digest")
     splits = ", ".join(f"{split.name} {split.num_rows:,}" for split in snapshot.splits)
-    time = snapshot.time_column
-    order = f"prediction time `{time}`" if time else "without a prediction time"
+    order = "each row has its prediction time" if snapshot.time_column else "no prediction times"
     return (
         f"## Training data\n\nSnapshot `{snapshot.name}`, `{run.snapshot_id}` ({order}). "
         f"Rows per split: {splits}. Trained on {run.num_rows:,} rows.\n\n{_table(head, rows)}"
@@ -195,40 +194,47 @@ def _gates(verdicts: Sequence[Verdict]) -> str:
 
 def _limitations(evaluation: Evaluation, verdicts: Sequence[Verdict]) -> str:
     """What the evaluation itself found: weak slices, what stayed open, what could not be told."""
-    found = [
-        f"Gate `{v.gate}` is {v.value}: {v.reason}"
-        + (f" About {v.needs_rows:,} rows would settle it." if v.needs_rows is not None else "")
-        for v in verdicts
-        if v.value != "pass"
-    ]
+    found = [f"Gate `{v.gate}` is {v.value}: {v.reason}." for v in verdicts if v.value != "pass"]
     found += _weak_slices(evaluation)
     undefined = [e.metric for e in evaluation.overall.estimates if e.value is None]
     if undefined:
         found.append(f"These rows do not define {', '.join(undefined)}.")
     if not evaluation.slices:
         found.append("No slice was evaluated: weak groups may be hidden by the average.")
-    found = found or ["No gate stayed open and no slice was worse than all rows together."]
+    found = found or ["No gate stayed open and no slice is worse than all rows together."]
     return "## Limitations\n\n" + "\n".join(f"- {_one_line(line)}" for line in found)
 
 
 def _weak_slices(evaluation: Evaluation) -> list[str]:
-    """Worst first: slices whose estimate is worse than that of all rows."""
+    """Worst first: slices whose whole interval is worse than the value over all rows; then how many
+    there are besides, and of how many slices nothing can be told."""
     metric, more_is_better = _RANKED_BY[evaluation.task]
     whole = _estimate(evaluation.overall, metric)
-    if whole is None or whole.value is None:
+    if whole is None or whole.value is None or not evaluation.slices:
         return []
-    sign = 1.0 if more_is_better else -1.0
-    ranked = sorted(
-        (sign * (e.value - whole.value), part.slice, e)
-        for part in evaluation.slices
-        if (e := _estimate(part, metric)) is not None and e.value is not None
-    )
-    return [
+    weak: list[tuple[float, str, Estimate]] = []
+    num_untold = 0
+    for part in evaluation.slices:
+        found = _estimate(part, metric)
+        if found is None or found.value is None or found.low is None or found.high is None:
+            num_untold += 1
+        elif found.high < whole.value if more_is_better else found.low > whole.value:
+            weak.append((abs(found.value - whole.value), part.slice, found))
+    weak.sort(reverse=True)
+    said = [
         f"Slice `{name}` is weaker than all rows: {metric} {_value(e)} {_interval(e)} on "
         f"{e.num_rows:,} rows, against {_value(whole)}."
-        for gain, name, e in ranked[:_MAX_WORST_SLICES]
-        if gain < 0
+        for _, name, e in weak[:_MAX_WORST_SLICES]
     ]
+    if len(weak) > _MAX_WORST_SLICES:
+        more = len(weak) - _MAX_WORST_SLICES
+        said.append(f"{more} more of {len(evaluation.slices)} slices are weaker: see Slices.")
+    if num_untold:
+        said.append(
+            f"{num_untold} of {len(evaluation.slices)} slices have too few rows for an interval of "
+            f"{metric}: how well they are served is not known."
+        )
+    return said
 
 
 def _reproduction(run: Run, evaluation: Evaluation) -> str:

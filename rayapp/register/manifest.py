@@ -1,13 +1,16 @@
 """Sealing a release: its manifest's digest is its id, and a signature says who sealed it."""
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from rayapp.errors import TamperedError
+from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.register.signing import TRUSTED, SigningKey, verify
+from rayapp.schemas.operations import OTHER_VERSION
+from rayapp.schemas.record import canonical_json, mismatch
 from rayapp.schemas.release import Manifest, SignedManifest
-from rayapp.storage import Workspace, commit_bytes, read_bytes
+from rayapp.storage import Workspace, commit_bytes, read_bytes, sha256
 
 
 def seal(manifest: Manifest, key: SigningKey) -> SignedManifest:
@@ -20,13 +23,18 @@ def seal(manifest: Manifest, key: SigningKey) -> SignedManifest:
 
 
 def open_manifest(raw: bytes, trusted: Path) -> SignedManifest:
-    """Parse and verify. Raises TamperedError that says whether form, digest or signature is off."""
+    """Parse and verify. Raises TamperedError that says whether form, digest or signature is off,
+    WorkspaceError for a good manifest with other fields than this version's."""
     try:
         signed = SignedManifest.parse(raw)
     except ValidationError as error:
-        place = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        release_id = _sealed_id(raw, trusted)
+        if release_id is not None:
+            raise WorkspaceError(
+                f"manifest of release {release_id[:12]}: {mismatch(error)}", OTHER_VERSION
+            ) from None
         raise TamperedError(
-            f"manifest cannot be read: {place}: {error.errors()[0]['msg']}",
+            f"manifest cannot be read: {mismatch(error)}",
             "restore manifest.json from a backup, or release again",
         ) from None
     found = signed.manifest.content_digest()
@@ -44,6 +52,18 @@ def open_manifest(raw: bytes, trusted: Path) -> SignedManifest:
     return signed
 
 
+def _sealed_id(raw: bytes, trusted: Path) -> str | None:
+    """The release id in a manifest of whatever fields, if its digest and signature fit."""
+    try:
+        signed = json.loads(raw)
+        content = canonical_json(signed["manifest"])
+        verify(trusted, signed["key_id"], signed["signature"], content)
+        release_id: str = signed["release_id"]
+    except (ValueError, KeyError, TypeError, TamperedError):
+        return None
+    return release_id if sha256(content) == release_id else None
+
+
 def manifest_uri(workspace: Workspace, release_id: str) -> str:
     return f"{workspace.artifact('releases', release_id)}/manifest.json"
 
@@ -56,8 +76,12 @@ def write_manifest(workspace: Workspace, signed: SignedManifest) -> str:
 
 def read_manifest(workspace: Workspace, release_id: str) -> SignedManifest:
     """Raises WorkspaceError when it is missing, TamperedError when it is not what was sealed."""
-    raw = read_bytes(manifest_uri(workspace, release_id))
-    signed = open_manifest(raw, workspace.keys / TRUSTED)
+    uri = manifest_uri(workspace, release_id)
+    raw = read_bytes(uri)
+    try:
+        signed = open_manifest(raw, workspace.keys / TRUSTED)
+    except (TamperedError, WorkspaceError) as error:
+        raise type(error)(f"{uri}: {error.what}", error.next_step) from None
     if signed.release_id != release_id:
         raise TamperedError(
             f"manifest of release {release_id[:12]} is that of {signed.release_id[:12]}",

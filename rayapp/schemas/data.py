@@ -23,7 +23,8 @@ class Column(Record):
     maximum: float | None = None
     allowed: tuple[str, ...] | None = None
     known_at: KnownAt = "prediction"
-    classification: str = "public"
+    classification: str = ""
+    """As the contract states it, for example personal; empty where it states none."""
     description: str = ""
 
 
@@ -72,9 +73,6 @@ class Snapshot(Record):
     time_column: str | None
     splits: tuple[SplitSize, ...]
     config_digest: str
-
-    def column(self, name: str) -> Column | None:
-        return next((c for c in self.view.columns if c.name == name), None)
 
 
 class ColumnProfile(Record):

@@ -2,9 +2,15 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from rayapp.schemas.record import Record
+from pydantic import ValidationError
+
+from rayapp.errors import WorkspaceError
+from rayapp.schemas.record import Record, mismatch
+
+OTHER_VERSION = "it was written by another version of rayapp: use that one, or a new workspace"
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class EventKind(StrEnum):
@@ -37,6 +43,17 @@ class Event(Record):
     payload: dict[str, Any]
     previous_hash: str
     hash: str
+
+    def record(self, cls: type[RecordT], name: str) -> RecordT:
+        """The record that the payload holds under `name`. Raises WorkspaceError where this version
+        of rayapp cannot read it, KeyError where there is none."""
+        try:
+            return cls.model_validate(self.payload[name])
+        except ValidationError as error:
+            raise WorkspaceError(
+                f"ledger event {self.sequence} ({self.kind.value}): {name}.{mismatch(error)}",
+                OTHER_VERSION,
+            ) from None
 
 
 class Pointer(Record):

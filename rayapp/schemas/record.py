@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Record(BaseModel):
@@ -22,6 +22,13 @@ class Record(BaseModel):
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         return cls.model_validate_json(raw)
+
+
+def mismatch(error: ValidationError) -> str:
+    """The first thing that a record's class did not expect: `place: what`."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def canonical_json(value: Any) -> bytes:

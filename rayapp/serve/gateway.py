@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import DataError, RequestError, Unavailable
 from rayapp.families.base import Floats
+from rayapp.families.inputs import shown
 from rayapp.serve.background import Background
 from rayapp.serve.feedback import parse_feedback
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded
@@ -214,7 +215,7 @@ class Gateway:
                     call.request, call.request_id, call.start_s, found["name"], version
                 )
         paths = "GET / lists the paths"
-        raise RequestError(f"there is nothing at {path}", paths, 404, "unknown_path")
+        raise RequestError(f"there is nothing at {shown(path)}", paths, 404, "unknown_path")
 
     def _loaded(self, call: Call) -> Loaded:
         """The release that answers this call. Raises RequestError 404, or Unavailable."""
@@ -234,7 +235,7 @@ class Gateway:
         if loaded is None:
             if known and name not in known:
                 raise RequestError(
-                    f"there is no endpoint {name!r}",
+                    f"there is no endpoint {shown(name)}",
                     f"endpoints are {known}",
                     404,
                     "unknown_endpoint",

@@ -63,7 +63,7 @@ def parse_oip(body: bytes, header_length: bytes | None, max_rows: int) -> Parsed
     if not isinstance(tensors, list) or not tensors:
         raise bad_request(
             "inputs must be a list of tensors, one for each column",
-            "see GET /v2/models/{name} for their names and datatypes",
+            "see GET /v2/models/NAME of this endpoint for their names and datatypes",
             "inputs",
         )
     columns: dict[str, Values] = {}

@@ -41,6 +41,12 @@ class Parsed:
     datatypes: Mapping[str, str] = field(default_factory=dict)
 
 
+_JSON_KINDS: dict[type, str] = {
+    **{type(None): "null", bool: "a boolean", str: "a text", list: "an array"},
+    **{int: "a number", float: "a number"},
+}
+
+
 def bad_request(what: str, next_step: str, param: str | None = None) -> RequestError:
     return RequestError(what, next_step, 400, "bad_request", param)
 
@@ -58,7 +64,7 @@ def decode_json(body: bytes) -> dict[str, Any]:
             raise _not_json(str(again)) from None
     if not isinstance(value, dict):
         raise bad_request(
-            f"the body is a JSON {type(value).__name__}, must be an object",
+            f"the body is {_JSON_KINDS[type(value)]}, must be a JSON object",
             "see GET / for the paths and their formats",
         )
     return value
@@ -82,9 +88,9 @@ def parse_mlflow(body: bytes, max_rows: int) -> Parsed:
     present = [name for name in MLFLOW_SHAPES if name in request]
     unknown = sorted(set(request) - set(MLFLOW_SHAPES) - {"params"})
     if len(present) != 1 or unknown:
+        has = f"has the keys {', '.join(sorted(request))}" if request else "is an empty object"
         raise bad_request(
-            f"the body has the keys {sorted(request)}, must have exactly one of "
-            f"{', '.join(MLFLOW_SHAPES)}",
+            f"the body {has}, must have exactly one of {', '.join(MLFLOW_SHAPES)}",
             'for example {"dataframe_split": {"columns": ["a"], "data": [[1]]}}',
             unknown[0] if unknown else None,
         )

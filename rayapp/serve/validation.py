@@ -88,7 +88,7 @@ def _column(parsed: Parsed, column: Column) -> pa.Array:
         raise _violation(
             "wrong_type",
             f"{column.name!r} has datatype {datatype}, must be of kind {wanted}",
-            f"{column.name!r} is a {column.type}: see GET /v2/models/{{name}}",
+            f"{column.name!r} is a {column.type}: see GET /v2/models/NAME of this endpoint",
             column.name,
         )
     values = to_arrow(parsed.columns[column.name], column)
@@ -108,7 +108,7 @@ def _refuse_unknown(columns: Mapping[str, Values], schema: BundleSchema) -> None
                 f"the model has no input {name!r}",
                 f"did you mean {near[0]!r}?"
                 if near
-                else "leave it out; inputs are listed at GET /v2/models/{name}",
+                else "leave it out; inputs are listed at GET /v2/models/NAME of this endpoint",
                 name,
             )
 

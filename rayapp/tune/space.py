@@ -1,20 +1,12 @@
 """The search space of a sweep, checked against the family's settings before anything runs."""
 
 import difflib
-import typing
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import ValidationError
 
 from rayapp.config.sweep import (
     ChoiceSpace,
-    IntegerSpace,
     Space,
     SweepConfig,
     UniformSpace,
@@ -23,11 +15,10 @@ from rayapp.config.training import NeuralConfig, TabularConfig, TrainConfig
 from rayapp.errors import ConfigError
 
 
-def distributions(config: SweepConfig, training: TrainConfig) -> dict[str, BaseDistribution]:
-    """Optuna's form of the space. Raises ConfigError that names the key and the value."""
+def check_space(config: SweepConfig, training: TrainConfig) -> None:
+    """Raises ConfigError that names the key and the value."""
     settings = training.family_config
     known = type(settings).model_fields
-    made: dict[str, BaseDistribution] = {}
     for name, space in config.space.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -42,8 +33,6 @@ def distributions(config: SweepConfig, training: TrainConfig) -> dict[str, BaseD
             )
         for value in _extremes(space):
             _check(settings, name, value)
-        made[name] = _distribution(space)
-    return made
 
 
 def starting_point(config: SweepConfig, training: TrainConfig) -> dict[str, Any] | None:
@@ -73,14 +62,3 @@ def _check(settings: TabularConfig | NeuralConfig, name: str, value: str | float
             f"space.{name}: {value!r} is not allowed: {problem['msg']}",
             "keep the space inside the setting's own limits",
         ) from None
-
-
-def _distribution(space: Space) -> BaseDistribution:
-    match space:
-        case UniformSpace():
-            return FloatDistribution(space.low, space.high, log=space.kind == "log_uniform")
-        case IntegerSpace():
-            return IntDistribution(space.low, space.high)
-        case ChoiceSpace():
-            return CategoricalDistribution(space.values)
-    typing.assert_never(space)

@@ -10,18 +10,24 @@ cut off takes what its trials found and used into account and runs only those th
 import json
 import logging
 import os
+import typing
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from rayapp.config.sweep import SweepConfig
+from rayapp.config.sweep import ChoiceSpace, IntegerSpace, Space, SweepConfig, UniformSpace
 from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError
 from rayapp.families.base import Batch
@@ -31,7 +37,7 @@ from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Feature
 from rayapp.schemas.operations import Tracker
 from rayapp.storage import commit_bytes, exists, read_bytes
-from rayapp.tune.space import distributions, starting_point
+from rayapp.tune.space import check_space, starting_point
 from rayapp.tune.trial import TrialData, run_trial
 
 log = logging.getLogger(__name__)
@@ -72,7 +78,8 @@ def sweep(
     """Raises ConfigError for a space that does not fit the family, before anything runs, and
     DataError where no trial could report a metric within the budget."""
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it speaks of its own storage
-    space = distributions(config, training)
+    check_space(config, training)
+    space = {name: _distribution(space) for name, space in config.space.items()}
     metric, mode = goal(snapshot.task)
     journal = _Journal(f"{storage_uri.rstrip('/')}/{name}")
     watch = Watch(config, metric, mode, journal, tracker, on_progress or log.info)
@@ -93,6 +100,17 @@ def sweep(
     )
     tracker.log_text(json.dumps(asdict(result), indent=1), "sweep.json")
     return result
+
+
+def _distribution(space: Space) -> BaseDistribution:
+    match space:
+        case UniformSpace():
+            return FloatDistribution(space.low, space.high, log=space.kind == "log_uniform")
+        case IntegerSpace():
+            return IntDistribution(space.low, space.high)
+        case ChoiceSpace():
+            return CategoricalDistribution(space.values)
+    typing.assert_never(space)
 
 
 class _Journal:

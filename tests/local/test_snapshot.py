@@ -10,9 +10,10 @@ from deltalake import DeltaTable
 
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.data.delta import recomputed_digest
-from rayapp.data.leakage import refuse_suspicious_features, resolve_features
+from rayapp.data.leakage import resolve_features
 from rayapp.data.read import label_shares, read_view, sample_view
 from rayapp.data.snapshot import build_snapshot
+from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.errors import DataError, LeakageRefused, TamperedError
 from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.storage import Workspace

@@ -321,17 +321,15 @@ def test_summary_of_something_else_is_refused(text: str, tmp_path: Path) -> None
         read_figures(str(tmp_path / "figures.json"))
 
 
-@pytest.mark.parametrize("show_figures", [True, False])
-def test_a_jobs_figures_are_its_last_line_of_json(show_figures: bool) -> None:
+def test_a_jobs_figures_are_its_last_line_of_json() -> None:
     from rayapp.cli.submit import _LastLine
 
     shown: list[str] = []
     lines = _LastLine(shown.append)
     for chunk in ("start\n{not", " json}\nmid", 'dle {"a": 0}\n', '{"run_', 'id": "r1"}\n'):
         lines.add(chunk)
-    assert lines.end(show_figures) == {"run_id": "r1"}
-    told = 'start\n{not json}\nmiddle {"a": 0}\n'
-    assert "".join(shown) == told + ('{"run_id": "r1"}\n' if show_figures else "")
+    assert lines.end() == {"run_id": "r1"}
+    assert "".join(shown) == 'start\n{not json}\nmiddle {"a": 0}\n'
 
 
 def test_a_job_without_figures_shows_all_it_said() -> None:
@@ -340,5 +338,22 @@ def test_a_job_without_figures_shows_all_it_said() -> None:
     shown: list[str] = []
     lines = _LastLine(shown.append)
     lines.add("{cut off")
-    assert lines.end(show_figures=False) == {}
+    assert lines.end() == {}
     assert shown == ["{cut off"]
+
+
+def test_figures_are_shown_for_a_person() -> None:
+    from rayapp.cli.terminal import readable
+
+    figures = {
+        "id": "r1",
+        "is_new": True,
+        "rows": 12000,
+        "test": {"auc": [0.73451, 0.7303, 0.7388]},
+    }
+    assert readable(figures) == {
+        "id": "r1",
+        "is_new": "yes",
+        "rows": "12,000",
+        "test.auc": "0.7345  [0.7303, 0.7388]",
+    }

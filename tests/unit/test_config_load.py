@@ -43,8 +43,12 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         (GOOD.replace("name: trees\n", ""), "name: missing"),
         (GOOD + "num_workers: 2\n", "line 8: num_workers: unknown key; did you mean 'workers.num_"),
         (GOOD + "seed: 1\nseed: 2\n", "key 'seed' is already set on line 8"),
-        (GOOD + "neural: {num_epochs: 1}\n", "`neural` has no effect with family 'tabular'"),
-        ("- a\n", "must hold a mapping"),
+        (
+            GOOD + "neural: {num_epochs: 1}\n",
+            "line 8: `neural` has no effect with family 'tabular'",
+        ),
+        ("- a\n", "must hold keys and values, holds a list"),
+        ("", "holds nothing"),
         ("a: [1\n", "not valid YAML"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
@@ -155,7 +156,7 @@ def _table_plan(tmp_path: Path, contract: Contract, text: str) -> TablePlan:
 def _ingested(table_plan: TablePlan, num_blocks: int) -> tuple[str, list[dict[str, object]]]:
     """The digest of the good rows, and the quarantined rows."""
     contract = table_plan.contract
-    parts = cut_source(table_plan.source, contract.columns, num_blocks)
+    parts = cut_source(table_plan.source, contract, num_blocks)
     checked = [check_part(table_plan, part) for part in parts]
     decisions = decide(contract, checked)
     written = [
@@ -209,7 +210,7 @@ def test_only_good_rows_compete_for_a_key(tmp_path: Path, contract: Contract) ->
 def test_parts_cover_every_row_once(tmp_path: Path, contract: Contract) -> None:
     table_plan = _table_plan(tmp_path, contract, _lines())
     for num_blocks in (1, 2, 5, 50, 1000):
-        parts = cut_source(table_plan.source, contract.columns, num_blocks)
+        parts = cut_source(table_plan.source, contract, num_blocks)
         reads = [read_part(part, table_plan.source, contract.columns) for part in parts]
         assert sum(len(r.parsed.table) + len(r.misshapen) for r in reads) == 403
 
@@ -218,8 +219,42 @@ def test_missing_column_is_named(tmp_path: Path, contract: Contract) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("id,nam,size,kind,place,at\n1,a,1,a,X,\n")
     with pytest.raises(DataError, match="'name'") as error:
-        cut_source(SourceConfig(uri=str(raw)), contract.columns, 1)
+        cut_source(SourceConfig(uri=str(raw)), contract, 1)
     assert "did you mean 'nam'" in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_file_may_call_a_column_otherwise(tmp_path: Path, form: str) -> None:
+    text = CONTRACT.replace("{name: size,", "{name: size, physicalName: the size,")
+    (tmp_path / "t.odcs.yaml").write_text(text)
+    contract = load_contract(tmp_path / "t.odcs.yaml")
+    raw = tmp_path / f"raw.{form}"
+    lines = HEADER.replace("size", "the size") + "1,ab,3,a,X,2013-01-01\n2,ab,4,a,X,2013-01-01\n"
+    raw.write_text(lines)
+    if form == "parquet":
+        pq.write_table(pa_csv.read_csv(raw), raw)
+    source = SourceConfig.model_validate({"uri": str(raw), "format": form})
+    (part,) = cut_source(source, contract, 1)
+    table = read_part(part, source, contract.columns).parsed.table
+    assert table.column_names == ["id", "name", "size", "kind", "place", "at"]
+    assert table.column("size").to_pylist() == [3, 4]
+
+
+def test_a_column_is_found_by_its_physical_name_alone(tmp_path: Path) -> None:
+    text = CONTRACT.replace("{name: size,", "{name: size, physicalName: the size,")
+    (tmp_path / "t.odcs.yaml").write_text(text)
+    contract = load_contract(tmp_path / "t.odcs.yaml")
+    raw = tmp_path / "raw.csv"
+    raw.write_text(HEADER + "1,ab,99,a,X,\n")
+    with pytest.raises(DataError, match="no column 'the size'"):
+        cut_source(SourceConfig(uri=str(raw)), contract, 1)
+    raw.write_text("the size," + HEADER + "3,1,ab,99,a,X,\n")
+    source = SourceConfig(uri=str(raw))
+    (part,) = cut_source(source, contract, 1)
+    assert read_part(part, source, contract.columns).parsed.table.column("size").to_pylist() == [3]
+    raw.write_text("the size,the size," + HEADER + "3,3,1,ab,99,a,X,\n")
+    with pytest.raises(DataError, match="two columns are 'size'"):
+        cut_source(source, contract, 1)
 
 
 def test_not_utf8_is_told(tmp_path: Path, contract: Contract) -> None:
@@ -227,7 +262,7 @@ def test_not_utf8_is_told(tmp_path: Path, contract: Contract) -> None:
     raw.write_bytes(HEADER.encode() + b"1,\xff\xfe,1,a,X,\n")
     source = SourceConfig(uri=str(raw))
     with pytest.raises(DataError, match="UTF-8"):
-        read_part(cut_source(source, contract.columns, 1)[0], source, contract.columns)
+        read_part(cut_source(source, contract, 1)[0], source, contract.columns)
 
 
 VALUES = st.lists(

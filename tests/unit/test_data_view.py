@@ -11,17 +11,15 @@ from rayapp.config.load import load
 from rayapp.config.snapshot import HashSplits, LabelConfig, SnapshotConfig, SourceConfig
 from rayapp.data.contract import load_contract
 from rayapp.data.labels import encode_label
-from rayapp.data.leakage import (
-    refuse_outcome_features,
-    resolve_features,
-    suspicious_features,
-)
+from rayapp.data.leakage import refuse_outcome_features, resolve_features
+from rayapp.data.plan import plan_view
 from rayapp.data.snapshot import source_digest
 from rayapp.data.sources import expand
 from rayapp.data.splits import split_column
-from rayapp.data.view import make_view, plan_view
+from rayapp.data.telltale import suspicious_features
+from rayapp.data.view import make_view
 from rayapp.errors import ConfigError, DataError, LeakageRefused
-from rayapp.schemas.data import Column, Snapshot, SplitSize, TableVersion
+from rayapp.schemas.data import Column
 from rayapp.schemas.model import Feature
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -195,29 +193,8 @@ def test_hash_splits_hold_still_and_keep_groups_together() -> None:
     assert split_column(table, HashSplits(kind="hash", salt="b"), ("id",)).equals(whole) is False
 
 
-def _snapshot() -> Snapshot:
-    view = TableVersion(
-        name="views/x",
-        uri="-",
-        version=0,
-        digest="-",
-        num_rows=1,
-        num_quarantined=0,
-        columns=plan_view(_config(), {"orders": COLUMNS}),
-        watermark=None,
-        contract=None,
-    )
-    return Snapshot(
-        name="x",
-        task="binary",
-        tables=(),
-        view=view,
-        label="is_dear",
-        classes=("0", "1"),
-        time_column="_prediction_time",
-        splits=(SplitSize(name="train", num_rows=1),),
-        config_digest="-",
-    )
+def _view_columns() -> tuple[Column, ...]:
+    return plan_view(_config(), {"orders": COLUMNS})
 
 
 @pytest.mark.parametrize(
@@ -236,14 +213,14 @@ def test_features_that_would_not_exist_are_refused(
     item: str | dict[str, str], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error) as raised:
-        refuse_outcome_features(resolve_features(["size", item]), _snapshot())
+        refuse_outcome_features(resolve_features(["size", item]), _view_columns(), "is_dear")
     assert says in str(raised.value)
 
 
 def test_honest_features_pass() -> None:
     items = ["shop", "mean_paid", {"h": "hour(at, 'America/New_York')"}]
     features = resolve_features(items)
-    refuse_outcome_features(features, _snapshot())
+    refuse_outcome_features(features, _view_columns(), "is_dear")
     assert features[2] == Feature(name="h", expression="hour(at, 'America/New_York')")
     with pytest.raises(ConfigError, match="twice"):
         resolve_features(["size", {"size": "size * 2"}])

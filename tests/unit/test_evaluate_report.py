@@ -82,7 +82,7 @@ def _evaluation(task: Task, has_champion: bool) -> Evaluation:
         curves=plots,
         label_shares=(
             LabelShare(period="2013-01", split="train", value=0.2, num_rows=100),
-            LabelShare(period="2013-01", split="test", value=0.3, num_rows=100),
+            LabelShare(period="2013-02", split="test", value=0.3, num_rows=100),
         ),
         latency=Latency(p50_ms=1, p95_ms=2, p99_ms=3, num_calls=300),
     )

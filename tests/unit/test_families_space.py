@@ -7,7 +7,7 @@ import pytest
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
-from rayapp.tune.space import distributions, starting_point
+from rayapp.tune.space import check_space, starting_point
 
 TRAINING = TrainConfig(name="t", snapshot="s", family="tabular", features=("a",))
 
@@ -24,7 +24,7 @@ def test_a_good_space_starts_at_the_configs_own_settings() -> None:
             "subsample": {"kind": "choice", "values": [0.5, 0.8]},
         }
     )
-    assert distributions(config, TRAINING).keys() == config.space.keys()
+    check_space(config, TRAINING)
     assert starting_point(config, TRAINING) == {
         "max_depth": 6,
         "learning_rate": 0.1,
@@ -56,4 +56,4 @@ def test_settings_outside_the_space_are_no_starting_point() -> None:
 )
 def test_a_bad_space_is_refused(space: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        distributions(sweep_of(space), TRAINING)
+        check_space(sweep_of(space), TRAINING)

@@ -1,5 +1,6 @@
 """The audit finds any changed byte in anything that the ledger names, and says where."""
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rayapp.register.manifest import manifest_uri, seal
 from rayapp.register.signing import load_or_create_key
 from rayapp.schemas.data import TableVersion
 from rayapp.schemas.operations import EventKind, Problem
+from rayapp.schemas.record import canonical_json
+from rayapp.storage import sha256
 
 
 @pytest.fixture
@@ -158,6 +161,23 @@ def test_another_release_under_this_id_is_a_problem(released: Released) -> None:
     path.write_bytes(other.canonical())
     (problem,) = _audit(released)
     assert problem.what == f"holds release {other.release_id[:12]}… instead"
+
+
+def test_a_release_of_another_version_is_told_as_one(released: Released) -> None:
+    path = Path(manifest_uri(released.workspace, released.signed.release_id))
+    content = json.loads(released.signed.manifest.canonical()) | {"mlflow_version": "3"}
+    key = load_or_create_key(released.workspace.keys)
+    envelope = {
+        "release_id": sha256(canonical_json(content)),
+        "manifest": content,
+        "key_id": key.key_id,
+        "signature": key.sign(canonical_json(content)),
+    }
+    path.write_bytes(canonical_json(envelope))
+    (problem,) = _audit(released)
+    assert problem.where == str(path)
+    assert "another version of rayapp" in problem.what
+    assert "mlflow_version" in problem.what
 
 
 def test_a_champion_that_was_never_sealed_is_a_problem(released: Released) -> None:

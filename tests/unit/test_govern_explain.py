@@ -76,7 +76,7 @@ def test_says_that_a_manifest_was_altered(released: Released) -> None:
 def test_refuses_a_manifest_that_is_none(released: Released) -> None:
     path = Path(manifest_uri(released.workspace, released.signed.release_id))
     path.write_bytes(b"{}")
-    with pytest.raises(TamperedError, match="no manifest any more"):
+    with pytest.raises(TamperedError, match="no sealed manifest"):
         _explain(released, _prediction(released))
 
 

@@ -169,3 +169,12 @@ def test_renders_what_is_missing() -> None:
     text = capture.get()
     assert "needs recorded incidents" in text
     assert "0.25" in text
+
+
+def test_a_short_time_is_shown_in_a_smaller_unit() -> None:
+    figure = Kpi(name="age", value=0.002, unit="days", definition="how old")
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(render_kpis([figure]))
+    assert "2.88" in capture.get()
+    assert "min" in capture.get()

@@ -7,7 +7,7 @@ import pytest
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job
 from rayapp.config.load import load, read_yaml
-from rayapp.errors import ConfigError, ContractError
+from rayapp.errors import ConfigError, ContractError, LeakageRefused
 from rayapp.flows.references import check_references
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _check(path: str) -> None:
     job = choose_job(path, read_yaml(path)[0], None)
-    check_references(load(CONFIG_OF_JOB[job], path), None)
+    check_references(load(CONFIG_OF_JOB[job], path), path, None)
 
 
 PATHS = [
@@ -37,6 +37,9 @@ def test_every_config_leads_to_good_files(path: str) -> None:
     _check(path)
 
 
+TRAINING = "configs/training/flight_delay_trees.yaml"
+RELEASE = "configs/releases/flight_delay_trees.yaml"
+SWEEP = "configs/sweeps/flight_delay_trees.yaml"
 SNAPSHOT = "configs/snapshots/flight_delay.yaml"
 POLICY = "configs/policies/flight_delay.yaml"
 
@@ -46,7 +49,17 @@ POLICY = "configs/policies/flight_delay.yaml"
     [
         ("configs/contracts/weather.odcs.yaml", "kind: DataContract", "kind: [", "not valid YAML"),
         (SNAPSHOT, "task: binary", "tsk: binary", "did you mean 'task'"),
+        (POLICY, "metric: auc", "metric: rmse", f"{POLICY}: gate"),
         (POLICY, "metric: auc", "metric: rmse", "binary has no metric 'rmse'"),
+        (TRAINING, "  - carrier\n", "  - carier\n", "no column 'carier'"),
+        (TRAINING, "  - carrier\n", "  - carier\n", f"{TRAINING}: line "),
+        (TRAINING, "  - carrier\n", "  - carrier name\n", "invalid syntax"),
+        (TRAINING, "  - carrier\n", "  - origin\n", "'origin' is listed twice"),
+        (RELEASE, "    - carrier\n", "    - carier\n", "no column 'carier'"),
+        (RELEASE, "    - carrier\n", "    - carier\n", f"{RELEASE}: line "),
+        (SNAPSHOT, "base: flights", "base: weather", f"{SNAPSHOT}: view: "),
+        (SWEEP, "  max_depth:", "  max_dept:", "did you mean 'max_depth'"),
+        (SWEEP, "flight_delay_trees", "loans", "cannot be read"),
     ],
 )
 def test_a_mistake_far_below_is_named(file: str, old: str, new: str, says: str) -> None:
@@ -62,3 +75,27 @@ def test_a_missing_file_is_named() -> None:
     Path(SNAPSHOT).unlink()
     with pytest.raises(ConfigError, match=r"flight_delay\.yaml: cannot be read"):
         _check("configs/training/flight_delay_trees.yaml")
+
+
+def test_a_feature_from_the_future_is_refused_before_anything_runs() -> None:
+    text = Path(TRAINING).read_text()
+    Path(TRAINING).write_text(text.replace("features:\n", "features:\n  - dep_delay\n"))
+    with pytest.raises(LeakageRefused, match=r"line \d+: feature 'dep_delay'.*knownAt: outcome"):
+        _check(TRAINING)
+
+
+def test_candidates_of_one_golden_path_belong_together() -> None:
+    path = "configs/golden_paths/flight_delay.yaml"
+    other = Path("configs/releases/flight_delay_neural.yaml")
+    text = other.read_text()
+    other.write_text(text.replace("endpoint: flight-delay", "endpoint: other"))
+    with pytest.raises(ConfigError, match="2 endpoints"):
+        _check(path)
+    other.write_text(text)
+    config = load(CONFIG_OF_JOB["golden_path"], path, [f"releases=[{other}]"])
+    with pytest.raises(ConfigError, match=r"which no release of .* trains"):
+        check_references(config, path, None)
+    shutil.copy(SNAPSHOT, "configs/snapshots/copy.yaml")
+    config = load(CONFIG_OF_JOB["golden_path"], path, ["snapshot=configs/snapshots/copy.yaml"])
+    with pytest.raises(ConfigError, match="name the same snapshot"):
+        check_references(config, path, None)

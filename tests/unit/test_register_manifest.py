@@ -1,5 +1,6 @@
 """A sealed manifest opens as it was; one changed byte anywhere in it, and it does not."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from rayapp.register.manifest import (
 from rayapp.register.signing import TRUSTED, load_or_create_key
 from rayapp.schemas.data import ContractRef
 from rayapp.schemas.model import BundleRef, BundleSchema, FileDigest
+from rayapp.schemas.record import canonical_json
 from rayapp.schemas.release import Manifest, SignedManifest, Verdict
-from rayapp.storage import Workspace
+from rayapp.storage import Workspace, commit_bytes, sha256
 
 
 def _manifest(endpoint: str = "flight-delay") -> Manifest:
@@ -103,6 +105,27 @@ def test_each_refusal_says_what_differs(workspace: Workspace, signed: SignedMani
     for words, raw in cases.items():
         with pytest.raises(TamperedError, match=words):
             open_manifest(raw, trusted)
+
+
+def test_a_release_of_another_version_is_not_called_tampered(workspace: Workspace) -> None:
+    content = json.loads(_manifest().canonical()) | {"mlflow_version": "3"}
+    release_id = sha256(canonical_json(content))
+    key = load_or_create_key(workspace.keys)
+    raw = canonical_json(
+        {
+            "release_id": release_id,
+            "manifest": content,
+            "key_id": key.key_id,
+            "signature": key.sign(canonical_json(content)),
+        }
+    )
+    commit_bytes(manifest_uri(workspace, release_id), raw)
+    with pytest.raises(WorkspaceError, match=r"manifest\.json.*mlflow_version") as error:
+        read_manifest(workspace, release_id)
+    assert "another version of rayapp" in error.value.next_step
+    forged = raw.replace(b"run-1", b"run-2")
+    with pytest.raises(TamperedError, match="mlflow_version"):
+        open_manifest(forged, workspace.keys / TRUSTED)
 
 
 def test_another_release_in_its_place_is_refused(
