@@ -12,7 +12,8 @@
     │   ├── GateRefused          an evaluation did not pass its gates
     │   ├── ChampionMoved        somebody else promoted meanwhile
     │   └── TamperedError        an artefact is not what its digest or signature says
-    └── Unavailable          retryable: the only kind that a fallback or a retry may catch
+    ├── DeadlineExceeded     the time that a request was given is over
+    └── Unavailable          retryable: the only kind that a retry may catch
 
 Anything else is a bug and must fly. A message has four parts: what, the value, the limit (together
 `what`) and the next step. The arguments of `__init__` go to `super().__init__` unchanged and in
@@ -87,6 +88,15 @@ class ChampionMoved(Refused):
 
 class TamperedError(Refused):
     pass
+
+
+class DeadlineExceeded(RayappError):
+    def __init__(
+        self,
+        what: str = "there was no answer within the time that this request has",
+        next_step: str = "give it more time in x-deadline-ms, up to what the server allows",
+    ) -> None:
+        super().__init__(what, next_step)
 
 
 class Unavailable(RayappError):

@@ -31,6 +31,15 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_request_seconds": MetricSpec(
         "counter", "s", "Sum of request latencies: the exact mean's numerator", ("endpoint",)
     ),
+    "rayapp_degraded": MetricSpec(
+        "counter", "requests", "Answered by a fallback", ("endpoint", "reason")
+    ),
+    "rayapp_breaker_open": MetricSpec(
+        "gauge", "0 or 1", "A release that is not asked now", ("endpoint", "target")
+    ),
+    "rayapp_cache_lookups": MetricSpec(
+        "counter", "requests", "Looked up in the answer cache", ("endpoint", "outcome")
+    ),
     "rayapp_batch_rows": MetricSpec(
         "histogram", "rows", "Rows of one model call", ("endpoint",), (1, 2, 4, 8, 16, 32, 64, 128)
     ),

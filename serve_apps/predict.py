@@ -17,12 +17,28 @@ from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import SignedManifest
+from rayapp.serve.follow import release_key
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
 
 
 def build(config: ServingConfig) -> Application:
     return gateway(config, connect)
+
+
+def named_releases(config: ServingConfig) -> tuple[dict[str, Pointer], set[str]]:
+    """What a config asks for beside its endpoints' champions: releases by their id, which never
+    move, and other endpoints."""
+    fixed: dict[str, Pointer] = {}
+    others: set[str] = set()
+    for name, endpoint in config.endpoints.items():
+        for target in endpoint.targets():
+            if target.endpoint is not None:
+                others.add(target.endpoint)
+            if target.release is not None:
+                key = release_key(name, target.release)
+                fixed[key] = Pointer(name=key, target=target.release, revision=0)
+    return fixed, others
 
 
 def connect(config: ServingConfig) -> Parts:
@@ -33,10 +49,12 @@ def connect(config: ServingConfig) -> Parts:
     ledger = Ledger.of(workspace, "gateway")
     prefix = champion_pointer("")
 
+    fixed, others = named_releases(config)
+
     def read_pointers() -> dict[str, Pointer]:
         found = {p.name.removeprefix(prefix): p for p in ledger.pointers(prefix)}
-        wanted = config.endpoints or tuple(found)
-        return {name: pointer for name, pointer in found.items() if name in wanted}
+        wanted = {*config.endpoints, *others} if config.endpoints else found.keys()
+        return {name: p for name, p in found.items() if name in wanted} | fixed
 
     def fetch_release(release_id: str, folder: Path) -> SignedManifest:
         signed = read_manifest(workspace, release_id)

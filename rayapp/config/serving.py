@@ -1,19 +1,128 @@
 """configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Target(Config):
+    """Who answers: the champion of an endpoint, or one release of this endpoint."""
+
+    endpoint: EndpointName | None = None
+    release: ReleaseId | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.endpoint is None) == (self.release is None):
+            raise ValueError("name either an `endpoint` or a `release`")
+        return self
+
+
+class ArmConfig(Target):
+    share: Share
+    """Of all units. The same unit stays with its arm; a larger share only adds units to it."""
+
+
+class SplitConfig(Config):
+    """Units are divided between the champion and other releases by a salted hash."""
+
+    salt: str
+    """Another salt divides anew, independently of the old one."""
+    arms: dict[str, ArmConfig] = Field(min_length=1)
+    """By name, as the prediction log has it. What they leave stays with the champion."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        total = sum(arm.share for arm in self.arms.values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of `arms` are {total:g} together, at most 1 is possible")
+        if "champion" in self.arms:
+            raise ValueError("an arm of `arms` cannot be named champion: that is who gets the rest")
+        return self
+
+
+class ShadowConfig(Target):
+    """A second model hears the same requests; its answers are only recorded."""
+
+    share: Share = 1
+    """Of all units."""
+    max_ongoing: int = Field(default=8, ge=1)
+    """Requests that it may be busy with at a time; more are not sent to it."""
+
+
+class BreakerConfig(Config):
+    """A release that fails most of the time is not asked for a while."""
+
+    failure_share: float = Field(default=0.5, gt=0, le=1)
+    """Of the requests in the window; over it the breaker opens."""
+    min_requests: int = Field(default=20, ge=1)
+    """Fewer than these in the window never open it."""
+    window_s: float = Field(default=10, gt=0)
+    open_s: float = Field(default=5, gt=0)
+    """How long it stays open before one request tries whether the release answers again."""
+
+
+class CacheConfig(Config):
+    """Equal requests to the same release are answered once."""
+
+    max_bytes: int = Field(default=16 * 1024 * 1024, ge=4096)
+    """Of each gateway replica and release."""
+    ttl_s: float = Field(default=60, gt=0)
+
+
+class FallbackConfig(Target):
+    """Who answers when the intended release cannot; the last one may be a declared answer."""
+
+    scores: tuple[float, ...] | None = None
+    """The same answer for every row: a probability for each class in order, or one value."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if [self.endpoint, self.release, self.scores].count(None) != 2:
+            raise ValueError("name one of `endpoint`, `release` and `scores`")
+        return self
+
+
+class EndpointConfig(Config):
+    """What stands between one endpoint's requests and its champion."""
+
+    timeout_ms: float | None = Field(default=None, gt=0)
+    """The champion, and each arm, has this long before `fallback` answers."""
+    fallback: tuple[FallbackConfig, ...] = ()
+    """Asked in order when the champion is missing, fails, or takes too long. Such answers carry
+    x-degraded."""
+    split: SplitConfig | None = None
+    shadow: ShadowConfig | None = None
+    breaker: BreakerConfig | None = BreakerConfig()
+    """null: none."""
+    cache: CacheConfig | None = None
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.timeout_ms is not None and not self.fallback:
+            raise ValueError("`timeout_ms` has no effect without `fallback`")
+        if any(f.scores is not None for f in self.fallback[:-1]):
+            raise ValueError("what follows a static answer in `fallback` is never asked")
+        return self
+
+    def targets(self) -> tuple[Target, ...]:
+        """Everybody beside the champion who may have to answer."""
+        arms = tuple(self.split.arms.values()) if self.split else ()
+        shadows = (self.shadow,) if self.shadow else ()
+        return (*arms, *shadows, *(f for f in self.fallback if f.scores is None))
 
 
 class ServingConfig(Config):
     """One gateway answers for several endpoints: a new champion needs no new deployment."""
 
-    endpoints: tuple[EndpointName, ...] = ()
-    """Endpoints to answer for; empty means each one that has a champion in the ledger."""
+    endpoints: dict[EndpointName, EndpointConfig] = Field(default={})
+    """Endpoints to answer for and how; empty means each one that has a champion in the ledger."""
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)
@@ -30,6 +139,9 @@ class ServingConfig(Config):
     """Rows of one model call; requests that arrive together share it."""
     batch_wait_ms: float = Field(default=0, ge=0)
     """How long an idle model waits for more rows; 0 takes what has arrived by then."""
+    deadline_ms: float = Field(default=10_000, gt=0)
+    """A request that is not answered by then gets 504; a caller's x-deadline-ms can only be
+    shorter. What is past its deadline is not worked on."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     max_rows: int = Field(default=10_000, ge=1)
     """Rows of one request."""
@@ -37,3 +149,15 @@ class ServingConfig(Config):
     """How often a replica looks for a moved champion."""
     commit_every_s: float = Field(default=5, gt=0)
     """How often spooled predictions are committed to the table."""
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        for name, endpoint in self.endpoints.items():
+            if endpoint.timeout_ms is not None and endpoint.timeout_ms >= self.deadline_ms:
+                raise ValueError(
+                    f"`endpoints`: {name}: timeout_ms {endpoint.timeout_ms:g} has no effect with "
+                    f"deadline_ms {self.deadline_ms:g}"
+                )
+            if any(target.endpoint == name for target in endpoint.targets()):
+                raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
+        return self

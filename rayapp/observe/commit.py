@@ -124,6 +124,7 @@ def _write(
         table,
         kind.rows(records) if records else kind.schema.empty_table(),
         mode="append",
+        schema_mode="merge",  # a table may be older than a column of ours
         commit_properties=CommitProperties(app_transactions=done, max_commit_retries=0),
     )
 

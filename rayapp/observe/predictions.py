@@ -34,6 +34,9 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "inputs": pa.string(),
         "scores": pa.list_(pa.float64()),
         "latency_ms": pa.float64(),
+        "degraded": pa.string(),
+        "arm": pa.string(),
+        "propensity": pa.float64(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(
@@ -206,6 +209,9 @@ def _read(table_uri: str, schema: pa.Schema, wanted: ds.Expression) -> pa.Table:
             f"table {table_uri}: cannot be read ({error})",
             "`rayapp audit verify` names the damage",
         ) from None
+    for name in schema.names:
+        if name not in found.column_names:  # a table from before there was such a column
+            found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
     return found.select(schema.names).cast(schema)
 
 

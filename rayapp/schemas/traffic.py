@@ -13,7 +13,9 @@ class PredictionRecord(Record):
     """One answered row. Spooled before the response leaves; committed to a table exactly once.
 
     unit_id is the row's business key when the caller sends one (`id` of the row), which is how an
-    outcome that arrives later finds its prediction.
+    outcome that arrives later finds its prediction. degraded: why another than the intended model
+    answered, or None. arm: the side of a split that the unit fell on, with the probability
+    (propensity) of that; None where nothing was split.
     """
 
     request_id: str
@@ -25,6 +27,9 @@ class PredictionRecord(Record):
     inputs: dict[str, Any]
     scores: tuple[float, ...]
     latency_ms: float
+    degraded: str | None = None
+    arm: str | None = None
+    propensity: float | None = None
 
 
 class Feedback(Record):

@@ -3,19 +3,22 @@
 import asyncio
 import itertools
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rayapp.errors import DeadlineExceeded
 from rayapp.families.base import Floats
 
 log = logging.getLogger("rayapp.serve.batching")
 
 INLINE_ROWS = 32
 """Up to this many rows the model runs on the event loop: a hop to a thread costs more than it."""
-Waiting = tuple[Floats, "asyncio.Future[Floats]"]
-"""Encoded rows [N, F], and where their scores go."""
+Waiting = tuple[Floats, "asyncio.Future[Floats]", float]
+"""Encoded rows [N, F], where their scores go, and until when they are wanted."""
 
 
 class ModelFault(Exception):
@@ -34,21 +37,24 @@ class Batcher:
         max_rows: int,
         wait_ms: float,
         on_batch: Callable[[int], None],
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._score = score
         self._max_rows = max_rows
         self._wait_s = wait_ms / 1000
         self._on_batch = on_batch
+        self._clock_s = clock_s
         self._waiting: deque[Waiting] = deque()
         self._num_rows = 0
         self._due: asyncio.Handle | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def predict(self, x_NF: Floats) -> Floats:
-        """Scores [N, K] of these rows. Raises what the model raises for them."""
+    async def predict(self, x_NF: Floats, deadline_s: float = math.inf) -> Floats:
+        """Scores [N, K] of these rows. Raises what the model raises for them, and DeadlineExceeded
+        where their turn comes after deadline_s, of time.monotonic: then no model sees them."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Floats] = loop.create_future()
-        self._waiting.append((x_NF, future))
+        self._waiting.append((x_NF, future, deadline_s))
         self._num_rows += len(x_NF)
         if self._running is None:
             if self._wait_s and self._num_rows >= self._max_rows:
@@ -66,17 +72,17 @@ class Batcher:
             self._due.cancel()
             self._due = None
         batch = self._take()
-        if sum(len(x_NF) for x_NF, _ in batch) > INLINE_ROWS:
+        if sum(len(x_NF) for x_NF, _, _ in batch) > INLINE_ROWS:
             self._running = asyncio.get_running_loop().create_task(self._run_aside(batch))
             return
         if batch:
-            _deliver(batch, self._outcomes([x_NF for x_NF, _ in batch]))
+            _deliver(batch, self._outcomes([x_NF for x_NF, _, _ in batch]))
         if self._waiting:
             self._due = asyncio.get_running_loop().call_soon(self._run_next)
 
     async def _run_aside(self, batch: list[Waiting]) -> None:
         try:
-            parts = [x_NF for x_NF, _ in batch]
+            parts = [x_NF for x_NF, _, _ in batch]
             _deliver(batch, await asyncio.to_thread(self._outcomes, parts))
         finally:
             self._running = None
@@ -86,13 +92,17 @@ class Batcher:
     def _take(self) -> list[Waiting]:
         """The requests of the next call: as many as fit, but at least one."""
         taken: list[Waiting] = []
-        size = 0
+        size, now_s = 0, self._clock_s()
         while self._waiting and (not taken or size + len(self._waiting[0][0]) <= self._max_rows):
-            x_NF, future = self._waiting.popleft()
+            x_NF, future, deadline_s = self._waiting.popleft()
             self._num_rows -= len(x_NF)
-            if not future.cancelled():  # its client may have gone meanwhile
-                taken.append((x_NF, future))
-                size += len(x_NF)
+            if future.cancelled():
+                continue  # its client has gone meanwhile
+            if deadline_s <= now_s:
+                future.set_exception(DeadlineExceeded())
+                continue
+            taken.append((x_NF, future, deadline_s))
+            size += len(x_NF)
         return taken
 
     def _outcomes(self, parts: Sequence[Floats]) -> list[Floats | Exception]:
@@ -123,7 +133,7 @@ class Batcher:
 
 
 def _deliver(batch: Sequence[Waiting], outcomes: Sequence[Floats | Exception]) -> None:
-    for (_, future), outcome in zip(batch, outcomes, strict=True):
+    for (_, future, _), outcome in zip(batch, outcomes, strict=True):
         if future.done():
             continue
         if isinstance(outcome, Exception):

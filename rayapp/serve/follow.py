@@ -32,10 +32,15 @@ RETRY_AFTER_S = 5.0
 LEDGER = "ledger"
 """The key in `problems` for what concerns every endpoint."""
 ReadPointers = Callable[[], Mapping[str, Pointer]]
-"""Endpoint → the pointer to its champion."""
+"""release_key → the pointer to the release that it stands for."""
 FetchRelease = Callable[[str, Path], SignedManifest]
 """(release id, empty folder) → the verified manifest; its verified bundle now lies in the folder.
 Raises TamperedError or WorkspaceError."""
+
+
+def release_key(endpoint: str, release_id: str | None = None) -> str:
+    """What `current` is asked for: an endpoint's champion, or one release of it."""
+    return endpoint if release_id is None else f"{endpoint}@{release_id}"
 
 
 class Predictor(Protocol):
@@ -84,7 +89,8 @@ class ChampionFollower:
     @property
     def endpoints(self) -> frozenset[str]:
         """Those that have a champion, whether it could be loaded or not."""
-        return frozenset(self.current) | (frozenset(self.problems) - {LEDGER})
+        keys = {*self.current, *self.problems} - {LEDGER}
+        return frozenset(key for key in keys if "@" not in key)
 
     def refresh(self) -> None:
         """Look at the pointers once. Never raises for a release or a ledger that is not in order:
@@ -96,38 +102,38 @@ class ChampionFollower:
                 self._note(LEDGER, f"the ledger cannot be read: {error}", error)
                 return
             self._forget(LEDGER)
-            for endpoint, pointer in pointers.items():
-                if self._is_current(endpoint, pointer):
-                    self._forget(endpoint)
-                elif not self._is_too_early(endpoint, pointer):
-                    self._swap(endpoint, pointer)
+            for key, pointer in pointers.items():
+                if self._is_current(key, pointer):
+                    self._forget(key)
+                elif not self._is_too_early(key, pointer):
+                    self._swap(key, pointer)
 
-    def _is_current(self, endpoint: str, pointer: Pointer) -> bool:
-        loaded = self.current.get(endpoint)
+    def _is_current(self, key: str, pointer: Pointer) -> bool:
+        loaded = self.current.get(key)
         return loaded is not None and loaded.release_id == pointer.target
 
-    def _is_too_early(self, endpoint: str, pointer: Pointer) -> bool:
-        failed = self._failed.get(endpoint)
+    def _is_too_early(self, key: str, pointer: Pointer) -> bool:
+        failed = self._failed.get(key)
         if failed is None or failed[0] != pointer:
             return False
         return self._clock() - failed[1] < RETRY_AFTER_S
 
-    def _swap(self, endpoint: str, pointer: Pointer) -> None:
+    def _swap(self, key: str, pointer: Pointer) -> None:
         start_s = self._clock()
         try:
-            loaded = self._load(endpoint, pointer.target)
+            loaded = self._load(key.partition("@")[0], pointer.target)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
-            self._failed[endpoint] = (pointer, self._clock())
+            self._failed[key] = (pointer, self._clock())
             reason = error.what if isinstance(error, RayappError) else repr(error)
-            self._note(endpoint, f"release {pointer.target[:12]}: {reason}", error)
+            self._note(key, f"release {pointer.target[:12]}: {reason}", error)
             return
-        previous = self.current.get(endpoint)
-        self.current = {**self.current, endpoint: loaded}
-        self._forget(endpoint)
+        previous = self.current.get(key)
+        self.current = {**self.current, key: loaded}
+        self._forget(key)
         log.info(
             "release_loaded",
             extra={
-                "endpoint": endpoint,
+                "endpoint": key,
                 "release_id": loaded.release_id,
                 "previous": previous.release_id if previous else None,
                 "seconds": round(self._clock() - start_s, 3),

@@ -1,6 +1,6 @@
 """The endpoints as one ASGI application: which path does what, and what every answer carries.
 
-    read ─▶ parse ─▶ validate ─▶ model (shared batches) ─▶ prediction log ─▶ render ─▶ receipt
+    read ─▶ parse ─▶ endpoint (endpoints/build.py) ─▶ prediction log ─▶ render ─▶ receipt
 
 It knows neither Ray nor a store: everything it needs is passed in, so the whole of it runs in a
 unit test. Each answer carries the request's id and, where one answered, the release.
@@ -11,18 +11,21 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import DataError, RequestError, Unavailable
-from rayapp.families.base import Floats
+from rayapp.errors import DataError, DeadlineExceeded, RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.serve.background import Background
+from rayapp.serve.directory import Directory
+from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.endpoints.breaker import State
+from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feedback import parse_feedback
-from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded
+from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.http import (
     ClientGone,
     Header,
@@ -33,17 +36,23 @@ from rayapp.serve.http import (
     Send,
     error_response,
     json_response,
+    milliseconds,
     read_body,
+    readiness,
     refusal,
     require_content_type,
     respond,
+    too_late,
     unavailable,
 )
-from rayapp.serve.oip import LENGTH_HEADER, check_outputs, model_metadata, parse_oip, render_oip
-from rayapp.serve.predicting import RecordSink, predict, store
+from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
+from rayapp.serve.predicting import RecordSink, aside, prediction_records, store
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
+
+INLINE_BYTES = 32 * 1024
+"""Longer bodies are parsed and recorded in a thread, so that they do not hold up short ones."""
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
@@ -56,25 +65,34 @@ class Meter(Protocol):
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
     def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
+    def degraded(self, endpoint: str, reason: str) -> None: ...
+    def breaker(self, endpoint: str, target: str, state: State) -> None: ...
+    def cache(self, endpoint: str, is_hit: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request on its way. start_s is of time.perf_counter. endpoint: the one that its path
-    names; version: the release that it names, if any."""
+    """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
+    its path names; version: the release that it names, if any."""
 
     request: Request
     request_id: str
     start_s: float
+    deadline_s: float
     endpoint: str | None = None
     version: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
+    """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
+    should have."""
+
     response: Response
-    loaded: Loaded | None = None
+    endpoint: str | None = None
+    release_id: str | None = None
     num_rows: int = 0
+    degraded: str | None = None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -103,6 +121,8 @@ class Gateway:
         self._background = background
         self._now = now
         self.num_ongoing = 0
+        self._deadlines = Deadlines()
+        self._directory = Directory(config, follower, self._deadlines, meter, self._heard)
         self._fixed: dict[str, Route] = {
             "/": {"GET": self._index},
             "/ping": {"GET": self._ready},
@@ -136,7 +156,9 @@ class Gateway:
         given = request.headers.get(b"x-request-id")
         is_valid = given is not None and REQUEST_ID.fullmatch(given) is not None
         request_id = given.decode() if given is not None and is_valid else uuid.uuid4().hex
-        call = Call(request, request_id, time.perf_counter())
+        start_s = time.monotonic()
+        limit_s = self._config.deadline_ms / 1000
+        call = Call(request, request_id, start_s, start_s + limit_s)
         self.num_ongoing += 1
         try:
             if given is not None and not is_valid:
@@ -152,10 +174,16 @@ class Gateway:
                     f"this replica answers {self._config.max_ongoing_requests} requests already",
                     "try again after the seconds in retry-after",
                 )
-            answer = await self._answer(call)
+            own = request.headers.get(b"x-deadline-ms")
+            if own is not None:
+                call = replace(call, deadline_s=start_s + min(limit_s, milliseconds(own) / 1000))
+            with self._deadlines.within(call.deadline_s):
+                answer = await self._answer(call)
         except ClientGone:
             log.info("client_gone", extra={"request_id": request_id})
             return
+        except DeadlineExceeded as error:
+            answer = Answer(too_late(error, request))
         except Exception as error:  # noqa: BLE001 - sorted by kind in _failure
             answer = Answer(_failure(error, request_id))
         finally:
@@ -163,29 +191,30 @@ class Gateway:
         await self._finish(send, call, answer, sends_request_id)
 
     async def _finish(self, send: Send, call: Call, answer: Answer, sends_request_id: bool) -> None:
-        loaded = answer.loaded or self._named(call.request.path)
+        endpoint, release_id = answer.endpoint, answer.release_id
+        if release_id is None and (named := self._named(call.request.path)) is not None:
+            endpoint, release_id = named.endpoint, named.release_id
         headers: list[Header] = []
-        if loaded is not None:
-            headers.append((b"x-release", loaded.release_id.encode()))
+        if release_id is not None:
+            headers.append((b"x-release", release_id.encode()))
         if sends_request_id:
             headers.append((b"x-request-id", call.request_id.encode()))
+        if answer.degraded is not None:
+            headers.append((b"x-degraded", answer.degraded.encode()))
         await respond(send, answer.response, headers)
-        endpoint, release = ("none", "none")
-        if loaded is not None:
-            endpoint, release = loaded.endpoint, loaded.release_id
-        taken_s = time.perf_counter() - call.start_s
-        self._meter.request(endpoint, release, answer.response.status, taken_s)
+        endpoint, release_id = endpoint or "none", release_id or "none"
+        taken_s = time.monotonic() - call.start_s
+        self._meter.request(endpoint, release_id, answer.response.status, taken_s)
         if answer.num_rows:
-            self._meter.rows(endpoint, release, answer.num_rows)
+            self._meter.rows(endpoint, release_id, answer.num_rows)
+        if answer.degraded is not None:
+            self._meter.degraded(endpoint, answer.degraded)
 
     def _named(self, path: str) -> Loaded | None:
         """The release that would have answered: of the endpoint in the path, else of the only
         one."""
         found = _MODEL.fullmatch(path) or _SCORING.fullmatch(path)
-        current = self._follower.current
-        if found is not None:
-            return current.get(found["name"])
-        return next(iter(current.values())) if len(current) == 1 else None
+        return self._directory.champion(found["name"] if found is not None else None)
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
@@ -211,96 +240,60 @@ class Gateway:
             route = routes.get(found["rest"] or "") if found else None
             if found and route is not None:
                 version = found.groupdict().get("version")
-                return route, Call(
-                    call.request, call.request_id, call.start_s, found["name"], version
-                )
+                return route, replace(call, endpoint=found["name"], version=version)
         paths = "GET / lists the paths"
         raise RequestError(f"there is nothing at {shown(path)}", paths, 404, "unknown_path")
-
-    def _loaded(self, call: Call) -> Loaded:
-        """The release that answers this call. Raises RequestError 404, or Unavailable."""
-        current = self._follower.current
-        known = self._known()
-        name = call.endpoint
-        if name is None:
-            if len(known) > 1:
-                raise RequestError(
-                    f"this server answers for {len(known)} endpoints",
-                    f"name one: /endpoints/NAME/invocations of {known}",
-                    404,
-                    "unknown_endpoint",
-                )
-            name = known[0] if known else ""
-        loaded = current.get(name)
-        if loaded is None:
-            if known and name not in known:
-                raise RequestError(
-                    f"there is no endpoint {shown(name)}",
-                    f"endpoints are {known}",
-                    404,
-                    "unknown_endpoint",
-                    name,
-                )
-            problems = self._follower.problems
-            reason = problems.get(name) or problems.get(LEDGER) or "none was released yet"
-            raise Unavailable(
-                f"endpoint {name!r} has no release to answer with: {reason}",
-                "release one: python -m jobs.release …; this server then answers by itself",
-            )
-        if call.version is not None and call.version != loaded.release_id:
-            raise RequestError(
-                f"release {call.version!r} does not answer at {name!r}",
-                f"the champion is {loaded.release_id}",
-                404,
-                "unknown_version",
-                call.version,
-            )
-        return loaded
-
-    def _known(self) -> list[str]:
-        return sorted(self._follower.endpoints | set(self._config.endpoints))
 
     # predictions
 
     async def _oip(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json", b"application/octet-stream"))
         length = call.request.headers.get(LENGTH_HEADER)
-        loaded = self._loaded(call)
-
-        def parse(body: bytes) -> Parsed:
-            parsed = parse_oip(body, length, self._config.max_rows)
-            check_outputs(parsed, loaded.schema)
-            return parsed
-
-        parsed, scores_NK = await self._predict(call, loaded, parse)
+        parse = partial(parse_oip, header_length=length, max_rows=self._config.max_rows)
+        name, ask, reply = await self._predict(call, parse)
         body, json_length = render_oip(
-            loaded.endpoint,
-            parsed,
-            scores_NK,
-            loaded.schema,
-            loaded.release_id,
+            name,
+            ask.parsed,
+            reply.scores_NK,
+            reply.schema,
+            reply.release_id,
             call.request_id,
         )
         response = Response(200, body)
         if json_length is not None:
             headers = ((LENGTH_HEADER, str(json_length).encode()),)
             response = Response(200, body, b"application/octet-stream", headers)
-        return Answer(response, loaded, parsed.num_rows)
+        return _answered(name, response, ask, reply)
 
     async def _mlflow(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
-        loaded = self._loaded(call)
         parse = partial(parse_mlflow, max_rows=self._config.max_rows)
-        parsed, scores_NK = await self._predict(call, loaded, parse)
-        response = Response(200, render_mlflow(scores_NK, loaded.schema))
-        return Answer(response, loaded, parsed.num_rows)
+        name, ask, reply = await self._predict(call, parse)
+        response = Response(200, render_mlflow(reply.scores_NK, reply.schema))
+        return _answered(name, response, ask, reply)
 
     async def _predict(
-        self, call: Call, loaded: Loaded, parse: Callable[[bytes], Parsed]
-    ) -> tuple[Parsed, Floats]:
+        self, call: Call, parse: Callable[[bytes], Parsed]
+    ) -> tuple[str, Ask, Reply]:
+        name, endpoint = self._directory.endpoint(call.endpoint, call.version)
         body = await read_body(call.request, self._config.max_body_bytes)
-        sink = self._predictions(loaded.endpoint)
-        return await predict(loaded, body, parse, sink, call.request_id, call.start_s, self._now)
+        is_long = len(body) > INLINE_BYTES
+        parsed = await aside(partial(parse, body), is_long)
+        headers = call.request.headers
+        ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers)
+        reply = await endpoint.predict(ask)
+        latency_ms = (time.monotonic() - call.start_s) * 1000
+        await aside(partial(self._record, name, ask, reply, latency_ms), is_long)
+        return name, ask, reply
+
+    def _record(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
+        records = prediction_records(name, ask, reply, self._now(), latency_ms)
+        store(self._predictions(name), records)
+
+    def _heard(self, name: str, ask: Ask, reply: Reply) -> None:
+        """A shadow's answers lie beside those that somebody got, under a name of their own."""
+        records = prediction_records(f"{name}.shadow", ask, reply, self._now(), 0.0)
+        store(self._predictions(f"{name}.shadow"), records)
 
     # everything else
 
@@ -308,7 +301,7 @@ class Gateway:
         require_content_type(call.request, (b"application/json",))
         body = await read_body(call.request, self._config.max_body_bytes)
         record = parse_feedback(body, self._now())
-        known = self._known()
+        known = self._directory.names()
         store(self._feedback_sink, [record | {"endpoint": known[0] if len(known) == 1 else None}])
         return Answer(json_response(202, {"accepted": 1, "request_id": record["request_id"]}))
 
@@ -331,18 +324,18 @@ class Gateway:
 
     async def _ready(self, call: Call) -> Answer:
         """Ready once every endpoint that it answers for has a release."""
-        current = self._follower.current
-        is_ready = bool(current) and all(name in current for name in self._known())
-        return Answer(_readiness(is_ready, {"ready": is_ready, **self._state()}))
+        releases = self._directory.releases()
+        is_ready = bool(releases) and None not in releases.values()
+        return Answer(readiness(is_ready, {"ready": is_ready, **self._state()}))
 
     async def _model_ready(self, call: Call) -> Answer:
-        loaded = self._loaded(call)
-        return Answer(_readiness(True, {"name": loaded.endpoint, "ready": True}), loaded)
+        loaded = self._directory.loaded(call.endpoint, call.version)
+        ready = readiness(True, {"name": loaded.endpoint, "ready": True})
+        return Answer(ready, loaded.endpoint, loaded.release_id)
 
     def _state(self) -> dict[str, Any]:
-        current = self._follower.current
-        releases = {n: current[n].release_id if n in current else None for n in self._known()}
-        return {"endpoints": releases, "problems": dict(self._follower.problems)}
+        problems = dict(self._follower.problems)
+        return {"endpoints": self._directory.releases(), "problems": problems}
 
     async def _version(self, call: Call) -> Answer:
         return Answer(Response(200, VERSION.encode(), b"text/plain"))
@@ -352,9 +345,9 @@ class Gateway:
         return Answer(json_response(200, server))
 
     async def _metadata(self, call: Call) -> Answer:
-        loaded = self._loaded(call)
+        loaded = self._directory.loaded(call.endpoint, call.version)
         found = model_metadata(loaded.endpoint, loaded.schema, loaded.release_id)
-        return Answer(json_response(200, found), loaded)
+        return Answer(json_response(200, found), loaded.endpoint, loaded.release_id)
 
 
 class BehindServe:
@@ -367,9 +360,8 @@ class BehindServe:
         await self._gateway.run(scope, receive, send, sends_request_id=False)
 
 
-def _readiness(is_ready: bool, state: dict[str, Any]) -> Response:
-    headers = () if is_ready else ((b"retry-after", b"1"),)
-    return json_response(200 if is_ready else 503, state, headers)
+def _answered(name: str, response: Response, ask: Ask, reply: Reply) -> Answer:
+    return Answer(response, name, reply.release_id, ask.parsed.num_rows, reply.degraded)
 
 
 def _failure(error: Exception, request_id: str) -> Response:

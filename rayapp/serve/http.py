@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from rayapp.errors import RayappError, RequestError
+from rayapp.errors import DeadlineExceeded, RayappError, RequestError
+from rayapp.families.inputs import shown
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,14 +22,16 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
-    """headers: names in lower case; of a repeated header the last value."""
+    """headers: names in lower case; of a repeated header the last value. is_reading: its body is
+    being waited for."""
 
     method: str
     path: str
     headers: Mapping[bytes, bytes]
     receive: Receive
+    is_reading: bool = False
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> "Request":
@@ -73,6 +76,32 @@ def unavailable(error: RayappError, retry_after_s: int = 1) -> Response:
     return error_response(503, "unavailable", error.what, error.next_step, None, headers)
 
 
+def milliseconds(given: bytes) -> float:
+    """Raises RequestError for what is no time to wait."""
+    text = given.decode("latin-1").strip()
+    if not text.isascii() or not text.isdigit() or not 0 < len(text) <= 9:
+        raise RequestError(
+            f"x-deadline-ms is {shown(text)}, must be a whole number of milliseconds",
+            "say how long you wait for the answer, or leave the header out",
+            400,
+            "bad_deadline",
+            "x-deadline-ms",
+        )
+    return float(text)
+
+
+def too_late(error: DeadlineExceeded, request: Request) -> Response:
+    if request.is_reading:
+        what = "the request's body did not come within the time that the request has"
+        return error_response(408, "request_timeout", what, "send it faster, or in smaller parts")
+    return error_response(504, "deadline_exceeded", error.what, error.next_step)
+
+
+def readiness(is_ready: bool, state: dict[str, Any]) -> Response:
+    headers = () if is_ready else ((b"retry-after", b"1"),)
+    return json_response(200 if is_ready else 503, state, headers)
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Raises RequestError 413 over the limit, having kept no more than the limit in memory.
 
@@ -81,7 +110,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """
     chunks: list[bytes] = []
     size = 0
-    more = True
+    more = request.is_reading = True
     while more and size <= MAX_DISCARDED_BYTES:
         message = await request.receive()
         if message["type"] != "http.request":
@@ -93,6 +122,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         else:
             chunks.clear()
         more = message.get("more_body", False)
+    request.is_reading = False
     if size > max_bytes:
         raise RequestError(
             f"the body has {size if not more else f'more than {size}'} bytes, "

@@ -4,6 +4,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from rayapp.serve.endpoints.breaker import State
 from rayapp.telemetry import METRICS
 
 
@@ -19,6 +20,17 @@ class ServeMeter:
 
     def rows(self, endpoint: str, release: str, num_rows: int) -> None:
         self._made["rayapp_rows"].inc(num_rows, {"endpoint": endpoint, "release": release})
+
+    def degraded(self, endpoint: str, reason: str) -> None:
+        self._made["rayapp_degraded"].inc(1, {"endpoint": endpoint, "reason": reason})
+
+    def breaker(self, endpoint: str, target: str, state: State) -> None:
+        tags = {"endpoint": endpoint, "target": target}
+        self._made["rayapp_breaker_open"].set(float(state != "closed"), tags)
+
+    def cache(self, endpoint: str, is_hit: bool) -> None:
+        tags = {"endpoint": endpoint, "outcome": "hit" if is_hit else "miss"}
+        self._made["rayapp_cache_lookups"].inc(1, tags)
 
     def batch(self, endpoint: str, num_rows: int) -> None:
         self._made["rayapp_batch_rows"].observe(num_rows, {"endpoint": endpoint})

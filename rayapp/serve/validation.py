@@ -36,13 +36,20 @@ class Rows:
     unit_ids: tuple[str | None, ...]
 
 
-def validated(parsed: Parsed, bundle: Predictor, encoder: RowEncoder | None) -> Rows:
-    """encoder: the quick way for a few rows, if the bundle has one.
+def validated(
+    parsed: Parsed,
+    bundle: Predictor,
+    encoder: RowEncoder | None,
+    ignores_unknown: bool = False,
+) -> Rows:
+    """encoder: the quick way for a few rows, if the bundle has one. ignores_unknown: a column that
+    the schema does not have is passed over.
 
     Raises RequestError 422 that names the first field that breaks the schema.
     """
     schema = bundle.schema
-    _refuse_unknown(parsed.columns, schema)
+    if not ignores_unknown:
+        _refuse_unknown(parsed.columns, schema)
     unit_ids = _unit_ids(parsed, schema)
     quick = None if encoder is None else _quickly(parsed, schema, encoder)
     if quick is not None:

@@ -144,6 +144,9 @@ class MemoryMeter:
         self.requests: list[tuple[str, str, int]] = []
         self.num_rows = 0
         self.batches: list[int] = []
+        self.degradations: list[tuple[str, str]] = []
+        self.breakers: list[tuple[str, str]] = []
+        self.lookups: list[bool] = []
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -151,6 +154,15 @@ class MemoryMeter:
 
     def rows(self, endpoint: str, release: str, num_rows: int) -> None:
         self.num_rows += num_rows
+
+    def degraded(self, endpoint: str, reason: str) -> None:
+        self.degradations.append((endpoint, reason))
+
+    def breaker(self, endpoint: str, target: str, state: str) -> None:
+        self.breakers.append((target, state))
+
+    def cache(self, endpoint: str, is_hit: bool) -> None:
+        self.lookups.append(is_hit)
 
 
 @dataclass

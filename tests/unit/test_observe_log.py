@@ -4,7 +4,11 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+from deltalake import DeltaTable
+
 from rayapp.observe.predictions import (
+    PREDICTIONS,
     NodeLog,
     find_predictions,
     inputs_table,
@@ -75,3 +79,18 @@ def test_inputs_are_typed_again(tmp_path: Path) -> None:
     ]
     found = inputs_table(read_predictions(workspace.table("predictions")), columns)
     assert found.to_pylist() == [{"when": NOON, "size": 1.5, "place": None, "newer": None}]
+
+
+def test_a_log_that_is_older_than_a_column_goes_on(tmp_path: Path) -> None:
+    """degraded, arm and propensity came later; what was logged before has none of them."""
+    workspace = Workspace(str(tmp_path))
+    uri = workspace.table("predictions")
+    new = {"degraded", "arm", "propensity"}
+    older = pa.schema([field for field in PREDICTIONS.schema if field.name not in new])
+    DeltaTable.create(uri, older, partition_by=list(PREDICTIONS.partition_by))
+    assert read_predictions(uri).num_rows == 0
+    log = NodeLog(workspace)
+    log.predictions("a").append([{**record("a", "q"), "arm": "new", "propensity": 0.25}])
+    log.flush()
+    (found,) = find_predictions(workspace, "q")
+    assert (found.degraded, found.arm, found.propensity) == (None, "new", 0.25)

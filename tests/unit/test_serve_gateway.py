@@ -20,7 +20,7 @@ from serving_case import (
     rows_table,
 )
 
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
 from rayapp.serve.gateway import BehindServe
@@ -302,7 +302,7 @@ async def test_limits(bundles: dict[str, Path]) -> None:
 async def test_before_the_first_release_it_is_not_ready_and_then_is_by_itself(
     bundles: dict[str, Path],
 ) -> None:
-    case = Case(ServingConfig(endpoints=(ENDPOINT,)), releases=bundles)
+    case = Case(ServingConfig(endpoints={ENDPOINT: EndpointConfig()}), releases=bundles)
     case.follower.refresh()
     async with case.client() as client:
         early = await client.post(SCORE, json=records(ROW))

@@ -1,0 +1,114 @@
+"""Which endpoints there are, and who answers at each: the champions that are followed, and what the
+configuration puts around them."""
+
+from collections.abc import Callable
+
+from rayapp.config.serving import EndpointConfig, ServingConfig
+from rayapp.errors import RequestError, Unavailable
+from rayapp.families.inputs import shown
+from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.build import Builder, Hooks
+from rayapp.serve.endpoints.deadline import Deadlines
+from rayapp.serve.endpoints.release import Release
+from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
+
+
+class Directory:
+    """heard: an endpoint, an ask, and a shadow's reply to it."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        follower: ChampionFollower,
+        deadlines: Deadlines,
+        hooks: Hooks,
+        heard: Callable[[str, Ask, Reply], None],
+    ) -> None:
+        self._config = config
+        self._follower = follower
+        self._builder = Builder(self._find, self._release_id, deadlines, hooks, heard)
+        self._endpoints: dict[str, Endpoint] = {}
+
+    def names(self) -> list[str]:
+        return sorted(self._config.endpoints or self._follower.endpoints)
+
+    def releases(self) -> dict[str, str | None]:
+        """Endpoint → the id of its champion, None where it could not be loaded."""
+        return {name: self._release_id(name) for name in self.names()}
+
+    def champion(self, name: str | None) -> Loaded | None:
+        """Of the endpoint, or of the only one; None where there is none to answer."""
+        names = self.names()
+        if name is None and len(names) == 1:
+            name = names[0]
+        return self._follower.current.get(name) if name in names else None
+
+    def resolve(self, name: str | None) -> str:
+        """The endpoint of this name, or the only one. Raises RequestError 404."""
+        names = self.names()
+        if name is None:
+            if len(names) > 1:
+                raise RequestError(
+                    f"this server answers for {len(names)} endpoints",
+                    f"name one: /endpoints/NAME/invocations of {names}",
+                    404,
+                    "unknown_endpoint",
+                )
+            return names[0] if names else ""
+        if names and name not in names:
+            raise RequestError(
+                f"there is no endpoint {shown(name)}",
+                f"endpoints are {names}",
+                404,
+                "unknown_endpoint",
+                name,
+            )
+        return name
+
+    def loaded(self, name: str | None, version: str | None) -> Loaded:
+        """The release that is spoken of: an endpoint's champion, or the version of it that is
+        named. Raises RequestError 404, or Unavailable."""
+        name = self.resolve(name)
+        champion = self._find(name)
+        if version is None or version == champion.release_id:
+            return champion
+        loaded = self._follower.current.get(release_key(name, version))
+        if loaded is None:
+            raise RequestError(
+                f"release {shown(version)} does not answer at {name!r}",
+                f"the champion is {champion.release_id}",
+                404,
+                "unknown_version",
+                version,
+            )
+        return loaded
+
+    def endpoint(self, name: str | None, version: str | None) -> tuple[str, Endpoint]:
+        """The endpoint's name, and who answers: all that is configured for it, or the one release
+        that is named. Raises RequestError 404, or Unavailable."""
+        name = self.resolve(name)
+        if version is not None:
+            loaded = self.loaded(name, version)
+            return name, Release(lambda: loaded)
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            config = self._config.endpoints.get(name) or EndpointConfig()
+            endpoint = self._builder.endpoint(name, config)
+            if name in self.names():  # else every name that is tried would be kept
+                self._endpoints[name] = endpoint
+        return name, endpoint
+
+    def _find(self, key: str) -> Loaded:
+        loaded = self._follower.current.get(key)
+        if loaded is None:
+            problems = self._follower.problems
+            reason = problems.get(key) or problems.get(LEDGER) or "none was released yet"
+            raise Unavailable(
+                f"endpoint {key!r} has no release to answer with: {reason}",
+                "release one: python -m jobs.release …; this server then answers by itself",
+            )
+        return loaded
+
+    def _release_id(self, key: str) -> str | None:
+        loaded = self._follower.current.get(key)
+        return None if loaded is None else loaded.release_id

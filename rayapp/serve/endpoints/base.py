@@ -1,0 +1,58 @@
+"""One interface: an endpoint answers an ask. Everything between a request and a model is one.
+
+    Fallback( Split( Breaker( Cache( Release )), … ), … )
+
+Each wraps others, in a small file of its own, and knows neither HTTP nor Ray; build.py puts them
+together as the configuration says.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rayapp.errors import DataError, RequestError
+from rayapp.families.base import Floats
+from rayapp.schemas.model import BundleSchema
+from rayapp.serve.protocols import Parsed
+from rayapp.serve.validation import Rows
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
+    time.monotonic. headers: of the request, names in lower case."""
+
+    request_id: str
+    body: bytes
+    parsed: Parsed
+    is_long: bool = False
+    deadline_s: float = math.inf
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """scores_NK: the answer to the ask's rows, in the terms of `schema`. degraded: why it is not
+    the intended answer, or None when it is. arm and propensity: the side of a split that answered,
+    and the probability with which such a unit is given to it."""
+
+    release_id: str
+    schema: BundleSchema
+    rows: Rows
+    scores_NK: Floats
+    degraded: str | None = None
+    arm: str | None = None
+    propensity: float = 1.0
+
+
+class Endpoint(Protocol):
+    async def predict(self, ask: Ask) -> Reply:
+        """Raises RequestError or DataError for what the caller can mend, DeadlineExceeded,
+        Unavailable, or whatever the model raises."""
+        ...
+
+
+def is_callers_fault(error: BaseException) -> bool:
+    """Another model, or another try, would not help; and it says nothing about this one."""
+    return isinstance(error, RequestError | DataError)

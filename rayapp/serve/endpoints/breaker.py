@@ -1,0 +1,110 @@
+"""A circuit breaker: what fails most of the time is not asked for a while.
+
+    closed ── failures over the limit ──▶ open ── after open_s ──▶ half-open, one probe at a time
+      ▲                                     ▲                          │
+      └────────────── probe succeeds ───────┴────── probe fails ───────┘
+
+After M. Nygard, "Release It!" (2007). Counted are outcomes within a sliding window of time; a
+caller's own mistakes and callers that went away do not count.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from rayapp.config.serving import BreakerConfig
+from rayapp.errors import DeadlineExceeded, Unavailable
+from rayapp.serve.endpoints.base import (
+    Ask,
+    Endpoint,
+    Reply,
+    is_callers_fault,
+)
+
+State = Literal["closed", "open", "half_open"]
+
+
+class Breaker:
+    """name: whom it guards, for the message."""
+
+    def __init__(
+        self,
+        inner: Endpoint,
+        name: str,
+        config: BreakerConfig,
+        on_state: Callable[[State], None] = lambda state: None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._name = name
+        self._config = config
+        self._on_state = on_state
+        self._clock_s = clock_s
+        self._outcomes: deque[tuple[float, bool]] = deque()
+        self._num_failed = 0
+        self._opened_s = 0.0
+        self._is_probing = False
+        self.state: State = "closed"
+
+    async def predict(self, ask: Ask) -> Reply:
+        if self.state != "closed":
+            return await self._probe(ask)
+        try:
+            reply = await self._inner.predict(ask)
+        except Exception as error:
+            if self._counts(error, ask):
+                self._count(failed=True)
+            raise
+        self._count(failed=False)
+        return reply
+
+    def _counts(self, error: Exception, ask: Ask) -> bool:
+        """A caller that gives too little time must not close the endpoint to others."""
+        if isinstance(error, DeadlineExceeded):
+            return self._clock_s() < ask.deadline_s
+        return not is_callers_fault(error)
+
+    async def _probe(self, ask: Ask) -> Reply:
+        left_s = self._opened_s + self._config.open_s - self._clock_s()
+        if left_s > 0 or self._is_probing:
+            raise Unavailable(
+                f"{self._name} failed {self._num_failed} of its last requests and is not asked "
+                f"again for {max(left_s, 0.0):.1f} s",
+                "try again after the seconds in retry-after",
+            )
+        self._become("half_open")
+        self._is_probing = True
+        try:
+            reply = await self._inner.predict(ask)
+        except Exception as error:
+            if self._counts(error, ask):
+                self._opened_s = self._clock_s()
+            self._become("open")
+            raise
+        except BaseException:
+            self._become("open")
+            raise
+        finally:
+            self._is_probing = False
+        self._outcomes.clear()
+        self._num_failed = 0
+        self._become("closed")
+        return reply
+
+    def _count(self, failed: bool) -> None:
+        now_s = self._clock_s()
+        self._outcomes.append((now_s, failed))
+        self._num_failed += failed
+        while self._outcomes and self._outcomes[0][0] <= now_s - self._config.window_s:
+            self._num_failed -= self._outcomes.popleft()[1]
+        if not failed or len(self._outcomes) < self._config.min_requests:
+            return
+        if self._num_failed / len(self._outcomes) >= self._config.failure_share:
+            self._opened_s = now_s
+            self._become("open")
+
+    def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._on_state(state)

@@ -1,0 +1,108 @@
+"""Equal questions to the same release are answered once."""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rayapp.config.serving import CacheConfig
+from rayapp.errors import DeadlineExceeded
+from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+
+_OVERHEAD_BYTES = 1024
+"""About what an entry weighs beside its body: rows, scores and the records of them."""
+Key = tuple[str, bytes]
+
+
+@dataclass(slots=True)
+class _Entry:
+    reply: Reply
+    until_s: float
+    num_bytes: int
+
+
+class Cache:
+    """Exact: the key is the release that would answer and every byte of the body. Requests that
+    come while the same question is being answered wait for that answer (single flight). Bounded in
+    bytes, the longest unused go first; a moved champion has another key, so no answer outlives it.
+
+    release_id: who would answer now, or None where nobody can.
+    """
+
+    def __init__(
+        self,
+        inner: Endpoint,
+        release_id: Callable[[], str | None],
+        config: CacheConfig,
+        on_lookup: Callable[[bool], None] = lambda is_hit: None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner
+        self._release_id = release_id
+        self._config = config
+        self._on_lookup = on_lookup
+        self._clock_s = clock_s
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._flights: dict[Key, asyncio.Future[Reply]] = {}
+        self.num_bytes = 0
+
+    async def predict(self, ask: Ask) -> Reply:
+        release_id = self._release_id()
+        if release_id is None:
+            return await self._inner.predict(ask)
+        key = (release_id, hashlib.blake2b(ask.body, digest_size=20).digest())
+        entry = self._entries.get(key)
+        if entry is not None and entry.until_s > self._clock_s():
+            self._entries.move_to_end(key)
+            self._on_lookup(True)
+            return entry.reply
+        flight = self._flights.get(key)
+        self._on_lookup(flight is not None)
+        if flight is None:
+            return await self._answered(ask, key)
+        try:
+            return await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            if not flight.cancelled():
+                raise
+        return await self.predict(ask)  # the one that was waited for was given up, this one is not
+
+    async def _answered(self, ask: Ask, key: Key) -> Reply:
+        flight: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._flights[key] = flight
+        try:
+            reply = await self._inner.predict(ask)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError | DeadlineExceeded):
+                flight.cancel()  # this caller's own matter
+            else:
+                flight.set_exception(error)
+                flight.exception()  # seen, also where nobody waits
+            raise
+        else:
+            flight.set_result(reply)
+            if reply.release_id == key[0]:  # else the champion moved meanwhile
+                self._keep(key, reply, len(ask.body))
+            return reply
+        finally:
+            del self._flights[key]
+
+    def _keep(self, key: Key, reply: Reply, body_bytes: int) -> None:
+        num_bytes = body_bytes + _OVERHEAD_BYTES
+        if num_bytes > self._config.max_bytes:
+            return
+        old = self._entries.pop(key, None)
+        if old is not None:
+            self.num_bytes -= old.num_bytes
+        self._entries[key] = _Entry(reply, self._clock_s() + self._config.ttl_s, num_bytes)
+        self.num_bytes += num_bytes
+        while self.num_bytes > self._config.max_bytes:
+            _, gone = self._entries.popitem(last=False)
+            self.num_bytes -= gone.num_bytes
+
+    def clear(self) -> None:
+        """Nothing that was answered before is answered from here any more."""
+        self._entries.clear()
+        self.num_bytes = 0

@@ -1,0 +1,65 @@
+"""The innermost endpoint: one loaded release answers, inside this process."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rayapp.errors import Unavailable
+from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.follow import Loaded
+from rayapp.serve.oip import check_outputs
+from rayapp.serve.predicting import aside
+from rayapp.serve.validation import Rows, validated
+
+
+class Release:
+    """find: the release that answers now, or raises Unavailable. A request is answered by what it
+    found, to the end, whatever is loaded meanwhile. ignores_unknown: columns that this model does
+    not have are passed over, for one that stands in for another."""
+
+    def __init__(self, find: Callable[[], Loaded], ignores_unknown: bool = False) -> None:
+        self._find = find
+        self._ignores_unknown = ignores_unknown
+
+    async def predict(self, ask: Ask) -> Reply:
+        loaded = self._find()
+
+        def understand() -> Rows:
+            check_outputs(ask.parsed, loaded.schema)
+            return validated(ask.parsed, loaded.bundle, loaded.row_encoder, self._ignores_unknown)
+
+        rows = await aside(understand, ask.is_long)
+        scores_NK = await loaded.batcher.predict(rows.x_NF, ask.deadline_s)
+        return Reply(loaded.release_id, loaded.schema, rows, scores_NK)
+
+
+class Static:
+    """A declared answer, the same for every row: the end of a chain of fallbacks. The rows must
+    still be in order, so that a caller's mistake is told whoever answers.
+
+    scores: of the classes in their order, or the one value of a regression.
+    """
+
+    RELEASE_ID = "static"
+
+    def __init__(self, find: Callable[[], Loaded], scores: Sequence[float]) -> None:
+        self._find = find
+        self._scores_K = np.asarray(scores, np.float32)
+
+    async def predict(self, ask: Ask) -> Reply:
+        loaded = self._find()
+        schema = loaded.schema
+        if len(self._scores_K) != max(1, len(schema.classes)):
+            raise Unavailable(
+                f"the static answer has {len(self._scores_K)} score(s), {loaded.endpoint!r} gives "
+                f"{max(1, len(schema.classes))}",
+                "correct `fallback` in the serving config",
+            )
+
+        def understand() -> Rows:
+            check_outputs(ask.parsed, schema)
+            return validated(ask.parsed, loaded.bundle, loaded.row_encoder)
+
+        rows = await aside(understand, ask.is_long)
+        scores_NK = np.tile(self._scores_K, (len(rows.x_NF), 1))
+        return Reply(self.RELEASE_ID, schema, rows, scores_NK)

@@ -1,0 +1,51 @@
+"""A second endpoint hears the same requests; nobody waits for it, and nobody is told."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.split import position, unit_of
+
+log = logging.getLogger("rayapp.serve.shadow")
+
+
+class Shadow:
+    """share: of units that the shadow hears. It is left out while it has max_ongoing requests
+    already, so it cannot pile up. heard: takes the ask and the shadow's reply, to be recorded."""
+
+    def __init__(
+        self,
+        inner: Endpoint,
+        shadow: Endpoint,
+        share: float,
+        salt: str,
+        max_ongoing: int,
+        heard: Callable[[Ask, Reply], None],
+    ) -> None:
+        self._inner = inner
+        self._shadow = shadow
+        self._share = share
+        self._salt = salt
+        self._max_ongoing = max_ongoing
+        self._heard = heard
+        self._ongoing: set[asyncio.Task[None]] = set()
+
+    async def predict(self, ask: Ask) -> Reply:
+        reply = await self._inner.predict(ask)
+        is_in = position(self._salt, unit_of(ask)) < self._share
+        if is_in and len(self._ongoing) < self._max_ongoing:
+            task = asyncio.get_running_loop().create_task(self._listen(ask))
+            self._ongoing.add(task)
+            task.add_done_callback(self._ongoing.discard)
+        return reply
+
+    async def _listen(self, ask: Ask) -> None:
+        try:
+            self._heard(ask, await self._shadow.predict(ask))
+        except Exception as error:
+            log.warning("shadow_failed", extra={"request_id": ask.request_id}, exc_info=error)
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._ongoing)

@@ -1,0 +1,250 @@
+"""What a serving config puts around a champion, through the whole gateway with real bundles."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from serving_case import ENDPOINT, ROW, Case, make_bundle
+
+from rayapp.config.serving import ServingConfig
+from rayapp.schemas.operations import Pointer
+from rayapp.serve.follow import release_key
+from serve_apps.predict import named_releases
+
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+BODY = {"dataframe_records": [ROW]}
+OTHER = "b" * 64
+THIRD = "c" * 64
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    made = {"r1": folder / "1", OTHER: folder / "2", THIRD: folder / "3"}
+    for seed, path in enumerate(made.values(), start=1):
+        make_bundle(path, seed=seed)
+    return made
+
+
+def started(bundles: dict[str, Path], **endpoint: Any) -> Case:
+    """A gateway for one endpoint with this configuration, its releases loaded."""
+    config = ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint}})
+    case = Case(config, releases=bundles)
+    fixed, _ = named_releases(config)
+    case.pointers.update(fixed)
+    case.promote("r1")
+    case.follower.refresh()
+    return case
+
+
+async def score(case: Case, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    async with case.client() as client:
+        return await client.post(SCORE, json=BODY, headers=headers)
+
+
+def break_model(case: Case, key: str = ENDPOINT) -> None:
+    def fail(x_NF: Any) -> Any:
+        raise ValueError("a broken model")
+
+    case.follower.current[key].batcher._score = fail
+
+
+async def test_a_declared_answer_stands_in_and_is_labelled(bundles: dict[str, Path]) -> None:
+    case = started(bundles, fallback=[{"scores": [0.8, 0.2]}])
+    good = await score(case)
+    assert (good.headers["x-release"], good.headers.get("x-degraded")) == ("r1", None)
+    break_model(case)
+    degraded = await score(case)
+    assert degraded.status_code == 200
+    assert degraded.json()["predictions"] == pytest.approx([0.2])
+    assert (degraded.headers["x-release"], degraded.headers["x-degraded"]) == ("static", "failed")
+    kept = case.predictions.records
+    assert [(r["release_id"], r["degraded"]) for r in kept] == [("r1", None), ("static", "failed")]
+    assert case.meter.degradations == [(ENDPOINT, "failed")]
+
+
+async def test_another_release_stands_in_first(bundles: dict[str, Path]) -> None:
+    case = started(bundles, fallback=[{"release": OTHER}, {"scores": [0.8, 0.2]}])
+    break_model(case)
+    assert (await score(case)).headers["x-release"] == OTHER
+    break_model(case, release_key(ENDPOINT, OTHER))
+    assert (await score(case)).headers["x-release"] == "static"
+
+
+async def test_a_row_that_breaks_the_contract_gets_no_stand_in(bundles: dict[str, Path]) -> None:
+    case = started(bundles, fallback=[{"scores": [0.8, 0.2]}])
+    async with case.client() as client:
+        refused = await client.post(SCORE, json={"dataframe_records": [{**ROW, "carrier": "ZZ"}]})
+        break_model(case)
+        broken = await client.post(SCORE, json={"dataframe_records": [{**ROW, "carrier": "ZZ"}]})
+    assert (refused.status_code, broken.status_code) == (422, 422)
+
+
+async def test_a_static_answer_of_a_wrong_width_is_told(bundles: dict[str, Path]) -> None:
+    case = started(bundles, fallback=[{"scores": [0.8]}])
+    break_model(case)
+    response = await score(case)
+    assert response.status_code == 503
+    assert "1 score(s)" in response.json()["error"]["message"]
+
+
+async def test_a_release_that_fails_is_not_asked_for_a_while(bundles: dict[str, Path]) -> None:
+    case = started(bundles, breaker={"min_requests": 2}, fallback=[{"scores": [0.8, 0.2]}])
+    break_model(case)
+    reasons = [(await score(case)).headers["x-degraded"] for _ in range(4)]
+    assert reasons == ["failed", "failed", "unavailable", "unavailable"]
+    assert case.meter.breakers == [(ENDPOINT, "open")]
+
+
+async def test_units_stay_with_their_arm_and_the_log_knows_it(bundles: dict[str, Path]) -> None:
+    case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 0.5}}})
+    units = [f"unit-{n}" for n in range(20)]
+    first = [(await score(case, {"x-unit-id": unit})).headers["x-release"] for unit in units]
+    again = [(await score(case, {"x-unit-id": unit})).headers["x-release"] for unit in units]
+    assert first == again
+    assert set(first) == {"r1", OTHER}
+    arms = {"r1": "champion", OTHER: "new"}
+    kept = [(r["release_id"], r["arm"], r["propensity"]) for r in case.predictions.records]
+    assert kept == [(release, arms[release], 0.5) for release in first + again]
+
+
+async def test_a_path_may_name_the_release(bundles: dict[str, Path]) -> None:
+    case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 0.5}}})
+    path = f"/v2/models/{ENDPOINT}/versions"
+    async with case.client() as client:
+        metadata = await client.get(f"{path}/{OTHER}")
+        unknown = await client.get(f"{path}/{THIRD}")
+        ready = await client.get(f"{path}/{OTHER}/ready")
+    assert metadata.json()["versions"] == [OTHER]
+    assert ready.headers["x-release"] == OTHER
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "unknown_version")
+
+
+async def test_a_shadow_is_recorded_apart(bundles: dict[str, Path]) -> None:
+    case = started(bundles, shadow={"release": OTHER})
+    assert (await score(case)).headers["x-release"] == "r1"
+    while len(case.predictions.records) < 2:
+        await asyncio.sleep(0)
+    live, shadow = case.predictions.records
+    assert (live["endpoint"], live["release_id"]) == (ENDPOINT, "r1")
+    assert (shadow["endpoint"], shadow["release_id"]) == (f"{ENDPOINT}.shadow", OTHER)
+    assert live["request_id"] == shadow["request_id"]
+
+
+async def test_equal_requests_are_answered_from_the_cache(bundles: dict[str, Path]) -> None:
+    case = started(bundles, cache={})
+    first, second = await score(case), await score(case)
+    assert first.json() == second.json()
+    assert case.meter.lookups == [False, True]
+    assert len(case.predictions.records) == 2
+    assert len({r["request_id"] for r in case.predictions.records}) == 2
+    case.promote(OTHER)
+    case.follower.refresh()
+    third = await score(case)
+    assert third.headers["x-release"] == OTHER
+    assert third.json() != first.json()
+
+
+async def test_an_endpoint_that_only_stands_in_is_not_offered(bundles: dict[str, Path]) -> None:
+    case = started(bundles, fallback=[{"endpoint": "backup"}])
+    case.pointers["backup"] = Pointer(name="champion/backup", target=OTHER, revision=1)
+    case.sealed_for = "backup"
+    case.follower.refresh()
+    break_model(case)
+    degraded = await score(case)
+    assert (degraded.headers["x-release"], degraded.headers["x-degraded"]) == (OTHER, "failed")
+    async with case.client() as client:
+        assert (await client.get("/v2/models/backup")).status_code == 404
+        assert list((await client.get("/")).json()["endpoints"]) == [ENDPOINT]
+    assert case.predictions.records[-1]["endpoint"] == ENDPOINT
+
+
+# deadlines
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "1.5", "", "9" * 10])
+async def test_a_deadline_that_is_none_is_refused(bundles: dict[str, Path], given: str) -> None:
+    response = await score(started(bundles), {"x-deadline-ms": given})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "x-deadline-ms"
+
+
+async def test_what_is_late_is_not_worked_on(bundles: dict[str, Path]) -> None:
+    case = started(bundles)
+    late = await score(case, {"x-deadline-ms": "0"})
+    assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
+    assert case.meter.batches == []
+    assert case.predictions.records == []
+    assert (await score(case, {"x-deadline-ms": "5000"})).status_code == 200
+
+
+async def test_a_request_in_the_queue_past_its_deadline_reaches_no_model(
+    bundles: dict[str, Path],
+) -> None:
+    case = started(bundles)
+    batcher = case.follower.current[ENDPOINT].batcher
+    batcher._clock_s = lambda: 1e12
+    response = await score(case)
+    assert response.status_code == 504
+    assert case.meter.batches == []
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(bundles: dict[str, Path]) -> None:
+    config = ServingConfig(deadline_ms=20)
+    case = Case(config, releases=bundles)
+    case.promote("r1")
+    case.follower.refresh()
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": SCORE, "headers": []}
+    await case.app(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert case.app.num_ongoing == 0
+
+
+# configs
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"timeout_ms": 50}, "`timeout_ms` has no effect without `fallback`"),
+    ({"timeout_ms": 10_000, "fallback": [{"scores": [1.0]}]}, "has no effect with deadline_ms"),
+    ({"fallback": [{"scores": [1.0]}, {"release": OTHER}]}, "is never asked"),
+    ({"fallback": [{}]}, "name one of"),
+    ({"fallback": [{"endpoint": ENDPOINT}]}, "names itself"),
+    ({"split": {"salt": "s", "arms": {}}}, "at least 1"),
+    ({"split": {"salt": "s", "arms": {"a": {"release": OTHER, "share": 1.5}}}}, "less than or"),
+    ({"split": {"salt": "s", "arms": {"champion": {"release": OTHER, "share": 0.5}}}}, "cannot be"),
+    (
+        {
+            "split": {
+                "salt": "s",
+                "arms": {
+                    "a": {"release": OTHER, "share": 0.6},
+                    "b": {"release": THIRD, "share": 0.6},
+                },
+            }
+        },
+        "1.2 together",
+    ),
+    ({"shadow": {"share": 0.5}}, "name either"),
+    ({"shadow": {"release": "abc"}}, "pattern"),
+    ({"cache": {"max_byte": 5}}, "Extra inputs"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "says"), BAD)
+def test_a_setting_without_effect_is_an_error(endpoint: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint}})
