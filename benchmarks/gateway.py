@@ -35,6 +35,8 @@ from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature
 from rayapp.serve.batching import Batcher
+from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.follow import Loaded
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.predicting import prediction_records
@@ -108,6 +110,9 @@ def make_rows(num_rows: int) -> list[dict[str, Any]]:
 class NoMeter:
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
     def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
+    def degraded(self, endpoint: str, reason: str) -> None: ...
+    def breaker(self, endpoint: str, target: str, state: State) -> None: ...
+    def cache(self, endpoint: str, is_hit: bool) -> None: ...
 
 
 @dataclass
@@ -201,13 +206,15 @@ async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
         rows = validated(parsed, loaded.bundle, loaded.row_encoder)
         scores_NK: Floats = loaded.bundle.score(rows.x_NF)
         at = datetime.now(UTC)
-        records = prediction_records(loaded, "id", rows, scores_NK, at, 1.0)
+        ask = Ask("id", body, parsed)
+        reply = Reply(loaded.release_id, loaded.schema, rows, scores_NK)
+        records = prediction_records(ENDPOINT, ask, reply, at, 1.0)
         steps: dict[str, Callable[[], Any]] = {
             "parse": lambda: parse_mlflow(body, num_rows),
             "check_and_encode": lambda: validated(parsed, loaded.bundle, loaded.row_encoder),
             "check_and_encode_by_arrow": lambda: validated(parsed, loaded.bundle, None),
             "model": lambda: loaded.bundle.score(rows.x_NF),
-            "make_records": lambda: prediction_records(loaded, "id", rows, scores_NK, at, 1.0),
+            "make_records": lambda: prediction_records(ENDPOINT, ask, reply, at, 1.0),
             "spool": lambda: spool.append(records),
             "render": lambda: render_mlflow(scores_NK, SCHEMA),
         }
