@@ -62,8 +62,9 @@ class DensePredictor:
                     ctypes.byref(found),
                 )
             )
-            sizes = tuple(shape[: dim.value])
-            return np.ctypeslib.as_array(found, sizes).copy()  # the next call writes there again
+            sizes = shape[: dim.value]
+            scores = ctypes.string_at(found, math.prod(sizes) * np.float32().nbytes)  # a copy
+        return np.frombuffer(scores, np.float32).reshape(sizes)
 
     def _check(self, code: int) -> None:
         if code != 0:

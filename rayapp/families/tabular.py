@@ -220,7 +220,10 @@ def _validation(problem: Problem, valid: BatchSource | None) -> tuple[xgb.DMatri
 
 def _scores(task: Task, raw: Floats) -> Floats:
     if task == "binary":
-        return np.stack([1 - raw, raw], axis=1)
+        scores_NK = np.empty((len(raw), 2), raw.dtype)
+        np.subtract(1, raw, out=scores_NK[:, 0])
+        scores_NK[:, 1] = raw
+        return scores_NK
     return raw.reshape(len(raw), -1)
 
 

@@ -86,6 +86,8 @@ class Directory:
     def endpoint(self, name: str | None, version: str | None) -> tuple[str, Endpoint]:
         """The endpoint's name, and who answers: all that is configured for it, or the one release
         that is named. Raises RequestError 404, or Unavailable."""
+        if version is None and name in self._endpoints:
+            return name, self._endpoints[name]
         name = self.resolve(name)
         if version is not None:
             loaded = self.loaded(name, version)

@@ -8,10 +8,10 @@ unit test. Each answer carries the request's id and, where one answered, the rel
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -70,7 +70,7 @@ class Meter(Protocol):
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
     its path names; version: the release that it names, if any."""
@@ -83,7 +83,7 @@ class Call:
     version: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
     should have."""
@@ -97,6 +97,10 @@ class Answer:
 
 Handler = Callable[[Call], Awaitable[Answer]]
 Route = dict[str, Handler]
+Routed = tuple[Route, str | None, str | None]
+"""What may be done at a path, and the endpoint and version that it names."""
+MAX_PATHS = 4096
+"""So many distinct ones are remembered with what they mean."""
 
 
 class Gateway:
@@ -140,6 +144,7 @@ class Gateway:
             "/infer": {"POST": self._oip},
         }
         self._of_endpoint: dict[str, Route] = {"/invocations": {"POST": self._mlflow}}
+        self._paths: dict[str, Routed] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.run(scope, receive, send, sends_request_id=True)
@@ -155,7 +160,7 @@ class Gateway:
         request = Request.of(scope, receive)
         given = request.headers.get(b"x-request-id")
         is_valid = given is not None and REQUEST_ID.fullmatch(given) is not None
-        request_id = given.decode() if given is not None and is_valid else uuid.uuid4().hex
+        request_id = given.decode() if given is not None and is_valid else secrets.token_hex(16)
         start_s = time.monotonic()
         limit_s = self._config.deadline_ms / 1000
         call = Call(request, request_id, start_s, start_s + limit_s)
@@ -176,7 +181,7 @@ class Gateway:
                 )
             own = request.headers.get(b"x-deadline-ms")
             if own is not None:
-                call = replace(call, deadline_s=start_s + min(limit_s, milliseconds(own) / 1000))
+                call.deadline_s = start_s + min(limit_s, milliseconds(own) / 1000)
             with self._deadlines.within(call.deadline_s):
                 answer = await self._answer(call)
         except ClientGone:
@@ -218,7 +223,7 @@ class Gateway:
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
-        route, call = self._route(call)
+        route, call.endpoint, call.version = self._routed(path)
         handler = route.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = ", ".join(route)
@@ -229,18 +234,26 @@ class Gateway:
             )
         return await handler(call)
 
-    def _route(self, call: Call) -> tuple[Route, Call]:
+    def _routed(self, path: str) -> Routed:
         """Raises RequestError 404."""
-        path = call.request.path
+        routed = self._paths.get(path)
+        if routed is None:
+            routed = self._route(path)
+            if len(self._paths) >= MAX_PATHS:  # callers choose what they send
+                self._paths.clear()
+            self._paths[path] = routed
+        return routed
+
+    def _route(self, path: str) -> Routed:
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return fixed, call
+            return fixed, None, None
         for pattern, routes in ((_MODEL, self._of_model), (_SCORING, self._of_endpoint)):
             found = pattern.fullmatch(path)
             route = routes.get(found["rest"] or "") if found else None
             if found and route is not None:
                 version = found.groupdict().get("version")
-                return route, replace(call, endpoint=found["name"], version=version)
+                return route, found["name"], version
         paths = "GET / lists the paths"
         raise RequestError(f"there is nothing at {shown(path)}", paths, 404, "unknown_path")
 

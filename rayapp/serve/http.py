@@ -42,7 +42,7 @@ class Request:
         return cls(scope["method"], trimmed, dict(scope["headers"]), receive)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     status: int
     body: bytes

@@ -6,6 +6,7 @@ body ─▶ parse_… ─▶ Parsed (columns as the client sent them) ─▶ val
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from json import JSONDecodeError, loads
 from typing import Any
 
@@ -29,9 +30,10 @@ class WantedOutput:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Columns of equal length, at least one row. request_id: the id inside an OIP body, if any."""
+    """At least one row: columns of equal length, or records. request_id: the id inside an OIP body,
+    if any."""
 
-    columns: Mapping[str, Values]
+    given: Mapping[str, Values] | Sequence[Mapping[str, Any]]
     num_rows: int
     request_id: str | None = None
     outputs: tuple[WantedOutput, ...] = ()
@@ -39,6 +41,19 @@ class Parsed:
     is_binary: bool = False
     """Whether outputs that were not named come as binary tensors."""
     datatypes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]] | None:
+        """Row by row, if they came so."""
+        return self.given if isinstance(self.given, list) else None
+
+    @cached_property
+    def columns(self) -> Mapping[str, Values]:
+        """A key that some records lack is missing there."""
+        if isinstance(self.given, Mapping):
+            return self.given
+        names = dict.fromkeys(name for record in self.given for name in record)
+        return {name: [record.get(name) for record in self.given] for name in names}
 
 
 _JSON_KINDS: dict[type, str] = {
@@ -103,7 +118,7 @@ def parse_mlflow(body: bytes, max_rows: int) -> Parsed:
     elif shape in ("inputs", "instances") and isinstance(value, dict):
         columns = _named_columns(value)
     else:
-        columns = _record_columns(value, shape)
+        return Parsed(_records(value, shape, max_rows), len(value))
     num_rows = len(next(iter(columns.values()), ()))
     check_rows(num_rows, max_rows)
     return Parsed(columns, num_rows)
@@ -199,17 +214,16 @@ def _unwrapped(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def _record_columns(value: Any, shape: str) -> dict[str, list[Any]]:
-    """[{column: value}]; a key that some rows lack is missing there."""
+def _records(value: Any, shape: str, max_rows: int) -> list[dict[str, Any]]:
+    """[{column: value}]"""
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise bad_request(
             f"{shape} must be a list of objects, one for each row",
             'for example [{"a": 1, "b": "x"}]',
             shape,
         )
-    check_rows(len(value), len(value))
-    names = dict.fromkeys(name for row in value for name in row)
-    return {name: [row.get(name) for row in value] for name in names}
+    check_rows(len(value), max_rows)
+    return value
 
 
 def is_missing(value: Any) -> bool:

@@ -17,6 +17,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -275,9 +276,14 @@ def _local(part: Callable[[datetime], int], at: _Typed, zone: _Typed) -> _Typed:
 
     def run(us: int) -> int:
         _require(0 <= us < _LATEST_US)
-        return part((EPOCH + us * MICROSECOND).astimezone(clock))
+        return part(_on_the_wall(us, clock))
 
     return _lifted("integer", run, at)
+
+
+@lru_cache(maxsize=256)  # a row asks for the hour, the day and the month of one moment
+def _on_the_wall(us: int, clock: ZoneInfo) -> datetime:
+    return (EPOCH + us * MICROSECOND).astimezone(clock)
 
 
 def _is_in(args: list[_Typed]) -> _Typed:

@@ -48,21 +48,26 @@ def validated(
     Raises RequestError 422 that names the first field that breaks the schema.
     """
     schema = bundle.schema
+    quick = None if encoder is None else _quickly(parsed, schema, encoder, ignores_unknown)
+    if quick is not None:
+        return Rows(quick.x_NF, quick.inputs, _unit_ids(parsed, schema))
     if not ignores_unknown:
         _refuse_unknown(parsed.columns, schema)
     unit_ids = _unit_ids(parsed, schema)
-    quick = None if encoder is None else _quickly(parsed, schema, encoder)
-    if quick is not None:
-        return Rows(quick.x_NF, quick.inputs, unit_ids)
     table = _table(parsed, schema)
     return Rows(bundle.encode(table), table.to_pylist(), unit_ids)
 
 
-def _quickly(parsed: Parsed, schema: BundleSchema, encoder: RowEncoder) -> EncodedRows | None:
+def _quickly(
+    parsed: Parsed, schema: BundleSchema, encoder: RowEncoder, ignores_unknown: bool
+) -> EncodedRows | None:
     """A few rows in plain Python. None: the Arrow way decides, and says what is wrong."""
-    datatypes = parsed.datatypes
     if parsed.num_rows > MAX_ROWS:
         return None
+    records = parsed.records
+    if records is not None:
+        return encoder.encode_records(records, ignores_unknown)
+    datatypes = parsed.datatypes
     for column in schema.inputs if datatypes else ():
         if not datatypes.get(column.name, "").startswith(_TAKES[column.type]):
             return None
@@ -70,6 +75,8 @@ def _quickly(parsed: Parsed, schema: BundleSchema, encoder: RowEncoder) -> Encod
         name: values.to_pylist() if isinstance(values, pa.Array) else values
         for name, values in parsed.columns.items()
     }
+    if not ignores_unknown and columns.keys() - encoder.names - {UNIT_ID}:
+        return None
     return encoder.encode(columns, parsed.num_rows)
 
 
@@ -121,7 +128,9 @@ def _refuse_unknown(columns: Mapping[str, Values], schema: BundleSchema) -> None
 
 
 def _unit_ids(parsed: Parsed, schema: BundleSchema) -> tuple[str | None, ...]:
-    if UNIT_ID not in parsed.columns or any(c.name == UNIT_ID for c in schema.inputs):
+    records = parsed.records
+    is_given = UNIT_ID in (parsed.columns if records is None else set().union(*records))
+    if not is_given or any(c.name == UNIT_ID for c in schema.inputs):
         return (None,) * parsed.num_rows
     values = parsed.columns[UNIT_ID]
     plain = values.to_pylist() if isinstance(values, pa.Array) else values

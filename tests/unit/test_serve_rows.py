@@ -94,9 +94,14 @@ def by_arrow(columns: dict[str, list[Any]]) -> tuple[Any, list[dict[str, Any]]] 
 def test_what_is_given_is_what_arrow_gives(changes: list[dict[str, Any]]) -> None:
     rows = [GOOD | change for change in changes]
     columns = {name: [row[name] for row in rows] for name in GOOD}
-    found = RowEncoder(SCHEMA).encode(columns, len(rows))
-    if found is None:
+    encoder = RowEncoder(SCHEMA)
+    found = encoder.encode(columns, len(rows))
+    same = encoder.encode_records(rows, ignores_unknown=False)
+    assert (found is None) == (same is None)
+    if found is None or same is None:
         return
+    np.testing.assert_array_equal(found.x_NF, same.x_NF)
+    assert found.inputs == same.inputs
     expected = by_arrow(columns)
     assert expected is not None, f"Arrow refuses {columns}"
     np.testing.assert_array_equal(found.x_NF, expected[0])
@@ -132,6 +137,18 @@ def test_many_rows_and_missing_columns_are_left_to_arrow() -> None:
     assert RowEncoder(SCHEMA).encode(columns, MAX_ROWS + 1) is None
     del columns["flag"]
     assert RowEncoder(SCHEMA).encode(columns, 1) is None
+
+
+def test_records_with_other_columns_are_left_to_arrow() -> None:
+    encoder = RowEncoder(SCHEMA)
+    keyed = encoder.encode_records([GOOD | {"id": "k"}, GOOD], ignores_unknown=False)
+    assert keyed is not None
+    assert "id" not in keyed.inputs[0]
+    assert encoder.encode_records([GOOD | {"more": 1}], ignores_unknown=False) is None
+    assert encoder.encode_records([GOOD | {"more": 1}], ignores_unknown=True) is not None
+    less = {name: value for name, value in GOOD.items() if name != "flag"}
+    assert encoder.encode_records([less], ignores_unknown=True) is None
+    assert encoder.encode_records([less | {"id": 1}], ignores_unknown=False) is None
 
 
 def test_a_schema_that_only_arrow_knows_has_no_row_encoder() -> None:
