@@ -1,0 +1,53 @@
+"""Counters reach Ray once a second, with the labels that telemetry.METRICS names."""
+
+import asyncio
+from typing import Any
+
+from rayapp.serve.meter import ServeMeter
+from rayapp.telemetry import METRICS
+
+
+class Recorded:
+    def __init__(self, name: str) -> None:
+        self.tag_keys = METRICS[name].tag_keys
+        self.seen: list[tuple[float, dict[str, str]]] = []
+
+    def inc(self, amount: float, tags: dict[str, str]) -> None:
+        assert tuple(tags) == self.tag_keys
+        self.seen.append((amount, tags))
+
+    observe = set = inc
+
+
+async def test_counts_are_summed_and_handed_over_in_time(monkeypatch: Any) -> None:
+    made: dict[str, Recorded] = {}
+    monkeypatch.setattr("rayapp.serve.meter.FLUSH_S", 0.001)
+    meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
+    for _ in range(3):
+        meter.request("e", "r", 200, 0.5)
+        meter.rows("e", "r", 2)
+    meter.request("e", "r", 503, 0.5)
+    assert made["rayapp_requests"].seen == []
+    while not made["rayapp_requests"].seen:
+        await asyncio.sleep(0.001)
+    tags = {"endpoint": "e", "release": "r"}
+    assert made["rayapp_requests"].seen == [
+        (3, tags | {"status": "200"}),
+        (1, tags | {"status": "503"}),
+    ]
+    assert made["rayapp_rows"].seen == [(6, tags)]
+    assert made["rayapp_request_seconds"].seen == [(2.0, {"endpoint": "e"})]
+    assert len(made["rayapp_request_latency_ms"].seen) == 4
+
+
+async def test_every_metric_takes_the_labels_that_it_declares() -> None:
+    made: dict[str, Recorded] = {}
+    meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
+    meter.request("e", "r", 200, 0.5)
+    meter.rows("e", "r", 1)
+    meter.degraded("e", "timeout")
+    meter.breaker("e", "e", "open")
+    meter.cache("e", True)
+    meter.batch("e", 4)
+    meter.flush()
+    assert {name for name, recorded in made.items() if recorded.seen} == set(METRICS)
