@@ -131,6 +131,10 @@ class ServingConfig(Config):
     """Share of one core above which a replica should have company."""
     target_ongoing_requests: float = Field(default=16, gt=0)
     """Requests in a replica's hands above which it should have company."""
+    upscale_delay_s: float = Field(default=5, ge=0)
+    """So long more replicas must have been wanted before there are more."""
+    downscale_delay_s: float = Field(default=120, ge=0)
+    """So long fewer must have been enough before there are fewer."""
     max_ongoing_requests: int = Field(default=128, ge=1)
     """More than these a replica refuses with 503."""
     num_cpus: float = Field(default=0.5, ge=0)

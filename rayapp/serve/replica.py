@@ -89,6 +89,8 @@ def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) ->
         min_replicas=config.min_replicas,
         max_replicas=config.max_replicas,
         target_ongoing_requests=config.target_ongoing_requests,
+        upscale_delay_s=config.upscale_delay_s,
+        downscale_delay_s=config.downscale_delay_s,
         policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
             policy_function=ScalingPolicy,
             policy_kwargs={

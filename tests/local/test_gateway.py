@@ -13,19 +13,17 @@ import pandas as pd
 import pytest
 import tritonclient.http as triton
 from ray import serve
-from serving_case import ENDPOINT, ROW, make_bundle, rows_table, signed_manifest
+from serving_case import ENDPOINT, ROW, rows_table, seal_release
 from tritonclient.utils import InferenceServerException
 
 from rayapp.config.serving import ServingConfig
 from rayapp.families.bundle import Bundle
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import find_predictions, read_feedback
-from rayapp.register.manifest import manifest_uri, seal, write_manifest
-from rayapp.register.signing import load_or_create_key
+from rayapp.register.manifest import manifest_uri
 from rayapp.release.promote import champion_pointer, promote
-from rayapp.schemas.model import BundleRef
-from rayapp.schemas.release import SignedManifest, Verdict
-from rayapp.storage import Workspace, commit_folder, folder_digest
+from rayapp.schemas.release import SignedManifest
+from rayapp.storage import Workspace
 from serve_apps.predict import build
 
 pytestmark = [
@@ -44,23 +42,11 @@ class Served:
         self.workspace = Workspace(str(folder / "workspace"))
         Path(self.workspace.uri).mkdir()
         self.ledger = Ledger.of(self.workspace, "test")
-        self.releases = [self._seal(folder / str(seed), seed) for seed in (1, 2)]
+        self.releases = [seal_release(self.workspace, folder / str(seed), seed) for seed in (1, 2)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-
-    def _seal(self, folder: Path, seed: int) -> SignedManifest:
-        schema = make_bundle(folder, seed=seed)
-        uri = self.workspace.artifact("bundles", str(seed))
-        files = commit_folder(folder, uri)
-        bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
-        passed = (Verdict(gate="auc", value="pass", reason="fine"),)
-        form = signed_manifest("", schema, ENDPOINT).manifest
-        manifest = form.model_copy(update={"bundle": bundle, "verdicts": passed})
-        signed = seal(manifest, load_or_create_key(self.workspace.keys))
-        write_manifest(self.workspace, signed)
-        return signed
 
     def bundle(self, number: int) -> Bundle:
         return Bundle.open(Path(self.releases[number].manifest.bundle.uri))

@@ -17,14 +17,17 @@ from rayapp.config.training import TabularConfig
 from rayapp.families.base import Batch, Compute, Problem, Progress, family
 from rayapp.families.bundle import write_bundle
 from rayapp.families.encoding import Encode
+from rayapp.register.manifest import seal, write_manifest
+from rayapp.register.signing import load_or_create_key
 from rayapp.schemas.data import Column, Profile, Task
 from rayapp.schemas.model import BundleRef, BundleSchema, EncodedFeature
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import Manifest, SignedManifest
+from rayapp.schemas.release import Manifest, SignedManifest, Verdict
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.follow import ChampionFollower, Predictor
 from rayapp.serve.gateway import Gateway
+from rayapp.storage import Workspace, commit_folder, folder_digest
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ENDPOINT = "flight-delay"
@@ -126,6 +129,22 @@ def signed_manifest(release_id: str, schema: BundleSchema, endpoint: str) -> Sig
         mlflow_run_id="m",
     )
     return SignedManifest(release_id=release_id, manifest=manifest, key_id="k", signature="s")
+
+
+def seal_release(
+    workspace: Workspace, folder: Path, seed: int, endpoint: str = ENDPOINT
+) -> SignedManifest:
+    """A bundle made in `folder`, stored in the workspace and sealed by its key."""
+    schema = make_bundle(folder, seed=seed)
+    uri = workspace.artifact("bundles", str(seed))
+    files = commit_folder(folder, uri)
+    bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
+    passed = (Verdict(gate="auc", value="pass", reason="fine"),)
+    form = signed_manifest("", schema, endpoint).manifest
+    manifest = form.model_copy(update={"bundle": bundle, "verdicts": passed})
+    signed = seal(manifest, load_or_create_key(workspace.keys))
+    write_manifest(workspace, signed)
+    return signed
 
 
 class MemorySink:

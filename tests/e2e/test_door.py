@@ -1,0 +1,169 @@
+"""What Serve does not see of the requests that the door takes, it must still answer for: replicas
+come under load, and one that goes finishes what it has begun."""
+
+import asyncio
+import http.client
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from serving_case import ROW, seal_release
+from shells import Shell, end_head, new_shell
+
+from rayapp.cli.head_state import running_head
+from rayapp.ledger import Ledger
+from rayapp.release.promote import promote
+
+ENDPOINT = "behind-the-door"
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+BODY = json.dumps({"dataframe_records": [ROW]}).encode()
+SETTINGS = {
+    "min_replicas": 1,
+    "max_replicas": 2,
+    "target_busy_share": 0.2,
+    "upscale_delay_s": 0.5,
+    "downscale_delay_s": 1,
+    "deadline_ms": 120_000,
+    "num_cpus": 0.1,
+}
+NUM_UPLOADS = 8
+WAIT_S = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    shell: Shell
+
+    @property
+    def port(self) -> int:
+        return int(self.shell.environ["RAYAPP_HTTP_PORT"])
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Those that Serve says are running."""
+        head = running_head(self.shell.workspace)
+        token = Path(head.token_path).read_text()
+        request = urllib.request.Request(
+            f"{head.dashboard_url}/api/serve/applications/",
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            applications = json.load(response)["applications"]
+        deployment = applications.get("gateway", {}).get("deployments", {}).get("gateway", {})
+        return [r for r in deployment.get("replicas", []) if r["state"] == "RUNNING"]
+
+    def answers(self) -> bool:
+        try:
+            return httpx.post(f"http://127.0.0.1:{self.port}{SCORE}", content=BODY).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("door")
+    shell = new_shell(folder / "workspace")
+    started = shell.rayapp("up", "--num-cpus", "2")
+    assert started.returncode == 0, started.stderr
+    signed = seal_release(shell.workspace, folder / "bundle", 1, ENDPOINT)
+    promote(Ledger.of(shell.workspace, "test"), signed, 0)
+    config = {
+        "http_options": {"port": int(shell.environ["RAYAPP_HTTP_PORT"])},
+        "applications": [
+            {
+                "name": "gateway",
+                "route_prefix": "/",
+                "import_path": "serve_apps.predict:build",
+                "args": SETTINGS,
+            }
+        ],
+    }
+    path = folder / "gateway.yaml"
+    path.write_text(yaml.safe_dump(config))
+    deployed = shell.with_stock_tools().run("serve", "deploy", str(path))
+    assert deployed.returncode == 0, deployed.stderr
+    made = Served(shell)
+    _until(made.answers)
+    yield made
+    end_head(shell)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Serve acts in its own processes, and offers no event to wait for."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "not seen in time"
+        time.sleep(0.2)
+
+
+async def _load(served: Served, enough: Callable[[], bool]) -> int:
+    """Keep the gateway busy until `enough`; the number of answers, each of them 200."""
+    num_answers = 0
+    over = asyncio.Event()
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        nonlocal num_answers
+        while not over.is_set():
+            response = await client.post(SCORE, content=BODY)
+            assert response.status_code == 200, response.text
+            num_answers += 1
+
+    async def watch() -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not await asyncio.to_thread(enough):
+            assert time.monotonic() < deadline_s, "not seen in time"
+            await asyncio.sleep(0.2)
+        over.set()
+
+    url = f"http://127.0.0.1:{served.port}"
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client, asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(ask(client))
+        group.create_task(watch())
+    return num_answers
+
+
+def _begin_upload(port: int) -> http.client.HTTPConnection:
+    """A request that is under way: its headers and half of its body have been sent."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(BODY)))
+    connection.endheaders(BODY[:20])
+    return connection
+
+
+async def test_replicas_come_under_load_and_go_with_nothing_dropped(served: Served) -> None:
+    assert len(served.replicas()) == 1
+    uploads: list[http.client.HTTPConnection] = []
+
+    def has_grown() -> bool:
+        """Two replicas answer. Then uploads are begun, while the load goes on: HAProxy gives each
+        to the replica with fewer requests, so either gets some."""
+        both = served.replicas()
+        if len(both) < 2 or not all(_num_connections(r["pid"]) for r in both):
+            return False
+        uploads.extend(_begin_upload(served.port) for _ in range(NUM_UPLOADS))
+        return True
+
+    num_answers = await _load(served, has_grown)
+    assert num_answers > 100
+    _until(lambda: len(served.replicas()) == 1)
+    answers = []
+    for connection in uploads:
+        connection.send(BODY[20:])
+        answers.append(connection.getresponse().status)
+    assert answers == [200] * NUM_UPLOADS
+
+
+def _num_connections(pid: int) -> int:
+    """Connections that a replica's own HTTP server holds; it listens between 30000 and 31000."""
+    found = psutil.Process(pid).net_connections("tcp")
+    return sum(c.status == "ESTABLISHED" and 30_000 <= c.laddr.port <= 31_000 for c in found)
