@@ -53,13 +53,15 @@ def choose_job(path: str, keys: Iterable[str], wanted: str | None) -> str:
         present = set(keys)
         jobs = tuple(j for j in jobs if present <= set(CONFIG_OF_JOB[j].model_fields))
     if len(jobs) != 1:
+        by_name = f"name the job: --job {'|'.join(CONFIG_OF_JOB)}"
+        if folder in JOBS_OF_FOLDER:
+            fits = " and ".join(jobs) or f"neither {' nor '.join(JOBS_OF_FOLDER[folder])}"
+            raise ConfigError(f"{path}: its keys fit {fits}", by_name)
         known = ", ".join(f"configs/{name}/" for name in JOBS_OF_FOLDER)
         raise ConfigError(
-            f"{path}: its keys fit {' and '.join(jobs) or 'no job of this folder'}"
-            if folder in JOBS_OF_FOLDER
-            else f"{path}: the folder tells which job a config is for, and {folder!r} tells none; "
+            f"{path}: the folder tells which job a config is for, and {folder!r} tells none; "
             f"those that do are {known}",
-            f"move it there, or name the job: --job {'|'.join(CONFIG_OF_JOB)}",
+            f"move it there, or {by_name}",
         )
     return jobs[0]
 

@@ -96,6 +96,14 @@ def load(
     for override in overrides:
         parsed, at = _parse_override(override)
         data, places = _merge(data, parsed), places | {at: f"override {override!r}"}
+    return check(cls, data, path, places)
+
+
+def check(
+    cls: type[ConfigT], data: Any, path: str | Path, places: Mapping[Location, str]
+) -> ConfigT:
+    """The object that `data` is, read from `path`. places: where each key stands. Raises
+    ConfigError with every problem at once."""
     try:
         return cls.model_validate(data)
     except ValidationError as error:

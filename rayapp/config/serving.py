@@ -4,7 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from rayapp.config.load import Config
+from rayapp.config.load import Config, check, read_yaml
+from rayapp.errors import ConfigError
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -60,7 +61,7 @@ class BreakerConfig(Config):
     """A release that fails most of the time is not asked for a while."""
 
     failure_share: float = Field(default=0.5, gt=0, le=1)
-    """Of the requests in the window; over it the breaker opens."""
+    """Of the requests in the window; from this on the breaker opens."""
     min_requests: int = Field(default=20, ge=1)
     """Fewer than these in the window never open it."""
     window_s: float = Field(default=10, gt=0)
@@ -80,7 +81,8 @@ class FallbackConfig(Target):
     """Who answers when the intended release cannot; the last one may be a declared answer."""
 
     scores: tuple[float, ...] | None = None
-    """The same answer for every row: a probability for each class in order, or one value."""
+    """The same answer for every row: a probability for each class in order, or one value. It is
+    given in the champion's terms, so it cannot stand in for one that was never loaded."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -93,10 +95,11 @@ class EndpointConfig(Config):
     """What stands between one endpoint's requests and its champion."""
 
     timeout_ms: float | None = Field(default=None, gt=0)
-    """The champion, and each arm, has this long before `fallback` answers."""
+    """The champion, each arm, and each fallback but the last has this long before the next one is
+    asked."""
     fallback: tuple[FallbackConfig, ...] = ()
-    """Asked in order when the champion is missing, fails, or takes too long. Such answers carry
-    x-degraded."""
+    """Asked in order when the champion fails, takes too long, or cannot be loaded. Such answers
+    carry x-degraded."""
     split: SplitConfig | None = None
     shadow: ShadowConfig | None = None
     breaker: BreakerConfig | None = BreakerConfig()
@@ -165,3 +168,20 @@ class ServingConfig(Config):
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
         return self
+
+
+BUILDER = "serve_apps.predict:build"
+
+
+def check_serving(path: str) -> None:
+    """The arguments of our own applications in a Serve config file. Raises ConfigError."""
+    data, lines = read_yaml(path)
+    applications = data.get("applications")
+    if not isinstance(applications, list) or not applications:
+        raise ConfigError(f"{path}: no `applications`", "see configs/serving/")
+    for number, application in enumerate(applications):
+        if not isinstance(application, dict) or application.get("import_path") != BUILDER:
+            continue
+        at = ("applications", number, "args")
+        places = {key[3:]: f"line {line}" for key, line in lines.items() if key[:3] == at}
+        check(ServingConfig, application.get("args") or {}, path, places)

@@ -114,6 +114,10 @@ class _Reader:
         names = [p.name or "" for p in properties]
         if not names or len(set(names)) != len(names):
             raise self._error("schema", "needs properties, each with its own name")
+        in_file = [p.physicalName or p.name or "" for p in properties]
+        twice = next((name for name in in_file if in_file.count(name) > 1), None)
+        if twice is not None:
+            raise self._error("schema", f"two properties are the file's column {twice!r}")
         if table.relationships:
             raise self._error("schema.relationships", "write relationships at the property")
         columns = tuple(self._column(p) for p in properties)
@@ -139,13 +143,14 @@ class _Reader:
         name, logical = prop.name or "", prop.logicalType or ""
         if not Expression.is_column_name(name):
             plain = re.sub(r"\W+", "_", name).strip("_") or "column"
-            plain = plain if Expression.is_column_name(plain) else f"{plain}_"
+            if not Expression.is_column_name(plain):
+                plain = f"c_{plain}"
             raise self._error(
                 name,
                 f"the name {name!r} cannot stand in an expression (letters, digits and _, not a "
                 "word of the language, not _ first)",
                 f"name it otherwise and say what the file calls it: name: {plain}, "
-                f"physicalName: {name}",
+                f"physicalName: {name!r}",
             )
         if logical not in _TYPES:
             raise self._error(

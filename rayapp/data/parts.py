@@ -27,6 +27,7 @@ from rayapp.errors import DataError
 from rayapp.schemas.data import Column
 
 _CHUNK_BYTES = 8 * 1024 * 1024
+_OF_FILE = " (of the file)"
 _QUOTE, _NEWLINE = b'"', b"\n"
 
 
@@ -70,7 +71,7 @@ def _in_words_of(contract: Contract, header: Sequence[str]) -> tuple[str, ...]:
     """The columns of a file by the names that its contract gives them. One that bears a name which
     the contract gives to another is nothing that the contract describes."""
     logical = {physical: name for name, physical in contract.physical_names.items()}
-    others = {name: f"{name} (of the file)" for name in contract.physical_names}
+    others = {name: f"{name}{_OF_FILE}" for name in contract.physical_names}
     return tuple((others | logical).get(name, name) for name in header)
 
 
@@ -78,13 +79,15 @@ def _must_have(part: RawPart, contract: Contract) -> None:
     twice = next((name for name in part.header if part.header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{part.uri}: two columns are {twice!r}", "rename one of them")
+    described = {column.name for column in contract.columns}
+    others = [name.removesuffix(_OF_FILE) for name in part.header if name not in described]
     for column in contract.columns:
         if column.name not in part.header:
             wanted = contract.physical_names.get(column.name, column.name)
-            near = difflib.get_close_matches(wanted, part.header, n=1)
+            near = difflib.get_close_matches(wanted, others, n=1)
             raise DataError(
                 f"{part.uri}: no column {wanted!r}, which its contract describes",
-                f"did you mean {near[0]!r}?" if near else f"columns are {list(part.header)}",
+                f"did you mean {near[0]!r}?" if near else f"other columns are {others}",
             )
 
 

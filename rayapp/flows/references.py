@@ -3,11 +3,12 @@ mistake in one of them costs a second, not a job."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from rayapp.config.load import Config, load, place_of, read_yaml
+from rayapp.config.load import Config, Location, load, place_of
 from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
+from rayapp.config.serving import check_serving
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
@@ -42,11 +43,12 @@ def one_endpoint(releases: Sequence[ReleaseConfig]) -> str:
 
 
 @contextmanager
-def _named(place: str) -> Iterator[None]:
-    """A mistake found inside is told with its place: a file, and the line where that is known."""
+def _named(path: str, at: Location = (), value: Any = None) -> Iterator[None]:
+    """A mistake found inside is told with its file and, for a value that stands there, its line."""
     try:
         yield
     except (ConfigError, LeakageRefused) as error:
+        place = place_of(path, at, value) if at else path
         raise type(error)(f"{place}: {error.what}", error.next_step) from None
 
 
@@ -93,7 +95,7 @@ class _Reader:
     def _check_training(self, config: TrainConfig, path: str) -> None:
         label = self._of(SnapshotConfig, config.snapshot).view.label.name
         for at, item in enumerate(config.features):
-            with _named(place_of(path, ("features", at), item)):
+            with _named(path, ("features", at), item):
                 columns = self._views[config.snapshot]
                 refuse_outcome_features(resolve_features([item]), columns, label)
         with _named(path):
@@ -107,7 +109,7 @@ class _Reader:
             check_policy(policy, task, config.evaluation.slices)
         view = self._views[training.snapshot]
         for at, item in enumerate(config.evaluation.slices):
-            with _named(place_of(path, ("evaluation", "slices", at), item)):
+            with _named(path, ("evaluation", "slices", at), item):
                 check_slices([item], view)
         with _named(path):
             check_slices(config.evaluation.slices, view)
@@ -133,4 +135,4 @@ class _Reader:
                     f"it must be one of {trainings}",
                 )
         if config.serving is not None:
-            read_yaml(config.serving)
+            check_serving(config.serving)

@@ -14,7 +14,7 @@ from rayapp.schemas.model import Run
 from rayapp.schemas.operations import OTHER_VERSION, EventKind
 from rayapp.schemas.record import Record, mismatch
 from rayapp.schemas.release import SignedManifest, Verdict
-from rayapp.schemas.traffic import PredictionRecord
+from rayapp.schemas.traffic import STATIC, PredictionRecord
 from rayapp.storage import Workspace, read_bytes
 
 _ID_CHARS = 12
@@ -59,7 +59,7 @@ def explain(
             f"request {request_id!r} is not among the committed predictions",
             "predictions are committed every few seconds: try again, or check the id",
         )
-    release_ids = dict.fromkeys(p.release_id for p in predictions)
+    release_ids = dict.fromkeys(p.release_id for p in predictions if p.release_id != STATIC)
     return Explanation(
         request_id=request_id,
         predictions=tuple(predictions),
@@ -102,16 +102,19 @@ def _provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Proven
 def render_explanation(explanation: Explanation) -> Tree:
     """The explanation as a tree for a terminal."""
     tree = Tree(f"request {_plain(explanation.request_id)}")
+    for prediction in explanation.predictions:
+        if prediction.release_id == STATIC:
+            _add_prediction(tree, prediction, ())
     for provenance in explanation.releases:
         for prediction in explanation.predictions:
             if prediction.release_id == provenance.release_id:
-                _add_prediction(tree, prediction, provenance.signed)
+                classes = provenance.signed.manifest.bundle.bundle_schema.classes
+                _add_prediction(tree, prediction, classes)
         _add_release(tree, provenance)
     return tree
 
 
-def _add_prediction(tree: Tree, prediction: PredictionRecord, signed: SignedManifest) -> None:
-    classes = signed.manifest.bundle.bundle_schema.classes
+def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str, ...]) -> None:
     names = classes if len(classes) == len(prediction.scores) else ("score",)
     scores = ", ".join(
         f"{name} {score:.4f}" for name, score in zip(names, prediction.scores, strict=False)
@@ -123,6 +126,16 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, signed: SignedMani
             f"({prediction.latency_ms:.1f} ms)"
         )
     )
+    if prediction.degraded is not None:
+        who = "declared answer" if prediction.release_id == STATIC else "stand-in"
+        branch.add(_plain(f"degraded: {prediction.degraded}, answered by a {who}"))
+    if prediction.arm is not None:
+        branch.add(
+            _plain(
+                f"split: unit {prediction.unit!r} is on arm {prediction.arm}, as "
+                f"{prediction.propensity:.0%} of units are"
+            )
+        )
     for name, value in prediction.inputs.items():
         branch.add(_plain(f"{name} = {value!r}"))
 

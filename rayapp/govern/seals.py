@@ -6,6 +6,7 @@ sealing.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -16,6 +17,8 @@ from rayapp.storage import Workspace
 
 _KEY_ID_CHARS = 16
 """A key is named by so many hex digits of its public half's SHA-256."""
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
+_TEXTS = ("release_id", "key_id", "signature")
 
 
 def seal_problem(raw: bytes, trusted: Path) -> str | None:
@@ -24,15 +27,17 @@ def seal_problem(raw: bytes, trusted: Path) -> str | None:
     try:
         signed = json.loads(raw)
         content = canonical_json(signed["manifest"])
-        release_id, key_id, seal = (signed[k] for k in ("release_id", "key_id", "signature"))
+        release_id, key_id, seal = (signed[name] for name in _TEXTS)
+        if signed.keys() != {"manifest", *_TEXTS} or not _KEY_ID.fullmatch(key_id):
+            raise ValueError("other fields than a seal has")
         signature = bytes.fromhex(seal)
         if canonical_json(signed) != raw:
             return "altered: the bytes are not those that were written"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"altered: it is no sealed manifest ({type(error).__name__}: {error})"
     digest = hashlib.sha256(content).hexdigest()
     if digest != release_id:
-        return f"altered: its content has digest {digest[:12]}…, not {release_id[:12]}…"
+        return f"altered: its content has digest {digest[:12]}…, not {str(release_id)[:12]}…"
     key = trusted / f"{key_id}.pub"
     if not key.exists():
         return f"signed by key {key_id!r}, which is not among the trusted keys"

@@ -15,7 +15,7 @@ from rayapp.errors import WorkspaceError
 from rayapp.observe.commit import RecordTable, commit_spool
 from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column
-from rayapp.schemas.traffic import PredictionRecord
+from rayapp.schemas.traffic import SHADOW, PredictionRecord
 from rayapp.storage import Workspace
 from rayapp.transforms import arrow_type
 
@@ -37,6 +37,7 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "degraded": pa.string(),
         "arm": pa.string(),
         "propensity": pa.float64(),
+        "unit": pa.string(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(
@@ -152,8 +153,10 @@ def read_feedback(
 
 
 def find_predictions(workspace: Workspace, request_id: str) -> list[PredictionRecord]:
-    """The rows that a request was answered with, in order; empty while they are not committed."""
+    """The rows that a request was answered with, in order; empty while they are not committed. What
+    a shadow made of it nobody was answered with."""
     table = read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id)
+    table = table.filter(pc.invert(pc.ends_with(table.column("endpoint"), SHADOW)))
     rows = table.drop_columns(["date"]).to_pylist()
     return [
         PredictionRecord(

@@ -57,11 +57,16 @@ def _sealed_id(raw: bytes, trusted: Path) -> str | None:
     try:
         signed = json.loads(raw)
         content = canonical_json(signed["manifest"])
+        is_whole = signed.keys() == SignedManifest.model_fields.keys()
+        if not is_whole or canonical_json(signed) != raw or sha256(content) != signed["release_id"]:
+            return None
         verify(trusted, signed["key_id"], signed["signature"], content)
-        release_id: str = signed["release_id"]
-    except (ValueError, KeyError, TypeError, TamperedError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         return None
-    return release_id if sha256(content) == release_id else None
+    except TamperedError:
+        return None
+    release_id: str = signed["release_id"]
+    return release_id
 
 
 def manifest_uri(workspace: Workspace, release_id: str) -> str:

@@ -6,6 +6,7 @@ trusted once its file lies in `keys/trusted`. On a cluster the folder is a mount
 
 import hashlib
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rayapp.errors import TamperedError
 
 PRIVATE_KEY = "release_key.pem"
 TRUSTED = "trusted"
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def verify(trusted: Path, key_id: str, signature: str, message: bytes) -> None:
     """Raises TamperedError for a key that is not trusted, a key file that is not the key it is
     named for, or a signature that does not fit. Only the one spelling that `sign` gives fits."""
     path = trusted / f"{key_id}.pub"
-    if not path.exists():
+    if not _KEY_ID.fullmatch(key_id) or not path.exists():
         known = sorted(p.stem for p in trusted.glob("*.pub"))
         raise TamperedError(
             f"signed by key {key_id!r}, trusted keys are {known}",

@@ -8,13 +8,18 @@ from rayapp.schemas.record import Record
 UNIT_ID = "id"
 """The column in which a caller sends each row's business key, beside the model's own inputs."""
 
+SHADOW = ".shadow"
+"""Ends the name under which a shadow's answers are logged; no endpoint has a dot in its name."""
+STATIC = "static"
+"""The release id of a declared answer, which no release gave."""
+
 
 class PredictionRecord(Record):
     """One answered row. Spooled before the response leaves; committed to a table exactly once.
 
     unit_id is the row's business key when the caller sends one (`id` of the row), which is how an
     outcome that arrives later finds its prediction. degraded: why another than the intended model
-    answered, or None. arm: the side of a split that the unit fell on, with the probability
+    answered, or None. arm: the side of a split that `unit` fell on, with the probability
     (propensity) of that; None where nothing was split.
     """
 
@@ -30,6 +35,7 @@ class PredictionRecord(Record):
     degraded: str | None = None
     arm: str | None = None
     propensity: float | None = None
+    unit: str | None = None
 
 
 class Feedback(Record):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from rayapp.serve.http import Receive, Send
@@ -32,14 +32,18 @@ class Background:
         self._flush = flush
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def lifespan(self, receive: Receive, send: Send) -> None:
-        """ASGI's lifespan protocol: startup is complete once the champion, if any, is loaded."""
+    async def lifespan(
+        self, receive: Receive, send: Send, drain: Callable[[], Awaitable[None]]
+    ) -> None:
+        """ASGI's lifespan protocol: startup is complete once the champion, if any, is loaded, and
+        shutdown once `drain` is over and what it left is committed."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                await drain()
                 await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return

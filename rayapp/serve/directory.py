@@ -1,7 +1,8 @@
 """Which endpoints there are, and who answers at each: the champions that are followed, and what the
 configuration puts around them."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 
 from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
@@ -14,7 +15,7 @@ from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
 
 
 class Directory:
-    """heard: an endpoint, an ask, and a shadow's reply to it."""
+    """heard: takes an endpoint, an ask, a shadow's reply to it and the milliseconds it took."""
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class Directory:
         follower: ChampionFollower,
         deadlines: Deadlines,
         hooks: Hooks,
-        heard: Callable[[str, Ask, Reply], None],
+        heard: Callable[[str, Ask, Reply, float], Awaitable[None]],
     ) -> None:
         self._config = config
         self._follower = follower
@@ -36,12 +37,32 @@ class Directory:
         """Endpoint → the id of its champion, None where it could not be loaded."""
         return {name: self._release_id(name) for name in self.names()}
 
-    def champion(self, name: str | None) -> Loaded | None:
-        """Of the endpoint, or of the only one; None where there is none to answer."""
+    def is_ready(self) -> bool:
+        """Everybody who answers a unit by intention, champions and arms, is loaded."""
+        names = self.names()
+        keys = {
+            release_key(arm.endpoint or name, arm.release)
+            for name, config in self._config.endpoints.items()
+            if config.split is not None
+            for arm in config.split.arms.values()
+        }
+        return bool(names) and keys.union(names) <= self._follower.current.keys()
+
+    async def drain(self) -> None:
+        """Wait for what shadows are at."""
+        await asyncio.gather(*(shadow.drain() for shadow in self._builder.shadows))
+
+    def blamed(self, name: str | None) -> Loaded | None:
+        """Who would have answered a request that was refused: the champion of the endpoint, or of
+        the only one. None where nobody can say, as where a split decides."""
         names = self.names()
         if name is None and len(names) == 1:
             name = names[0]
-        return self._follower.current.get(name) if name in names else None
+        if name not in names:
+            return None
+        config = self._config.endpoints.get(name)
+        has_arms = config is not None and config.split is not None
+        return None if has_arms else self._follower.current.get(name)
 
     def resolve(self, name: str | None) -> str:
         """The endpoint of this name, or the only one. Raises RequestError 404."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import DataError, DeadlineExceeded, RequestError, Unavailable
 from rayapp.families.inputs import shown
+from rayapp.schemas.traffic import SHADOW
 from rayapp.serve.background import Background
 from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
@@ -153,7 +154,7 @@ class Gateway:
         """As an ASGI application. sends_request_id: False where the server around it sends the
         x-request-id header itself."""
         if scope["type"] == "lifespan":
-            await self._background.lifespan(receive, send)
+            await self._background.lifespan(receive, send, self._directory.drain)
             return
         if scope["type"] != "http":
             return
@@ -182,8 +183,7 @@ class Gateway:
             own = request.headers.get(b"x-deadline-ms")
             if own is not None:
                 call.deadline_s = start_s + min(limit_s, milliseconds(own) / 1000)
-            with self._deadlines.within(call.deadline_s):
-                answer = await self._answer(call)
+            answer = await self._answer(call)
         except ClientGone:
             log.info("client_gone", extra={"request_id": request_id})
             return
@@ -219,7 +219,7 @@ class Gateway:
         """The release that would have answered: of the endpoint in the path, else of the only
         one."""
         found = _MODEL.fullmatch(path) or _SCORING.fullmatch(path)
-        return self._directory.champion(found["name"] if found is not None else None)
+        return self._directory.blamed(found["name"] if found is not None else None)
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
@@ -289,12 +289,14 @@ class Gateway:
         self, call: Call, parse: Callable[[bytes], Parsed]
     ) -> tuple[str, Ask, Reply]:
         name, endpoint = self._directory.endpoint(call.endpoint, call.version)
-        body = await read_body(call.request, self._config.max_body_bytes)
-        is_long = len(body) > INLINE_BYTES
-        parsed = await aside(partial(parse, body), is_long)
-        headers = call.request.headers
-        ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers)
-        reply = await endpoint.predict(ask)
+        with self._deadlines.within(call.deadline_s):
+            body = await read_body(call.request, self._config.max_body_bytes)
+            is_long = len(body) > INLINE_BYTES
+            parsed = await aside(partial(parse, body), is_long)
+            headers = call.request.headers
+            ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers)
+            reply = await endpoint.predict(ask)
+        # from here on there is an answer: what is recorded is also sent
         latency_ms = (time.monotonic() - call.start_s) * 1000
         await aside(partial(self._record, name, ask, reply, latency_ms), is_long)
         return name, ask, reply
@@ -303,16 +305,16 @@ class Gateway:
         records = prediction_records(name, ask, reply, self._now(), latency_ms)
         store(self._predictions(name), records)
 
-    def _heard(self, name: str, ask: Ask, reply: Reply) -> None:
+    async def _heard(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         """A shadow's answers lie beside those that somebody got, under a name of their own."""
-        records = prediction_records(f"{name}.shadow", ask, reply, self._now(), 0.0)
-        store(self._predictions(f"{name}.shadow"), records)
+        await aside(partial(self._record, name + SHADOW, ask, reply, latency_ms), ask.is_long)
 
     # everything else
 
     async def _feedback(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
-        body = await read_body(call.request, self._config.max_body_bytes)
+        with self._deadlines.within(call.deadline_s):
+            body = await read_body(call.request, self._config.max_body_bytes)
         record = parse_feedback(body, self._now())
         known = self._directory.names()
         store(self._feedback_sink, [record | {"endpoint": known[0] if len(known) == 1 else None}])
@@ -336,9 +338,8 @@ class Gateway:
         return Answer(json_response(200, {"live": True}))
 
     async def _ready(self, call: Call) -> Answer:
-        """Ready once every endpoint that it answers for has a release."""
-        releases = self._directory.releases()
-        is_ready = bool(releases) and None not in releases.values()
+        """Ready once every endpoint that it answers for has its champion and its arms."""
+        is_ready = self._directory.is_ready()
         return Answer(readiness(is_ready, {"ready": is_ready, **self._state()}))
 
     async def _model_ready(self, call: Call) -> Answer:

@@ -31,9 +31,11 @@ def prediction_records(
         "at": at,
         "latency_ms": round(latency_ms, 3),
         "degraded": reply.degraded,
-        "arm": reply.arm,
-        "propensity": reply.propensity,
     }
+    if ask.assignment is not None:
+        common["arm"] = ask.assignment.arm
+        common["propensity"] = ask.assignment.propensity
+        common["unit"] = ask.assignment.unit
     each = zip(reply.rows.unit_ids, reply.rows.inputs, reply.scores_NK.tolist(), strict=True)
     return [
         common | {"row": row, "unit_id": unit_id, "inputs": given, "scores": scores}

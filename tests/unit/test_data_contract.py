@@ -97,8 +97,10 @@ def test_comments_do_not_change_the_digest(tmp_path: Path) -> None:
         ("to: customers.id", "to: [customers.id, customers.b]", "not one table.column"),
         ("kind: DataContract", "kind: [", "not valid YAML"),
         ("schema:", "schemas:", "did you mean 'schema'"),
-        ("name: amount", "name: the amount", "name: the_amount, physicalName: the amount"),
-        ("name: amount", "name: class", "name: class_, physicalName: class"),
+        ("name: amount", "name: the amount", "name: the_amount, physicalName: 'the amount'"),
+        ("name: amount", "name: class", "name: c_class, physicalName: 'class'"),
+        ("name: amount", "name: 2ndFloor", "name: c_2ndFloor, physicalName: '2ndFloor'"),
+        ("name: amount", "name: amount\n        physicalName: channel", "column 'channel'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, says: str) -> None:

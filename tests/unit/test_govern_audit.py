@@ -10,9 +10,10 @@ from released import NOW, Released, digest_of_table, release
 
 from rayapp.data.delta import commit, recomputed_digest, write_file
 from rayapp.data.digest import digest_of, hash_rows
+from rayapp.errors import TamperedError
 from rayapp.govern.audit import audit
 from rayapp.ledger import Ledger
-from rayapp.register.manifest import manifest_uri, seal
+from rayapp.register.manifest import manifest_uri, read_manifest, seal
 from rayapp.register.signing import load_or_create_key
 from rayapp.schemas.data import TableVersion
 from rayapp.schemas.operations import EventKind, Problem
@@ -178,6 +179,33 @@ def test_a_release_of_another_version_is_told_as_one(released: Released) -> None
     assert problem.where == str(path)
     assert "another version of rayapp" in problem.what
     assert "mlflow_version" in problem.what
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"release_id": 5},
+        {"release_id": None},
+        {"key_id": "k" * 300},
+        {"key_id": 7},
+        {"signature": None},
+        {"note": "not signed"},
+    ],
+)
+def test_a_seal_of_another_form_is_tampering(released: Released, change: dict[str, object]) -> None:
+    path = Path(manifest_uri(released.workspace, released.signed.release_id))
+    path.write_bytes(canonical_json(json.loads(path.read_bytes()) | change))
+    (problem,) = _audit(released)
+    assert problem.what.startswith("altered")
+    with pytest.raises(TamperedError):
+        read_manifest(released.workspace, released.signed.release_id)
+
+
+def test_a_deeply_nested_manifest_is_a_finding(released: Released) -> None:
+    path = Path(manifest_uri(released.workspace, released.signed.release_id))
+    path.write_bytes(b'{"manifest":' + b"[" * 100_000)
+    (problem,) = _audit(released)
+    assert problem.what.startswith("altered")
 
 
 def test_a_champion_that_was_never_sealed_is_a_problem(released: Released) -> None:

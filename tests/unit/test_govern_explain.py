@@ -58,6 +58,19 @@ def test_walks_back_to_run_snapshot_and_contract(released: Released) -> None:
     assert provenance.promoted_at == moved.at
 
 
+def test_a_declared_answer_and_a_split_are_told(released: Released) -> None:
+    made = _prediction(released).model_copy(
+        update={"degraded": "failed", "arm": "new", "propensity": 0.1, "unit": "u"}
+    )
+    text = _text(_explain(released, made))
+    assert "degraded: failed, answered by a stand-in" in text
+    assert "unit 'u' is on arm new, as 10% of units are" in text
+    static = made.model_copy(update={"release_id": "static"})
+    explanation = _explain(released, static)
+    assert explanation.releases == ()
+    assert "answered by a declared answer" in _text(explanation)
+
+
 def test_an_unknown_id_says_what_to_do() -> None:
     with pytest.raises(UserError, match="every few seconds"):
         explain("req-9", lambda _: [], None, None)  # type: ignore[arg-type]

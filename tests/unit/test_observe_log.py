@@ -85,12 +85,14 @@ def test_a_log_that_is_older_than_a_column_goes_on(tmp_path: Path) -> None:
     """degraded, arm and propensity came later; what was logged before has none of them."""
     workspace = Workspace(str(tmp_path))
     uri = workspace.table("predictions")
-    new = {"degraded", "arm", "propensity"}
+    new = {"degraded", "arm", "propensity", "unit"}
     older = pa.schema([field for field in PREDICTIONS.schema if field.name not in new])
     DeltaTable.create(uri, older, partition_by=list(PREDICTIONS.partition_by))
     assert read_predictions(uri).num_rows == 0
     log = NodeLog(workspace)
     log.predictions("a").append([{**record("a", "q"), "arm": "new", "propensity": 0.25}])
     log.flush()
-    (found,) = find_predictions(workspace, "q")
+    log.predictions("a.shadow").append([record("a.shadow", "q")])
+    log.flush()
+    (found,) = find_predictions(workspace, "q")  # what a shadow made of it is no answer
     assert (found.degraded, found.arm, found.propensity) == (None, "new", 0.25)

@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
-from serving_case import ENDPOINT, ROW, Case, make_bundle
+from serving_case import ENDPOINT, ROW, Case, in_parallel, make_bundle, oip_body
 
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import ServingConfig, check_serving
+from rayapp.errors import ConfigError
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.follow import release_key
 from serve_apps.predict import named_releases
@@ -85,12 +86,14 @@ async def test_a_row_that_breaks_the_contract_gets_no_stand_in(bundles: dict[str
     assert (refused.status_code, broken.status_code) == (422, 422)
 
 
-async def test_a_static_answer_of_a_wrong_width_is_told(bundles: dict[str, Path]) -> None:
+async def test_a_static_answer_of_a_wrong_width_is_told(
+    bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     case = started(bundles, fallback=[{"scores": [0.8]}])
     break_model(case)
     response = await score(case)
-    assert response.status_code == 503
-    assert "1 score(s)" in response.json()["error"]["message"]
+    assert response.status_code == 500
+    assert "has 1 score(s), 'flight-delay' gives 2" in caplog.text
 
 
 async def test_a_release_that_fails_is_not_asked_for_a_while(bundles: dict[str, Path]) -> None:
@@ -109,8 +112,30 @@ async def test_units_stay_with_their_arm_and_the_log_knows_it(bundles: dict[str,
     assert first == again
     assert set(first) == {"r1", OTHER}
     arms = {"r1": "champion", OTHER: "new"}
-    kept = [(r["release_id"], r["arm"], r["propensity"]) for r in case.predictions.records]
-    assert kept == [(release, arms[release], 0.5) for release in first + again]
+    kept = [
+        (r["release_id"], r["arm"], r["propensity"], r["unit"]) for r in case.predictions.records
+    ]
+    assert kept == [
+        (release, arms[release], 0.5, unit)
+        for release, unit in zip(first + again, units + units, strict=True)
+    ]
+
+
+async def test_nobody_is_blamed_for_what_an_arm_did(bundles: dict[str, Path]) -> None:
+    case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 1}}})
+    break_model(case, release_key(ENDPOINT, OTHER))
+    failed = await score(case)
+    assert failed.status_code == 500
+    assert "x-release" not in failed.headers
+    assert case.meter.requests == [("none", "none", 500)]
+
+
+async def test_it_is_ready_once_its_arms_are(bundles: dict[str, Path]) -> None:
+    case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 0.5}}})
+    async with case.client() as client:
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        case.follower.current = {ENDPOINT: case.follower.current[ENDPOINT]}
+        assert (await client.get("/v2/health/ready")).status_code == 503
 
 
 async def test_a_path_may_name_the_release(bundles: dict[str, Path]) -> None:
@@ -120,8 +145,10 @@ async def test_a_path_may_name_the_release(bundles: dict[str, Path]) -> None:
         metadata = await client.get(f"{path}/{OTHER}")
         unknown = await client.get(f"{path}/{THIRD}")
         ready = await client.get(f"{path}/{OTHER}/ready")
+        asked = [await client.post(f"{path}/{OTHER}/infer", json=oip_body([ROW])) for _ in range(5)]
     assert metadata.json()["versions"] == [OTHER]
     assert ready.headers["x-release"] == OTHER
+    assert {response.headers["x-release"] for response in asked} == {OTHER}
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "unknown_version")
 
 
@@ -134,6 +161,19 @@ async def test_a_shadow_is_recorded_apart(bundles: dict[str, Path]) -> None:
     assert (live["endpoint"], live["release_id"]) == (ENDPOINT, "r1")
     assert (shadow["endpoint"], shadow["release_id"]) == (f"{ENDPOINT}.shadow", OTHER)
     assert live["request_id"] == shadow["request_id"]
+
+
+async def test_a_champion_that_takes_too_long_is_stood_in_for(bundles: dict[str, Path]) -> None:
+    """With a cache, where several wait for one answer: each of them is answered in time."""
+    case = started(bundles, timeout_ms=40, fallback=[{"scores": [0.8, 0.2]}], cache={})
+    never = asyncio.Event()
+
+    async def wait(x_NF: Any, deadline_s: float) -> Any:
+        await never.wait()
+
+    case.follower.current[ENDPOINT].batcher.predict = wait  # type: ignore[method-assign]
+    answers = await in_parallel(*[score(case) for _ in range(4)])
+    assert {(a.status_code, a.headers["x-degraded"]) for a in answers} == {(200, "timeout")}
 
 
 async def test_equal_requests_are_answered_from_the_cache(bundles: dict[str, Path]) -> None:
@@ -242,6 +282,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"shadow": {"release": "abc"}}, "pattern"),
     ({"cache": {"max_byte": 5}}, "Extra inputs"),
 ]
+
+
+def test_a_mistake_in_a_serve_config_is_found_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    good = Path("configs/serving/gateway.yaml").read_text()
+    path.write_text(good)
+    check_serving(str(path))
+    path.write_text(good.replace("min_replicas:", "min_replica:"))
+    with pytest.raises(ConfigError, match=r"line \d+: min_replica: unknown key; did you mean"):
+        check_serving(str(path))
+    path.write_text("applications: []")
+    with pytest.raises(ConfigError, match="no `applications`"):
+        check_serving(str(path))
 
 
 @pytest.mark.parametrize(("endpoint", "says"), BAD)

@@ -1,11 +1,12 @@
 """Endpoints that wrap endpoints: each alone, on a clock that only the test moves."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,23 @@ async def test_a_deadline_leaves_nothing_behind() -> None:
     assert not deadlines._buckets
 
 
+async def test_of_two_deadlines_in_one_tick_the_outer_one_holds() -> None:
+    slow, clock = Slow("a"), Clock()
+    deadlines = Deadlines(clock)
+    inner = Fallback([Timeout(slow, 50, deadlines, clock), Slow("b")])
+
+    async def asked() -> str:
+        with deadlines.within(clock.now_s + 0.0501):
+            return (await inner.predict(ask(deadline_s=clock.now_s + 0.0501))).release_id
+
+    task = asyncio.create_task(asked())
+    while not slow.asks:
+        await asyncio.sleep(0)
+    clock.now_s += 1
+    with pytest.raises(DeadlineExceeded):
+        await task
+
+
 async def test_another_cancellation_is_none_of_the_deadlines_business() -> None:
     slow = Slow("a")
     task = asyncio.create_task(Timeout(slow, 60_000, Deadlines()).predict(ask()))
@@ -132,9 +150,16 @@ async def test_the_shorter_of_both_limits_holds() -> None:
 # the breaker
 
 
-def breaker(inner: Endpoint, clock: Clock, states: list[str], **config: Any) -> Breaker:
+def breaker(
+    inner: Endpoint,
+    clock: Clock,
+    states: list[str],
+    release_id: Sequence[str | None] = ("r1",),
+    **config: Any,
+) -> Breaker:
     settings = {"min_requests": 4, "window_s": 10, "open_s": 5, "failure_share": 0.5} | config
-    return Breaker(inner, "r", BreakerConfig.model_validate(settings), states.append, clock)
+    config_ = BreakerConfig.model_validate(settings)
+    return Breaker(inner, lambda: release_id[0], config_, states.append, clock)
 
 
 async def test_a_breaker_opens_probes_and_closes() -> None:
@@ -178,11 +203,46 @@ async def test_old_failures_are_forgotten() -> None:
     assert len(guarded._outcomes) == 4
 
 
+def opened(inner: Endpoint, clock: Clock, states: list[str]) -> Breaker:
+    """One that would now let a probe through."""
+    guarded = breaker(inner, clock, states)
+    guarded._of, guarded.state, guarded._opened_s = "r1", "open", clock.now_s - 5
+    return guarded
+
+
+async def test_another_release_starts_with_a_clean_slate() -> None:
+    clock, states, release_id = Clock(), list[str](), ["r1"]
+    guarded = breaker(Scripted("a", *[ValueError()] * 4), clock, states, release_id)
+    for _ in range(4):
+        await outcome(guarded)
+    assert await outcome(guarded) == "Unavailable"
+    release_id[0] = "r2"
+    assert await outcome(guarded) == "a"
+    assert states == ["open", "closed"]
+
+
+async def test_nobody_is_blamed_while_nothing_is_loaded() -> None:
+    clock, states = Clock(), list[str]()
+    guarded = breaker(Scripted("a", *[Unavailable("a", "b")] * 8), clock, states, [None])
+    assert {await outcome(guarded) for _ in range(8)} == {"Unavailable"}
+    assert states == []
+
+
+async def test_what_was_begun_before_it_opened_does_not_keep_it_open() -> None:
+    clock, states = Clock(), list[str]()
+    guarded = breaker(Scripted("a", *[ValueError()] * 4), clock, states)
+    for _ in range(4):
+        await outcome(guarded)
+    clock.now_s += 4
+    guarded._count(failed=True)
+    clock.now_s += 1
+    assert await outcome(guarded) == "a"
+
+
 async def test_one_probe_at_a_time() -> None:
     clock, states = Clock(), list[str]()
     slow = Slow("a")
-    guarded = breaker(slow, clock, states)
-    guarded.state, guarded._opened_s = "open", clock.now_s - 5
+    guarded = opened(slow, clock, states)
     probe = asyncio.create_task(outcome(guarded))
     while not slow.asks:
         await asyncio.sleep(0)
@@ -195,8 +255,7 @@ async def test_one_probe_at_a_time() -> None:
 async def test_a_probe_that_is_given_up_can_be_followed_by_another() -> None:
     clock, states = Clock(), list[str]()
     slow = Slow("a")
-    guarded = breaker(slow, clock, states)
-    guarded.state, guarded._opened_s = "open", clock.now_s - 5
+    guarded = opened(slow, clock, states)
     probe = asyncio.create_task(guarded.predict(ask()))
     while not slow.asks:
         await asyncio.sleep(0)
@@ -218,12 +277,15 @@ async def test_a_probe_that_is_given_up_can_be_followed_by_another() -> None:
         (ValueError("an inside of ours"), "failed"),
     ],
 )
-async def test_a_fallback_answers_and_says_so(error: Exception, reason: str) -> None:
+async def test_a_fallback_answers_and_says_so(
+    error: Exception, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     chain = Fallback([Scripted("a", error), Scripted("b", ValueError()), Scripted("c")])
     reply = await chain.predict(ask())
     assert (reply.release_id, reply.degraded) == ("c", reason)
     reply = await chain.predict(ask())
     assert (reply.release_id, reply.degraded) == ("a", None)
+    assert ("an inside of ours" in caplog.text) == (reason == "failed")
 
 
 async def test_a_fallback_is_no_way_around_the_contract() -> None:
@@ -232,8 +294,13 @@ async def test_a_fallback_is_no_way_around_the_contract() -> None:
     assert other.asks == []
 
 
-async def test_the_last_trouble_of_a_chain_is_told() -> None:
-    chain = Fallback([Scripted("a", ValueError()), Scripted("b", Unavailable("a", "b"))])
+async def test_a_stand_in_that_wants_another_column_does_not_stand_in() -> None:
+    chain = Fallback([Scripted("a", ValueError()), Scripted("b", CALLERS_FAULT), Scripted("c")])
+    assert await outcome(chain) == "c"
+
+
+async def test_the_first_trouble_of_a_chain_is_told() -> None:
+    chain = Fallback([Scripted("a", Unavailable("a", "b")), Scripted("b", ValueError())])
     assert await outcome(chain) == "Unavailable"
 
 
@@ -269,13 +336,34 @@ def test_another_salt_divides_independently() -> None:
 
 async def test_an_answer_names_its_arm_and_its_chance() -> None:
     divided = split(b=0.25)
-    replies = [await divided.predict(ask(unit=unit)) for unit in UNITS[:50]]
-    assert {(r.release_id, r.arm, r.propensity) for r in replies} == {
+    asks = [ask(unit=unit) for unit in UNITS[:50]]
+    replies = [await divided.predict(asked) for asked in asks]
+    found = [(r.release_id, a.assignment) for r, a in zip(replies, asks, strict=True)]
+    assert {(release_id, made.arm, made.propensity) for release_id, made in found if made} == {
         ("a", REST, 0.75),
         ("b", "b", 0.25),
     }
+    assert [made.unit for _, made in found if made] == UNITS[:50]
     again = [await divided.predict(ask(unit=unit)) for unit in UNITS[:50]]
-    assert [r.arm for r in again] == [r.arm for r in replies]
+    assert [r.release_id for r in again] == [r.release_id for r in replies]
+
+
+async def test_rows_of_several_units_are_not_divided() -> None:
+    divided = split(b=1.0)
+    several = replace(ask(), parsed=Parsed([{"id": 1}, {"id": 2}], 2))
+    assert (await divided.predict(several)).release_id == "a"
+    assert several.assignment is None
+    one = replace(ask(), parsed=Parsed([{"id": 1}, {"id": 1}], 2))
+    assert (await divided.predict(one)).release_id == "b"
+
+
+async def test_an_assignment_outlives_the_arms_failure() -> None:
+    divided = Split(Scripted("a"), [Arm("b", 1.0, Scripted("b", ValueError()))], "s")
+    asked = ask(unit="u")
+    reply = await Fallback([divided, Scripted("z")]).predict(asked)
+    assert (reply.release_id, reply.degraded) == ("z", "failed")
+    assert asked.assignment is not None
+    assert asked.assignment.arm == "b"
 
 
 def test_all_units_can_be_given_to_arms() -> None:
@@ -283,10 +371,15 @@ def test_all_units_can_be_given_to_arms() -> None:
 
 
 def test_a_unit_is_the_header_the_rows_key_or_the_request() -> None:
-    keyed = replace(ask(), parsed=Parsed({"id": [None, 7]}, 2))
+    def of(given: Any) -> str | None:
+        return unit_of(replace(ask(), parsed=Parsed(given, 1)))
+
     assert unit_of(ask(unit="u")) == "u"
-    assert unit_of(keyed) == "q"
-    assert unit_of(replace(keyed, parsed=Parsed({"id": [7]}, 1))) == "7"
+    assert of({"id": [7, 7]}) == "7"
+    assert of({"id": pa.array([7])}) == "7"
+    assert of([{"id": "k"}]) == "k"
+    assert of([{"a": 1}]) == of({}) == of([{"id": None}]) == "q"
+    assert of([{"id": "k"}, {"a": 1}]) is None
 
 
 def test_positions_are_uniform() -> None:
@@ -303,7 +396,7 @@ class Cached:
         self.release_id: str | None = "a"
         self.clock = Clock()
         self.lookups: list[bool] = []
-        config = CacheConfig(max_bytes=max_bytes, ttl_s=60)
+        config = CacheConfig.model_construct(max_bytes=max_bytes, ttl_s=60)
         self.cache = Cache(inner, lambda: self.release_id, config, self.lookups.append, self.clock)
 
 
@@ -327,9 +420,7 @@ async def test_no_answer_outlives_its_release() -> None:
     assert await outcome(cached.cache) == "b"
     inner.name = cached.release_id = "a"
     assert await outcome(cached.cache) == "a"
-    cached.cache.clear()
-    await outcome(cached.cache)
-    assert len(inner.asks) == 3
+    assert len(inner.asks) == 2
 
 
 async def test_an_answer_of_a_champion_that_moved_meanwhile_is_not_kept() -> None:
@@ -355,10 +446,30 @@ async def test_equal_questions_at_once_are_asked_once() -> None:
 
 
 async def test_an_error_is_shared_and_not_kept() -> None:
-    inner = Scripted("a", ValueError())
-    cached = Cached(inner)
-    assert await outcome(cached.cache) == "ValueError"
-    assert await outcome(cached.cache) == "a"
+    class SlowlyFailing(Slow):
+        async def predict(self, ask: Ask) -> Reply:
+            await super().predict(ask)
+            raise ValueError
+
+    failing = SlowlyFailing("a")
+    cached = Cached(failing)
+    tasks = [asyncio.create_task(outcome(cached.cache)) for _ in range(3)]
+    while not failing.asks:
+        await asyncio.sleep(0)
+    failing.go.set()
+    assert await asyncio.gather(*tasks) == ["ValueError"] * 3
+    assert len(failing.asks) == 1
+    await outcome(cached.cache)
+    assert len(failing.asks) == 2
+
+
+async def test_who_waits_in_the_cache_keeps_its_own_deadline() -> None:
+    slow = Slow("a")
+    cached = Cached(slow)
+    limited = Timeout(cached.cache, 30, Deadlines())
+    tasks = [asyncio.create_task(outcome(limited)) for _ in range(4)]
+    assert await asyncio.gather(*tasks) == ["DeadlineExceeded"] * 4
+    assert len(slow.asks) <= 2
 
 
 async def test_who_waits_goes_on_when_the_first_is_given_up() -> None:
@@ -378,15 +489,20 @@ async def test_who_waits_goes_on_when_the_first_is_given_up() -> None:
 
 async def test_the_cache_is_bounded_and_drops_the_longest_unused() -> None:
     inner = Scripted("a")
-    cached = Cached(inner, max_bytes=4096)
-    one, two, three = b"1" * 900, b"2" * 900, b"3" * 900
-    for body in (one, two, one, three, one, two):
+    cached = Cached(inner, max_bytes=2500)  # two replies of a row each
+    for body in (b"1", b"2", b"1", b"3", b"1", b"2"):
         await outcome(cached.cache, ask(body))
-    assert cached.cache.num_bytes <= 4096
-    assert [a.body[:1] for a in inner.asks] == [b"1", b"2", b"3", b"2"]
-    await outcome(cached.cache, ask(b"4" * 5000))
-    await outcome(cached.cache, ask(b"4" * 5000))
-    assert len(inner.asks) == 6
+    assert 2000 < cached.cache.num_bytes <= 2500
+    assert [a.body for a in inner.asks] == [b"1", b"2", b"3", b"2"]
+
+
+async def test_a_reply_that_is_too_large_is_not_kept() -> None:
+    inner = Scripted("a")
+    cached = Cached(inner, max_bytes=1000)
+    await outcome(cached.cache)
+    await outcome(cached.cache)
+    assert len(inner.asks) == 2
+    assert cached.cache.num_bytes == 0
 
 
 async def test_nobody_to_answer_is_nothing_to_keep() -> None:
@@ -401,7 +517,8 @@ async def test_nobody_to_answer_is_nothing_to_keep() -> None:
 def shadowed(inner: Endpoint, shadow: Endpoint, share: float = 1.0) -> tuple[Shadow, list[str]]:
     heard: list[str] = []
 
-    def hear(asked: Ask, reply: Reply) -> None:
+    async def hear(asked: Ask, reply: Reply, latency_ms: float) -> None:
+        assert latency_ms >= 0
         heard.append(f"{asked.request_id}:{reply.release_id}")
 
     return Shadow(inner, shadow, share, "s", 2, hear), heard
@@ -453,14 +570,17 @@ async def test_what_was_not_answered_is_not_heard() -> None:
     assert shadow.asks == []
 
 
+async def unheard(asked: Ask, reply: Reply, latency_ms: float) -> None: ...
+
+
 Make = Callable[[Endpoint], Endpoint]
 WRAPPERS: dict[str, Make] = {
     "timeout": lambda inner: Timeout(inner, 1000, Deadlines()),
-    "breaker": lambda inner: Breaker(inner, "r", BreakerConfig()),
+    "breaker": lambda inner: Breaker(inner, lambda: "r", BreakerConfig()),
     "fallback": lambda inner: Fallback([inner, Scripted("z")]),
     "split": lambda inner: Split(inner, [], "s"),
     "cache": lambda inner: Cache(inner, lambda: "a", CacheConfig()),
-    "shadow": lambda inner: Shadow(inner, Scripted("z"), 1, "s", 1, lambda a, r: None),
+    "shadow": lambda inner: Shadow(inner, Scripted("z"), 1, "s", 1, unheard),
 }
 
 

@@ -1,6 +1,6 @@
 """One interface: an endpoint answers an ask. Everything between a request and a model is one.
 
-    Fallback( Split( Breaker( Cache( Release )), … ), … )
+    Fallback( Split( Cache( Breaker( Release )), … ), … )
 
 Each wraps others, in a small file of its own, and knows neither HTTP nor Ray; build.py puts them
 together as the configuration says.
@@ -18,10 +18,21 @@ from rayapp.serve.protocols import Parsed
 from rayapp.serve.validation import Rows
 
 
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which side of a split a unit is on, and the probability with which such a unit is put
+    there."""
+
+    arm: str
+    propensity: float
+    unit: str
+
+
 @dataclass(slots=True)
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
-    time.monotonic. headers: of the request, names in lower case."""
+    time.monotonic. headers: of the request, names in lower case. assignment: made by a split on the
+    way, whoever answers in the end."""
 
     request_id: str
     body: bytes
@@ -29,21 +40,19 @@ class Ask:
     is_long: bool = False
     deadline_s: float = math.inf
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    assignment: Assignment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """scores_NK: the answer to the ask's rows, in the terms of `schema`. degraded: why it is not
-    the intended answer, or None when it is. arm and propensity: the side of a split that answered,
-    and the probability with which such a unit is given to it."""
+    the intended answer, or None when it is."""
 
     release_id: str
     schema: BundleSchema
     rows: Rows
     scores_NK: Floats
     degraded: str | None = None
-    arm: str | None = None
-    propensity: float = 1.0
 
 
 class Endpoint(Protocol):

@@ -26,18 +26,20 @@ State = Literal["closed", "open", "half_open"]
 
 
 class Breaker:
-    """name: whom it guards, for the message."""
+    """Of whichever release answers: another one starts with a clean slate. release_id: its id, or
+    None while there is none to blame."""
 
     def __init__(
         self,
         inner: Endpoint,
-        name: str,
+        release_id: Callable[[], str | None],
         config: BreakerConfig,
         on_state: Callable[[State], None] = lambda state: None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inner = inner
-        self._name = name
+        self._release_id = release_id
+        self._of: str | None = None
         self._config = config
         self._on_state = on_state
         self._clock_s = clock_s
@@ -48,6 +50,12 @@ class Breaker:
         self.state: State = "closed"
 
     async def predict(self, ask: Ask) -> Reply:
+        release_id = self._release_id()
+        if release_id is None:
+            return await self._inner.predict(ask)
+        if release_id != self._of:
+            self._of = release_id
+            self._reset()
         if self.state != "closed":
             return await self._probe(ask)
         try:
@@ -69,8 +77,8 @@ class Breaker:
         left_s = self._opened_s + self._config.open_s - self._clock_s()
         if left_s > 0 or self._is_probing:
             raise Unavailable(
-                f"{self._name} failed {self._num_failed} of its last requests and is not asked "
-                f"again for {max(left_s, 0.0):.1f} s",
+                f"release {(self._of or '')[:12]} failed {self._num_failed} of its last requests "
+                f"and is not asked again for {max(left_s, 0.0):.1f} s",
                 "try again after the seconds in retry-after",
             )
         self._become("half_open")
@@ -87,12 +95,17 @@ class Breaker:
             raise
         finally:
             self._is_probing = False
+        self._reset()
+        return reply
+
+    def _reset(self) -> None:
         self._outcomes.clear()
         self._num_failed = 0
         self._become("closed")
-        return reply
 
     def _count(self, failed: bool) -> None:
+        if self.state != "closed":
+            return  # begun before it opened
         now_s = self._clock_s()
         self._outcomes.append((now_s, failed))
         self._num_failed += failed

@@ -1,15 +1,16 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
-    Fallback( Shadow( Split( Breaker( Timeout( Cache( Release ))), … )), …, Static )
+    Fallback( Shadow( Split( Cache( Breaker( Timeout( Release ))), … )), …, Static )
 
 What is not configured is not there, and costs nothing.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
-from rayapp.config.serving import EndpointConfig, FallbackConfig, Target
+from rayapp.config.serving import EndpointConfig, FallbackConfig, ShadowConfig, Target
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.cache import Cache
@@ -31,13 +32,16 @@ class Hooks(Protocol):
 @dataclass(frozen=True)
 class Builder:
     """find: the release that a key stands for now (follow.release_key), or raises Unavailable.
-    release_id: its id, or None. heard: an endpoint, an ask, and a shadow's reply to it."""
+    release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
+    the milliseconds that it took.
+    shadows: all that were built."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
     deadlines: Deadlines
     hooks: Hooks
-    heard: Callable[[str, Ask, Reply], None]
+    heard: Callable[[str, Ask, Reply, float], Awaitable[None]]
+    shadows: list[Shadow] = field(default_factory=list)
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
         built = self._release(name, name, config)
@@ -49,19 +53,25 @@ class Builder:
             ]
             built = Split(built, arms, split.salt)
         if config.shadow is not None:
-            shadow = config.shadow
-            built = Shadow(
-                built,
-                self._target(name, shadow, config, stands_in=True),
-                shadow.share,
-                f"shadow/{name}",
-                shadow.max_ongoing,
-                lambda ask, reply: self.heard(name, ask, reply),
-            )
+            built = self._shadow(name, built, config.shadow, config)
         if config.fallback:
-            others = [self._fallback(name, fallback, config) for fallback in config.fallback]
-            built = Fallback([built, *others])
+            *first, last = [self._fallback(name, f, config) for f in config.fallback]
+            built = Fallback([built, *(self._in_time(f, config) for f in first), last])
         return built
+
+    def _shadow(
+        self, name: str, inner: Endpoint, shadow: ShadowConfig, config: EndpointConfig
+    ) -> Endpoint:
+        made = Shadow(
+            inner,
+            self._target(name, shadow, config, stands_in=True),
+            shadow.share,
+            f"shadow/{name}",
+            shadow.max_ongoing,
+            partial(self.heard, name),
+        )
+        self.shadows.append(made)
+        return made
 
     def _fallback(self, name: str, fallback: FallbackConfig, config: EndpointConfig) -> Endpoint:
         if fallback.scores is not None:
@@ -77,22 +87,20 @@ class Builder:
     def _release(
         self, name: str, key: str, config: EndpointConfig, stands_in: bool = False
     ) -> Endpoint:
-        """stands_in: a model of other columns; those that it has not are passed over."""
+        """stands_in: a model of other columns; those that it has not are passed over, and its time
+        is limited by whom it stands in for."""
         built: Endpoint = Release(lambda: self.find(key), stands_in)
-        if config.cache is not None:
-            built = Cache(
-                built,
-                lambda: self.release_id(key),
-                config.cache,
-                lambda is_hit: self.hooks.cache(name, is_hit),
-            )
-        if config.timeout_ms is not None and not stands_in:
-            built = Timeout(built, config.timeout_ms, self.deadlines)
+        release_id = partial(self.release_id, key)
+        if not stands_in:
+            built = self._in_time(built, config)
         if config.breaker is not None:
-            built = Breaker(
-                built,
-                f"release {key!r}",
-                config.breaker,
-                lambda state: self.hooks.breaker(name, key, state),
-            )
+            on_state = partial(self.hooks.breaker, name, key)
+            built = Breaker(built, release_id, config.breaker, on_state)
+        if config.cache is not None:
+            built = Cache(built, release_id, config.cache, partial(self.hooks.cache, name))
         return built
+
+    def _in_time(self, inner: Endpoint, config: EndpointConfig) -> Endpoint:
+        if config.timeout_ms is None:
+            return inner
+        return Timeout(inner, config.timeout_ms, self.deadlines)

@@ -11,8 +11,8 @@ from rayapp.config.serving import CacheConfig
 from rayapp.errors import DeadlineExceeded
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 
-_OVERHEAD_BYTES = 1024
-"""About what an entry weighs beside its body: rows, scores and the records of them."""
+_ROW_BYTES, _VALUE_BYTES = 1024, 96
+"""About what a row of plain Python weighs, and each value in it."""
 Key = tuple[str, bytes]
 
 
@@ -65,7 +65,8 @@ class Cache:
         try:
             return await asyncio.shield(flight)
         except asyncio.CancelledError:
-            if not flight.cancelled():
+            task = asyncio.current_task()
+            if not flight.cancelled() or (task is not None and task.cancelling()):
                 raise
         return await self.predict(ask)  # the one that was waited for was given up, this one is not
 
@@ -84,13 +85,13 @@ class Cache:
         else:
             flight.set_result(reply)
             if reply.release_id == key[0]:  # else the champion moved meanwhile
-                self._keep(key, reply, len(ask.body))
+                self._keep(key, reply)
             return reply
         finally:
             del self._flights[key]
 
-    def _keep(self, key: Key, reply: Reply, body_bytes: int) -> None:
-        num_bytes = body_bytes + _OVERHEAD_BYTES
+    def _keep(self, key: Key, reply: Reply) -> None:
+        num_bytes = _weight(reply)
         if num_bytes > self._config.max_bytes:
             return
         old = self._entries.pop(key, None)
@@ -102,7 +103,10 @@ class Cache:
             _, gone = self._entries.popitem(last=False)
             self.num_bytes -= gone.num_bytes
 
-    def clear(self) -> None:
-        """Nothing that was answered before is answered from here any more."""
-        self._entries.clear()
-        self.num_bytes = 0
+
+def _weight(reply: Reply) -> int:
+    """Bytes that keeping the reply takes, as an estimate that is rather too high."""
+    inputs = reply.rows.inputs
+    values = sum(len(row) for row in inputs)
+    arrays = reply.scores_NK.nbytes + reply.rows.x_NF.nbytes
+    return _ROW_BYTES * len(inputs) + _VALUE_BYTES * values + int(arrays)

@@ -85,17 +85,19 @@ class Deadlines:
 class Watch:
     """Made for each request, so it is as small as can be."""
 
-    __slots__ = ("_deadlines", "deadline_s", "is_over", "place", "task")
+    __slots__ = ("_deadlines", "_num_before", "deadline_s", "is_over", "place", "task")
 
     def __init__(self, deadlines: Deadlines, deadline_s: float) -> None:
         self._deadlines = deadlines
         self.deadline_s = deadline_s
         self.place = int(deadline_s / TICK_S) + 1
         self.is_over = False
+        self._num_before = 0
         self.task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> None:
         self.task = asyncio.current_task()
+        self._num_before = 0 if self.task is None else self.task.cancelling()
         self._deadlines._begin(self)
 
     def __exit__(
@@ -105,7 +107,10 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self._deadlines._end(self)
-        if self.is_over and self.task is not None:
-            self.task.uncancel()
-            if kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise DeadlineExceeded() from None
+        if not self.is_over or self.task is None:
+            return
+        # Somebody else may have cancelled the task too, an outer deadline of the same tick for
+        # one: then the cancellation goes on to them (as asyncio.timeout has it).
+        is_ours_alone = self.task.uncancel() <= self._num_before
+        if is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise DeadlineExceeded() from None

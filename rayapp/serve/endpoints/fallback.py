@@ -16,8 +16,9 @@ log = logging.getLogger("rayapp.serve.fallback")
 
 
 class Fallback:
-    """Asks the endpoints in order until one answers. What a caller can mend is told at once: no
-    other model would find the request in order. The last one's own trouble is raised."""
+    """Asks the endpoints in order until one answers. What a caller can mend is told at once; a
+    stand-in that finds the request not in order, perhaps for a column of its own, only does not
+    stand in. If nobody answers, the intended endpoint's trouble is raised."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._first, *self._others = endpoints
@@ -28,20 +29,26 @@ class Fallback:
         except Exception as error:
             if is_callers_fault(error):
                 raise
-            return await self._degraded(ask, error)
+            reply = await self._instead(ask)
+            if reply is None:
+                raise
+            reason = _reason(error)
+            log.log(
+                logging.ERROR if reason == "failed" else logging.INFO,
+                "degraded",
+                extra={"request_id": ask.request_id, "reason": reason},
+                exc_info=error if reason == "failed" else None,
+            )
+            return replace(reply, degraded=reason)
 
-    async def _degraded(self, ask: Ask, error: Exception) -> Reply:
-        reason = _reason(error)
+    async def _instead(self, ask: Ask) -> Reply | None:
         for number, endpoint in enumerate(self._others, start=1):
             try:
-                reply = await endpoint.predict(ask)
-            except Exception as another:
-                if is_callers_fault(another) or number == len(self._others):
-                    raise
-                log.warning("fallback_failed", extra={"number": number}, exc_info=another)
-            else:
-                return replace(reply, degraded=reason)
-        raise error
+                return await endpoint.predict(ask)
+            except Exception as error:
+                extra = {"request_id": ask.request_id, "number": number}
+                log.warning("fallback_failed", extra=extra, exc_info=error)
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rayapp.errors import Unavailable
+from rayapp.schemas.traffic import STATIC
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.follow import Loaded
 from rayapp.serve.oip import check_outputs
@@ -40,8 +41,6 @@ class Static:
     scores: of the classes in their order, or the one value of a regression.
     """
 
-    RELEASE_ID = "static"
-
     def __init__(self, find: Callable[[], Loaded], scores: Sequence[float]) -> None:
         self._find = find
         self._scores_K = np.asarray(scores, np.float32)
@@ -62,4 +61,4 @@ class Static:
 
         rows = await aside(understand, ask.is_long)
         scores_NK = np.tile(self._scores_K, (len(rows.x_NF), 1))
-        return Reply(self.RELEASE_ID, schema, rows, scores_NK)
+        return Reply(STATIC, schema, rows, scores_NK)

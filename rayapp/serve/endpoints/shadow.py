@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 
+from rayapp.errors import Unavailable
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.split import position, unit_of
 
@@ -12,7 +14,8 @@ log = logging.getLogger("rayapp.serve.shadow")
 
 class Shadow:
     """share: of units that the shadow hears. It is left out while it has max_ongoing requests
-    already, so it cannot pile up. heard: takes the ask and the shadow's reply, to be recorded."""
+    already, so it cannot pile up. heard: takes the ask, the shadow's reply and the milliseconds
+    that it took, to be recorded."""
 
     def __init__(
         self,
@@ -21,7 +24,7 @@ class Shadow:
         share: float,
         salt: str,
         max_ongoing: int,
-        heard: Callable[[Ask, Reply], None],
+        heard: Callable[[Ask, Reply, float], Awaitable[None]],
     ) -> None:
         self._inner = inner
         self._shadow = shadow
@@ -33,7 +36,7 @@ class Shadow:
 
     async def predict(self, ask: Ask) -> Reply:
         reply = await self._inner.predict(ask)
-        is_in = position(self._salt, unit_of(ask)) < self._share
+        is_in = position(self._salt, unit_of(ask) or ask.request_id) < self._share
         if is_in and len(self._ongoing) < self._max_ongoing:
             task = asyncio.get_running_loop().create_task(self._listen(ask))
             self._ongoing.add(task)
@@ -41,8 +44,12 @@ class Shadow:
         return reply
 
     async def _listen(self, ask: Ask) -> None:
+        began_s = time.monotonic()
         try:
-            self._heard(ask, await self._shadow.predict(ask))
+            reply = await self._shadow.predict(ask)
+            await self._heard(ask, reply, (time.monotonic() - began_s) * 1000)
+        except Unavailable as error:
+            log.info("shadow_away", extra={"request_id": ask.request_id, "because": error.what})
         except Exception as error:
             log.warning("shadow_failed", extra={"request_id": ask.request_id}, exc_info=error)
 

@@ -1,18 +1,23 @@
 """Units are divided among endpoints, each unit always to the same one.
 
-A unit is what the caller says it is (the header x-unit-id), else the first row's business key, else
-the request itself, which is then not sticky. A salted hash of it is a number in [0, 1): the arms
-are asked in order, and each takes those whose number, hashed anew for it, lies under its part of
-what is left. So a larger share only adds units to an arm, and arms with other salts divide
-independently of each other.
+A unit is what the caller says it is (the header x-unit-id), else the rows' business key, else the
+request itself, which is then not sticky. A request with rows of several units is not divided: the
+champion answers, and no assignment is noted.
+
+A salted hash of the unit is a number in [0, 1): the arms are asked in order, and each takes those
+whose number, hashed anew for it, lies under its part of what is left. So a larger share only adds
+units to an arm (to a later one perhaps less: what an earlier arm takes is gone), and splits with
+other salts are independent of each other.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
 
 from rayapp.schemas.traffic import UNIT_ID
-from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
 from rayapp.serve.protocols import is_missing
 
 UNIT_HEADER = b"x-unit-id"
@@ -42,9 +47,12 @@ class Split:
         self._rest = Arm(REST, max(0.0, left), rest)
 
     async def predict(self, ask: Ask) -> Reply:
-        arm = self.arm_of(unit_of(ask))
-        reply = await arm.endpoint.predict(ask)
-        return replace(reply, arm=arm.name, propensity=arm.share)
+        unit = unit_of(ask)
+        if unit is None:
+            return await self._rest.endpoint.predict(ask)
+        arm = self.arm_of(unit)
+        ask.assignment = Assignment(arm.name, arm.share, unit)
+        return await arm.endpoint.predict(ask)
 
     def arm_of(self, unit: str) -> Arm:
         for arm, part in self._steps:
@@ -53,18 +61,21 @@ class Split:
         return self._rest
 
 
-def unit_of(ask: Ask) -> str:
+def unit_of(ask: Ask) -> str | None:
+    """None for a request with rows of several units."""
     given = ask.headers.get(UNIT_HEADER)
     if given is not None:
         return given.decode("latin-1")
-    columns: Mapping[str, Sequence[object]] = ask.parsed.columns
-    keys = columns.get(UNIT_ID)
-    if keys is not None and len(keys):
-        first = keys[0]
-        plain = first.as_py() if hasattr(first, "as_py") else first
-        if not is_missing(plain):
-            return str(plain)
-    return ask.request_id
+    parsed = ask.parsed
+    if parsed.records is not None:
+        keys = [record.get(UNIT_ID) for record in parsed.records]
+    else:
+        values = parsed.columns.get(UNIT_ID, ())
+        keys = values.to_pylist() if isinstance(values, pa.Array) else list(values)
+    units = {None if is_missing(key) else str(key) for key in keys}
+    if len(units) > 1:
+        return None
+    return next(iter(units), None) or ask.request_id
 
 
 def position(salt: str, unit: str) -> float:
