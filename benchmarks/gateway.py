@@ -39,6 +39,7 @@ from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.follow import Loaded
 from rayapp.serve.gateway import Gateway
+from rayapp.serve.identity import KeyRing
 from rayapp.serve.predicting import prediction_records
 from rayapp.serve.protocols import parse_mlflow, render_mlflow
 from rayapp.serve.rows import row_encoder
@@ -161,9 +162,10 @@ def gateways(folder: Path) -> Iterator[tuple[dict[str, Gateway], Loaded, Spool]]
         loaded = Loaded(ENDPOINT, "r" * 64, manifest, bundle, batcher, encoder)
         follower: Any = Fixed({ENDPOINT: loaded}, {})
         background: Any = None
+        keys = KeyRing(dict, requires_key=False)
         now = lambda: datetime.now(UTC)  # noqa: E731
         sink = lambda endpoint: spool  # noqa: E731
-        return Gateway(config, follower, sink, spool, NoMeter(), background, now), loaded
+        return Gateway(config, follower, sink, spool, NoMeter(), background, now, keys), loaded
 
     quick, loaded = made(row_encoder(bundle.schema))
     arrow, _ = made(None)

@@ -17,6 +17,7 @@ from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import SignedManifest
+from rayapp.schemas.traffic import KEY_POINTER, ApiKey
 from rayapp.serve.follow import release_key
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
@@ -61,4 +62,8 @@ def connect(config: ServingConfig) -> Parts:
         fetch_bundle(signed.manifest.bundle, folder)
         return signed
 
-    return Parts(read_pointers, fetch_release, NodeLog(workspace))
+    def read_keys() -> dict[str, ApiKey]:
+        keys = [ApiKey.parse(pointer.target.encode()) for pointer in ledger.pointers(KEY_POINTER)]
+        return {key.key_id: key for key in keys}
+
+    return Parts(read_pointers, read_keys, fetch_release, NodeLog(workspace))

@@ -11,7 +11,17 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from rayapp.cli.terminal import emit_json, readable, show_folded, to_caller, to_person, waiting
+from rayapp.cli.keys import keys_app
+from rayapp.cli.terminal import (
+    emit_json,
+    readable,
+    show_folded,
+    show_next,
+    show_pairs,
+    to_caller,
+    to_person,
+    waiting,
+)
 from rayapp.errors import RayappError
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ app = App(
 )
 audit_app = App(name="audit", help="Check that what the ledger says is what is there.")
 app.command(audit_app)
+app.command(keys_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +93,7 @@ def up(
         emit_json(head.model_dump(mode="json") | {"is_new": is_new})
         return
     how = f"is up ({time.monotonic() - began_s:.0f} s)" if is_new else "was up already"
-    _print_pairs(
+    show_pairs(
         f"The Ray head {how}.",
         {
             "dashboard": f"{head.dashboard_url}  (it asks for the token in {head.token_path})",
@@ -182,9 +193,9 @@ def submit(
         emit_json(vars(outcome))
         return outcome.exit_code
     if outcome.figures:
-        _print_pairs(f"\njob {outcome.submission_id}", readable(outcome.figures))
+        show_pairs(f"\njob {outcome.submission_id}", readable(outcome.figures))
     if outcome.exit_code == 0:
-        _print_next(next_commands(chosen, config, outcome.figures))
+        show_next(next_commands(chosen, config, outcome.figures))
     else:
         to_person().print(
             f"job {outcome.submission_id} {outcome.status} with exit code {outcome.exit_code}",
@@ -200,7 +211,10 @@ def ask(
     rows: Annotated[int, Parameter(help="How many rows, one request each.")] = 3,
     json: Json = False,
 ) -> None:
-    """Send real rows of the champion's test split to its endpoint and show the answers."""
+    """Send real rows of the champion's test split to its endpoint and show the answers.
+
+    Where the gateway requires a key, RAYAPP_API_KEY holds it.
+    """
     from rayapp.cli.ask import ask as ask_rows
     from rayapp.cli.head_state import running_head
 
@@ -210,7 +224,7 @@ def ask(
         emit_json([vars(answer) for answer in answers])
         return
     _print_answers(answers)
-    _print_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
+    show_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
 
 
 @app.command(show=False)
@@ -328,14 +342,6 @@ def _jobs_address(environ: dict[str, str]) -> str:
     return running.dashboard_url
 
 
-def _print_pairs(title: str, pairs: dict[str, str]) -> None:
-    console = to_caller()
-    console.print(title, style="bold", markup=False)
-    width = max([12, *(len(name) for name in pairs)])
-    for name, value in pairs.items():
-        console.print(f"  {name:<{width}} {value}", markup=False)
-
-
 def _print_answers(answers: "Sequence[Answer]") -> None:
     table = Table(box=None)
     table.add_column("request", no_wrap=True)  # to be copied into `rayapp explain`
@@ -345,12 +351,6 @@ def _print_answers(answers: "Sequence[Answer]") -> None:
         shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
         table.add_row(*shown, f"{a.latency_ms:.0f}")
     show_folded(table)
-
-
-def _print_next(commands: Sequence[str]) -> None:
-    console = to_person()
-    for command in commands:
-        console.print(f"  next: {command}", markup=False)
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """`rayapp ask`: send real rows of the newest snapshot to an endpoint and show what comes back."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -86,7 +87,10 @@ def _sent(row: Mapping[str, Any], label: str) -> dict[str, Any]:
 def _ask_one(url: str, row: Mapping[str, Any], asked: _Sample) -> Answer:
     sent = _sent(row, asked.label)
     body = json.dumps({"dataframe_records": [sent]}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("RAYAPP_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, body, headers)
     began_s = time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=30) as response:

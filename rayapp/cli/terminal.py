@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,22 @@ def to_caller() -> Console:
 def show_folded(shape: RenderableType) -> None:
     """A table or tree on stdout: its lines fold at the terminal's width, nothing is cut off."""
     Console(highlight=False).print(shape)
+
+
+def show_pairs(title: str, pairs: dict[str, str]) -> None:
+    """A title and named values on stdout, one a line."""
+    console = to_caller()
+    console.print(title, style="bold", markup=False)
+    width = max([12, *(len(name) for name in pairs)])
+    for name, value in pairs.items():
+        console.print(f"  {name:<{width}} {value}", markup=False)
+
+
+def show_next(commands: Sequence[str]) -> None:
+    """The commands that may follow, on stderr."""
+    console = to_person()
+    for command in commands:
+        console.print(f"  next: {command}", markup=False)
 
 
 def emit_json(value: Any) -> None:

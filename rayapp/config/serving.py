@@ -126,6 +126,9 @@ class ServingConfig(Config):
 
     endpoints: dict[EndpointName, EndpointConfig] = Field(default={})
     """Endpoints to answer for and how; empty means each one that has a champion in the ledger."""
+    requires_key: bool = False
+    """Whether every request, but for health checks, must carry an API key (rayapp keys create).
+    Where it need not, one that is sent must still be right."""
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)

@@ -38,6 +38,7 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "arm": pa.string(),
         "propensity": pa.float64(),
         "unit": pa.string(),
+        "tenant": pa.string(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(

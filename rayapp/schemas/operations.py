@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     CHAMPION_MOVED = "champion.moved"
     BATCH_SCORED = "batch.scored"
     SIGNAL_MEASURED = "signal.measured"
+    KEY_CREATED = "key.created"
+    KEY_REVOKED = "key.revoked"
 
 
 class Event(Record):

@@ -1,7 +1,7 @@
 """Nouns of online traffic: one prediction as it is logged, and what people say of it later."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from rayapp.schemas.record import Record
 
@@ -14,13 +14,31 @@ STATIC = "static"
 """The release id of a declared answer, which no release gave."""
 
 
+Role = Literal["caller", "reader"]
+"""What a key may do: `caller` everything, `reader` look at endpoints but not ask them."""
+KEY_POINTER = "key/"
+"""Begins the names of the ledger's pointers that say which keys there are."""
+
+
+class ApiKey(Record):
+    """One key as it is stored: who it stands for, and a digest that its secret must have. The
+    secret itself is random and long, so a plain SHA-256 of it cannot be searched for."""
+
+    key_id: str
+    tenant: str
+    role: Role
+    secret_sha256: str
+    is_revoked: bool = False
+
+
 class PredictionRecord(Record):
     """One answered row. Spooled before the response leaves; committed to a table exactly once.
 
     unit_id is the row's business key when the caller sends one (`id` of the row), which is how an
     outcome that arrives later finds its prediction. degraded: why another than the intended model
     answered, or None. arm: the side of a split that `unit` fell on, with the probability
-    (propensity) of that; None where nothing was split.
+    (propensity) of that; None where nothing was split. tenant: of the key that asked, None where
+    none was sent.
     """
 
     request_id: str
@@ -36,6 +54,7 @@ class PredictionRecord(Record):
     arm: str | None = None
     propensity: float | None = None
     unit: str | None = None
+    tenant: str | None = None
 
 
 class Feedback(Record):

@@ -46,6 +46,7 @@ from rayapp.serve.http import (
     too_late,
     unavailable,
 )
+from rayapp.serve.identity import KeyRing, Principal, require_caller
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.predicting import RecordSink, aside, prediction_records, store
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
@@ -80,6 +81,7 @@ class Call:
     request_id: str
     start_s: float
     deadline_s: float
+    principal: Principal | None = None
     endpoint: str | None = None
     version: str | None = None
 
@@ -97,6 +99,8 @@ class Answer:
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
+OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
+"""What a health check asks needs no key."""
 Route = dict[str, Handler]
 Routed = tuple[Route, str | None, str | None]
 """What may be done at a path, and the endpoint and version that it names."""
@@ -117,8 +121,10 @@ class Gateway:
         meter: Meter,
         background: Background,
         now: Callable[[], datetime],
+        keys: KeyRing,
     ) -> None:
         self._config = config
+        self._keys = keys
         self._follower = follower
         self._predictions = predictions
         self._feedback_sink = feedback
@@ -180,6 +186,8 @@ class Gateway:
                     f"this replica answers {self._config.max_ongoing_requests} requests already",
                     "try again after the seconds in retry-after",
                 )
+            if request.path not in OPEN_PATHS:
+                call.principal = self._keys.identify(request.headers.get(b"authorization"))
             own = request.headers.get(b"x-deadline-ms")
             if own is not None:
                 call.deadline_s = start_s + min(limit_s, milliseconds(own) / 1000)
@@ -232,6 +240,8 @@ class Gateway:
             return Answer(
                 error_response(405, "method_not_allowed", what, f"use {allowed}", None, headers)
             )
+        if method == "POST":
+            require_caller(call.principal)
         return await handler(call)
 
     def _routed(self, path: str) -> Routed:
@@ -294,7 +304,8 @@ class Gateway:
             is_long = len(body) > INLINE_BYTES
             parsed = await aside(partial(parse, body), is_long)
             headers = call.request.headers
-            ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers)
+            tenant = call.principal.tenant if call.principal is not None else None
+            ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers, tenant)
             reply = await endpoint.predict(ask)
         # from here on there is an answer: what is recorded is also sent
         latency_ms = (time.monotonic() - call.start_s) * 1000
@@ -362,16 +373,6 @@ class Gateway:
         loaded = self._directory.loaded(call.endpoint, call.version)
         found = model_metadata(loaded.endpoint, loaded.schema, loaded.release_id)
         return Answer(json_response(200, found), loaded.endpoint, loaded.release_id)
-
-
-class BehindServe:
-    """The gateway inside Ray Serve's wrapper, which sends the x-request-id header itself."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._gateway.run(scope, receive, send, sends_request_id=False)
 
 
 def _answered(name: str, response: Response, ask: Ask, reply: Reply) -> Answer:

@@ -68,7 +68,10 @@ def error_response(
 
 
 def refusal(error: RequestError) -> Response:
-    return error_response(error.status, error.kind, error.what, error.next_step, error.param)
+    headers = ((b"www-authenticate", b"Bearer"),) if error.status == 401 else ()
+    return error_response(
+        error.status, error.kind, error.what, error.next_step, error.param, headers
+    )
 
 
 def unavailable(error: RayappError, retry_after_s: int = 1) -> Response:

@@ -31,6 +31,7 @@ def prediction_records(
         "at": at,
         "latency_ms": round(latency_ms, 3),
         "degraded": reply.degraded,
+        "tenant": ask.tenant,
     }
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm

@@ -1,6 +1,6 @@
 """The gateway as a Ray Serve deployment: one process that answers, follows and commits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -10,11 +10,14 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rayapp.config.serving import ServingConfig
+from rayapp.schemas.traffic import ApiKey
 from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadPointers
-from rayapp.serve.gateway import BehindServe, Gateway
+from rayapp.serve.gateway import Gateway
+from rayapp.serve.http import Receive, Scope, Send
+from rayapp.serve.identity import KeyRing
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.scaling import Load, ScalingPolicy
@@ -37,8 +40,19 @@ class Parts:
     """What other rooms give a replica; made inside it, by a function that serve_apps passes."""
 
     read_pointers: ReadPointers
+    read_keys: Callable[[], Mapping[str, ApiKey]]
     fetch_release: FetchRelease
     log: RequestLog
+
+
+class BehindServe:
+    """The gateway inside Ray Serve's wrapper, which sends the x-request-id header itself."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._gateway.run(scope, receive, send, sends_request_id=False)
 
 
 @serve.ingress()
@@ -57,6 +71,12 @@ class GatewayReplica:
 
         parts = connect(config)
         follower = ChampionFollower(parts.read_pointers, parts.fetch_release, make_batcher)
+        keys = KeyRing(parts.read_keys, config.requires_key)
+
+        def refresh() -> None:
+            keys.refresh()
+            follower.refresh()
+
         self._gateway = Gateway(
             config,
             follower,
@@ -64,13 +84,14 @@ class GatewayReplica:
             parts.log.feedback,
             meter,
             Background(
-                follower.refresh,
+                refresh,
                 config.follow_every_ms / 1000,
                 parts.log.commit,
                 config.commit_every_s,
                 parts.log.flush,
             ),
             now=lambda: datetime.now(UTC),
+            keys=keys,
         )
         self._load = Load(lambda: self._gateway.num_ongoing)
 

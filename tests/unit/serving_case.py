@@ -23,10 +23,12 @@ from rayapp.schemas.data import Column, Profile, Task
 from rayapp.schemas.model import BundleRef, BundleSchema, EncodedFeature
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import Manifest, SignedManifest, Verdict
+from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.follow import ChampionFollower, Predictor
 from rayapp.serve.gateway import Gateway
+from rayapp.serve.identity import KeyRing
 from rayapp.storage import Workspace, commit_folder, folder_digest
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -200,6 +202,8 @@ class Case:
         self.feedback = MemorySink()
         self.meter = MemoryMeter()
         self.work: list[str] = []
+        self.keys: dict[str, ApiKey] = {}
+        self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
         self.follower = ChampionFollower(
             lambda: self.pointers, self.fetch, self.batcher, lambda: self.now_s
         )
@@ -218,6 +222,7 @@ class Case:
             self.meter,
             background,
             lambda: NOON,
+            self.ring,
         )
 
     def batcher(self, endpoint: str, bundle: Predictor) -> Batcher:

@@ -23,7 +23,7 @@ from serving_case import (
 from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
-from rayapp.serve.gateway import BehindServe
+from rayapp.serve.replica import BehindServe
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"

@@ -31,8 +31,8 @@ class Assignment:
 @dataclass(slots=True)
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
-    time.monotonic. headers: of the request, names in lower case. assignment: made by a split on the
-    way, whoever answers in the end."""
+    time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
+    assignment: made by a split on the way, whoever answers in the end."""
 
     request_id: str
     body: bytes
@@ -40,6 +40,7 @@ class Ask:
     is_long: bool = False
     deadline_s: float = math.inf
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    tenant: str | None = None
     assignment: Assignment | None = None
 
 

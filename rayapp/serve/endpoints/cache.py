@@ -13,7 +13,7 @@ from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 
 _ROW_BYTES, _VALUE_BYTES = 1024, 96
 """About what a row of plain Python weighs, and each value in it."""
-Key = tuple[str, bytes]
+Key = tuple[str, str | None, bytes]
 
 
 @dataclass(slots=True)
@@ -24,9 +24,10 @@ class _Entry:
 
 
 class Cache:
-    """Exact: the key is the release that would answer and every byte of the body. Requests that
-    come while the same question is being answered wait for that answer (single flight). Bounded in
-    bytes, the longest unused go first; a moved champion has another key, so no answer outlives it.
+    """Exact: the key is the release that would answer, the tenant, and every byte of the body.
+    Requests that come while the same question is being answered wait for that answer (single
+    flight). Bounded in bytes, the longest unused go first; a moved champion has another key, so no
+    answer outlives it.
 
     release_id: who would answer now, or None where nobody can.
     """
@@ -52,7 +53,7 @@ class Cache:
         release_id = self._release_id()
         if release_id is None:
             return await self._inner.predict(ask)
-        key = (release_id, hashlib.blake2b(ask.body, digest_size=20).digest())
+        key = (release_id, ask.tenant, hashlib.blake2b(ask.body, digest_size=20).digest())
         entry = self._entries.get(key)
         if entry is not None and entry.until_s > self._clock_s():
             self._entries.move_to_end(key)

@@ -1,0 +1,88 @@
+"""`rayapp keys`: the API keys of the endpoints' callers."""
+
+import getpass
+import os
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from rayapp.cli.terminal import emit_json, show_folded, show_next, show_pairs, to_caller
+
+if TYPE_CHECKING:
+    from rayapp.ledger import Ledger
+    from rayapp.schemas.traffic import ApiKey
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
+keys_app = App(name="keys", help="API keys of the endpoints' callers, tenant by tenant.")
+
+
+@keys_app.command
+def create(
+    tenant: str,
+    *,
+    role: Annotated[
+        Literal["caller", "reader"], Parameter(help="reader may only look.")
+    ] = "caller",
+    json: Json = False,
+) -> None:
+    """Make a key for TENANT and tell it, once. Gateways know it within a second."""
+    from rayapp.govern.keys import create_key
+
+    _print_key(*create_key(_ledger(), tenant, role), json)
+
+
+@keys_app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """All keys there are and were; their secrets are not kept anywhere."""
+    from rayapp.govern.keys import list_keys
+
+    keys = list_keys(_ledger())
+    if json:
+        emit_json([key.model_dump(exclude={"secret_sha256"}) for key in keys])
+        return
+    table = Table("key", "tenant", "role", "", box=None)
+    for key in keys:
+        table.add_row(key.key_id, key.tenant, key.role, "revoked" if key.is_revoked else "")
+    show_folded(table)
+
+
+@keys_app.command
+def rotate(
+    key_id: str,
+    *,
+    keep_old: Annotated[bool, Parameter(help="Revoke the old one later, by hand.")] = False,
+    json: Json = False,
+) -> None:
+    """Make another key for the same tenant and role, and revoke this one."""
+    from rayapp.govern.keys import rotate_key
+
+    _print_key(*rotate_key(_ledger(), key_id, keep_old), json)
+
+
+@keys_app.command
+def revoke(key_id: str, *, json: Json = False) -> None:
+    """End a key. Gateways refuse it within a second."""
+    from rayapp.govern.keys import revoke_key
+
+    key = revoke_key(_ledger(), key_id)
+    if json:
+        emit_json(key.model_dump(exclude={"secret_sha256"}))
+    else:
+        to_caller().print(f"Key {key.key_id} of {key.tenant} is revoked.", markup=False)
+
+
+def _print_key(text: str, key: "ApiKey", json: bool) -> None:
+    if json:
+        emit_json({"key": text, **key.model_dump(exclude={"secret_sha256"})})
+        return
+    pairs = {"key": text, "tenant": key.tenant, "role": key.role}
+    show_pairs("Keep it now, it is not told again.", pairs)
+    show_next([f"curl -H 'authorization: Bearer {text}' …"])
+
+
+def _ledger() -> "Ledger":
+    from rayapp.ledger import Ledger
+    from rayapp.storage import Workspace
+
+    return Ledger.of(Workspace.from_environment(os.environ), getpass.getuser())

@@ -1,0 +1,75 @@
+"""API keys: made, exchanged and revoked in the ledger, which is who knows them.
+
+A key is `rk_<id>_<secret>`, told once. What is kept is its id, its tenant, its role and the SHA-256
+of the secret, as the target of the ledger's pointer `key/<id>`, which gateways read as they read
+champions: a change reaches them within a second, and the audit holds every pointer to its events.
+"""
+
+import hashlib
+import re
+import secrets
+
+from rayapp.errors import UserError
+from rayapp.ledger import Ledger
+from rayapp.schemas.operations import EventKind, Pointer
+from rayapp.schemas.traffic import KEY_POINTER, ApiKey, Role
+
+TENANT = re.compile(r"[a-z][a-z0-9-]{0,62}")
+
+
+def create_key(ledger: Ledger, tenant: str, role: Role) -> tuple[str, ApiKey]:
+    """The key's text, which nobody can read again, and what is kept of it. Raises UserError."""
+    if not TENANT.fullmatch(tenant):
+        raise UserError(
+            f"tenant {tenant!r} must be 1 to 63 of a-z 0-9 and -, a letter first",
+            "choose such a name; it appears in metrics and in the prediction log",
+        )
+    secret = secrets.token_urlsafe(32)
+    key = ApiKey(
+        key_id=secrets.token_hex(6),
+        tenant=tenant,
+        role=role,
+        secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+    )
+    _move(ledger, key, 0, EventKind.KEY_CREATED)
+    return f"rk_{key.key_id}_{secret}", key
+
+
+def rotate_key(ledger: Ledger, key_id: str, keeps_old: bool) -> tuple[str, ApiKey]:
+    """A new key for the same tenant and role; the old one is revoked after it, or kept for callers
+    that still change over. Raises UserError."""
+    _, old = _existing(ledger, key_id)
+    made = create_key(ledger, old.tenant, old.role)
+    if not keeps_old:
+        revoke_key(ledger, key_id)
+    return made
+
+
+def revoke_key(ledger: Ledger, key_id: str) -> ApiKey:
+    """Raises UserError for a key that is not known, or revoked already."""
+    pointer, key = _existing(ledger, key_id)
+    revoked = key.model_copy(update={"is_revoked": True})
+    _move(ledger, revoked, pointer.revision, EventKind.KEY_REVOKED)
+    return revoked
+
+
+def list_keys(ledger: Ledger) -> list[ApiKey]:
+    """All there ever were, by tenant; revoked ones last."""
+    keys = [ApiKey.parse(p.target.encode()) for p in ledger.pointers(KEY_POINTER)]
+    return sorted(keys, key=lambda key: (key.is_revoked, key.tenant, key.key_id))
+
+
+def _existing(ledger: Ledger, key_id: str) -> tuple[Pointer, ApiKey]:
+    pointer = ledger.pointer(KEY_POINTER + key_id)
+    if pointer is None:
+        raise UserError(f"no key {key_id!r}", "see them: rayapp keys list")
+    key = ApiKey.parse(pointer.target.encode())
+    if key.is_revoked:
+        raise UserError(f"key {key_id!r} is revoked", "make another: rayapp keys create TENANT")
+    return pointer, key
+
+
+def _move(ledger: Ledger, key: ApiKey, revision: int, kind: EventKind) -> None:
+    payload = {"key_id": key.key_id, "tenant": key.tenant, "role": key.role}
+    target = key.canonical().decode()
+    ledger.move_pointer(KEY_POINTER + key.key_id, target, revision, kind, payload)

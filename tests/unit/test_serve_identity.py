@@ -1,0 +1,209 @@
+"""API keys: made and revoked in the ledger, and what a gateway makes of them."""
+
+from pathlib import Path
+
+import pytest
+from serving_case import ENDPOINT, ROW, Case, make_bundle
+
+from rayapp.config.serving import ServingConfig
+from rayapp.errors import RequestError, UserError
+from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
+from rayapp.ledger import Ledger
+from rayapp.schemas.operations import EventKind
+from rayapp.schemas.traffic import ApiKey, Role
+from rayapp.serve.identity import KeyRing
+from rayapp.storage import Workspace
+
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+BODY = {"dataframe_records": [ROW]}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.of(Workspace(str(tmp_path)), "test")
+
+
+def ring(ledger: Ledger, requires_key: bool = True) -> KeyRing:
+    made = KeyRing(lambda: {key.key_id: key for key in list_keys(ledger)}, requires_key)
+    made.refresh()
+    return made
+
+
+def bearer(text: str) -> bytes:
+    return f"Bearer {text}".encode()
+
+
+def test_a_key_stands_for_its_tenant_until_it_is_revoked(ledger: Ledger) -> None:
+    text, key = create_key(ledger, "acme", "caller")
+    keys = ring(ledger)
+    principal = keys.identify(bearer(text))
+    assert principal is not None
+    assert (principal.tenant, principal.role, principal.key_id) == ("acme", "caller", key.key_id)
+    revoke_key(ledger, key.key_id)
+    assert keys.identify(bearer(text)) == principal  # until the ring looks again
+    keys.refresh()
+    with pytest.raises(RequestError, match="revoked"):
+        keys.identify(bearer(text))
+
+
+def test_a_secret_is_kept_nowhere(ledger: Ledger) -> None:
+    text, key = create_key(ledger, "acme", "caller")
+    secret = text.rsplit("_", 1)[-1]
+    kept = str(ledger.events()) + str(ledger.pointers("key/")) + key.model_dump_json()
+    assert secret not in kept
+    assert key.secret_sha256 not in secret
+    assert [e.kind for e in ledger.events()] == [EventKind.KEY_CREATED]
+    assert ledger.verify() == []
+
+
+def test_a_key_is_exchanged(ledger: Ledger) -> None:
+    old_text, old = create_key(ledger, "acme", "reader")
+    kept_text, kept = rotate_key(ledger, old.key_id, keeps_old=True)
+    new_text, new = rotate_key(ledger, kept.key_id, keeps_old=False)
+    keys = ring(ledger)
+    assert {keys.identify(bearer(t)).tenant for t in (old_text, new_text)} == {"acme"}  # type: ignore[union-attr]
+    with pytest.raises(RequestError):
+        keys.identify(bearer(kept_text))
+    assert [key.role for key in (old, kept, new)] == ["reader"] * 3
+    assert [key.is_revoked for key in list_keys(ledger)] == [False, False, True]
+
+
+@pytest.mark.parametrize("tenant", ["", "Acme", "a b", "-a", "a" * 64, "../x"])
+def test_a_tenant_has_a_plain_name(ledger: Ledger, tenant: str) -> None:
+    with pytest.raises(UserError, match="tenant"):
+        create_key(ledger, tenant, "caller")
+    assert ledger.events() == []
+
+
+def test_what_is_not_there_cannot_be_revoked(ledger: Ledger) -> None:
+    with pytest.raises(UserError, match="no key"):
+        revoke_key(ledger, "abc")
+    _, key = create_key(ledger, "acme", "caller")
+    revoke_key(ledger, key.key_id)
+    with pytest.raises(UserError, match="is revoked"):
+        revoke_key(ledger, key.key_id)
+
+
+def wrong_credentials(text: str) -> list[bytes]:
+    prefix, key_id, secret = text.split("_", 2)
+    return [
+        b"",
+        b"Bearer",
+        b"Bearer rk_",
+        bearer(text[:-1]),
+        bearer(text + "A"),
+        bearer(f"{prefix}_{'0' * 12}_{secret}"),
+        bearer(f"{prefix}_{key_id}_{'A' * len(secret)}"),
+        f"Basic {text}".encode(),
+        bearer(text) + b"\xff",
+    ]
+
+
+def test_no_other_credential_will_do(ledger: Ledger) -> None:
+    text, _ = create_key(ledger, "acme", "caller")
+    keys = ring(ledger)
+    for credential in wrong_credentials(text):
+        with pytest.raises(RequestError) as error:
+            keys.identify(credential)
+        assert error.value.status == 401
+    with pytest.raises(RequestError, match="wants an API key"):
+        keys.identify(None)
+    assert keys.identify(bearer(text)) is not None
+
+
+def test_where_no_key_is_needed_a_wrong_one_is_still_refused(ledger: Ledger) -> None:
+    text, _ = create_key(ledger, "acme", "caller")
+    keys = ring(ledger, requires_key=False)
+    assert keys.identify(None) is None
+    assert keys.identify(b"Basic dXNlcjpwYXNz") is None
+    assert keys.identify(bearer(text)) is not None
+    with pytest.raises(RequestError):
+        keys.identify(bearer(text[:-1]))
+
+
+def test_while_the_ledger_is_away_known_keys_count(caplog: pytest.LogCaptureFixture) -> None:
+    class Away(Exception):
+        pass
+
+    is_away = [False]
+    key = ApiKey(key_id="0" * 12, tenant="a", role="caller", secret_sha256="-")
+
+    def read() -> dict[str, ApiKey]:
+        if is_away[0]:
+            raise Away
+        return {key.key_id: key}
+
+    keys = KeyRing(read, requires_key=True)
+    keys.refresh()
+    is_away[0] = True
+    keys.refresh()
+    assert keys._keys == {key.key_id: key}
+    assert "keys_not_read" in caplog.text
+
+
+# through the gateway
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles") / "1"
+    make_bundle(folder)
+    return {"r1": folder}
+
+
+def started(bundles: dict[str, Path], ledger: Ledger, role: Role = "caller") -> tuple[Case, str]:
+    case = Case(ServingConfig(requires_key=True), releases=bundles)
+    case.promote("r1")
+    case.follower.refresh()
+    text, key = create_key(ledger, "acme", role)
+    case.keys[key.key_id] = key
+    case.ring.refresh()
+    return case, text
+
+
+async def test_nothing_is_answered_without_a_key_but_health_checks(
+    bundles: dict[str, Path], ledger: Ledger
+) -> None:
+    case, text = started(bundles, ledger)
+    async with case.client() as client:
+        refused = [
+            await client.post(SCORE, json=BODY),
+            await client.get("/"),
+            await client.get("/x"),
+        ]
+        ready = await client.get("/v2/health/ready")
+        good = await client.post(SCORE, json=BODY, headers={"authorization": f"Bearer {text}"})
+    assert [r.status_code for r in refused] == [401] * 3
+    assert {r.headers["www-authenticate"] for r in refused} == {"Bearer"}
+    assert (ready.status_code, good.status_code) == (200, 200)
+    assert [r["tenant"] for r in case.predictions.records] == ["acme"]
+
+
+async def test_a_reader_may_look_but_not_ask(bundles: dict[str, Path], ledger: Ledger) -> None:
+    case, text = started(bundles, ledger, "reader")
+    headers = {"authorization": f"Bearer {text}"}
+    async with case.client() as client:
+        looked = await client.get(f"/v2/models/{ENDPOINT}", headers=headers)
+        asked = await client.post(SCORE, json=BODY, headers=headers)
+        told = await client.post("/feedback", json={"request_id": "q"}, headers=headers)
+    assert (looked.status_code, asked.status_code, told.status_code) == (200, 403, 403)
+    assert asked.json()["error"]["type"] == "forbidden"
+
+
+async def test_tenants_do_not_share_cached_answers(
+    bundles: dict[str, Path], ledger: Ledger
+) -> None:
+    config = ServingConfig.model_validate({"endpoints": {ENDPOINT: {"cache": {}}}})
+    case = Case(config, releases=bundles)
+    case.promote("r1")
+    case.follower.refresh()
+    texts = []
+    for tenant in ("acme", "other"):
+        text, key = create_key(ledger, tenant, "caller")
+        case.keys[key.key_id] = key
+        texts.append(text)
+    case.ring.refresh()
+    async with case.client() as client:
+        for text in (*texts, *texts):
+            await client.post(SCORE, json=BODY, headers={"authorization": f"Bearer {text}"})
+    assert case.meter.lookups == [False, False, True, True]
