@@ -57,14 +57,21 @@ class WorkspaceError(UserError):
 
 
 class RequestError(UserError):
-    """One refused HTTP request. kind is the error's `type` on the wire, param the field at
-    fault."""
+    """One refused HTTP request. kind is the error's `type` on the wire, param the field at fault,
+    retry_after_s when another try may be accepted."""
 
     def __init__(
-        self, what: str, next_step: str, status: int, kind: str, param: str | None = None
+        self,
+        what: str,
+        next_step: str,
+        status: int,
+        kind: str,
+        param: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(what, next_step)
-        self.args = (what, next_step, status, kind, param)
+        self.args = (what, next_step, status, kind, param, retry_after_s)
+        self.retry_after_s = retry_after_s
         self.status = status
         self.kind = kind
         self.param = param

@@ -78,7 +78,7 @@ def _print_key(text: str, key: "ApiKey", json: bool) -> None:
         return
     pairs = {"key": text, "tenant": key.tenant, "role": key.role}
     show_pairs("Keep it now, it is not told again.", pairs)
-    show_next([f"curl -H 'authorization: Bearer {text}' …"])
+    show_next(["export RAYAPP_API_KEY=…", "rayapp ask ENDPOINT"])
 
 
 def _ledger() -> "Ledger":

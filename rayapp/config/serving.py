@@ -91,6 +91,24 @@ class FallbackConfig(Target):
         return self
 
 
+class RateConfig(Config):
+    requests_per_s: float = Field(gt=0)
+    burst: float = Field(ge=1)
+    """Requests that may come at once after a pause."""
+
+
+class LimitsConfig(Config):
+    """How many requests each tenant may send, over all replicas together; more get 429."""
+
+    default: RateConfig | None = None
+    """Of each tenant that is not named, and of all callers without a key together."""
+    tenants: dict[str, RateConfig] = Field(default={})
+
+    def rate_of(self, tenant: str) -> RateConfig | None:
+        """None: as many as they like."""
+        return self.tenants.get(tenant, self.default)
+
+
 class EndpointConfig(Config):
     """What stands between one endpoint's requests and its champion."""
 
@@ -129,6 +147,7 @@ class ServingConfig(Config):
     requires_key: bool = False
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
     Where it need not, one that is sent must still be right."""
+    limits: LimitsConfig | None = None
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)

@@ -47,6 +47,7 @@ from rayapp.serve.http import (
     unavailable,
 )
 from rayapp.serve.identity import KeyRing, Principal, require_caller
+from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.predicting import RecordSink, aside, prediction_records, store
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
@@ -122,9 +123,11 @@ class Gateway:
         background: Background,
         now: Callable[[], datetime],
         keys: KeyRing,
+        limiter: Limiter | None = None,
     ) -> None:
         self._config = config
         self._keys = keys
+        self._limiter = limiter
         self._follower = follower
         self._predictions = predictions
         self._feedback_sink = feedback
@@ -242,6 +245,9 @@ class Gateway:
             )
         if method == "POST":
             require_caller(call.principal)
+            if self._limiter is not None:
+                principal = call.principal
+                await self._limiter.admit(principal.tenant if principal is not None else None)
         return await handler(call)
 
     def _routed(self, path: str) -> Routed:

@@ -68,7 +68,11 @@ def error_response(
 
 
 def refusal(error: RequestError) -> Response:
-    headers = ((b"www-authenticate", b"Bearer"),) if error.status == 401 else ()
+    headers: tuple[Header, ...] = ()
+    if error.status == 401:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    if error.retry_after_s is not None:
+        headers = ((b"retry-after", str(error.retry_after_s).encode()),)
     return error_response(
         error.status, error.kind, error.what, error.next_step, error.param, headers
     )

@@ -1,15 +1,18 @@
 """The gateway as a Ray Serve deployment: one process that answers, follows and commits."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from rayapp.config.serving import ServingConfig
+from rayapp.schemas.record import canonical_json
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve import door
 from rayapp.serve.background import Background
@@ -18,9 +21,11 @@ from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadP
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.http import Receive, Scope, Send
 from rayapp.serve.identity import KeyRing
+from rayapp.serve.limits import Grant, Keeper, Limiter
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.scaling import Load, ScalingPolicy
+from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 
 
@@ -33,6 +38,10 @@ class RequestLog(Protocol):
     def predictions(self, endpoint: str) -> RecordSink: ...
     def commit(self) -> int: ...
     def flush(self) -> int: ...
+
+
+KEEPER_WAIT_S = 0.25
+"""Longer than this no request waits for the keeper of the limits."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class GatewayReplica:
             ),
             now=lambda: datetime.now(UTC),
             keys=keys,
+            limiter=make_limiter(config),
         )
         self._load = Load(lambda: self._gateway.num_ongoing)
 
@@ -102,6 +112,24 @@ class GatewayReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
         return self._load.figures()
+
+
+def make_limiter(config: ServingConfig) -> Limiter | None:
+    """One that leases from the cluster's keeper of these limits, which the first one starts."""
+    if config.limits is None:
+        return None
+    remote = ray.remote(num_cpus=0, max_restarts=-1)(Keeper)
+    # Another configuration is another keeper, while replicas of both may answer side by side.
+    name = f"limits-{sha256(canonical_json(config.limits.model_dump(mode='json')))[:12]}"
+    options = {"namespace": "rayapp", "lifetime": "detached", "get_if_exists": True}
+    keeper: Any = remote.options(name=name, **options).remote(config.limits)
+
+    async def lease(tenant: str, wanted: float) -> Grant:
+        async with asyncio.timeout(KEEPER_WAIT_S):
+            grant: Grant = await keeper.lease.remote(tenant, wanted)
+        return grant
+
+    return Limiter(config.limits, lease, share=1 / config.max_replicas)
 
 
 def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> Application:
