@@ -156,7 +156,9 @@ class Expression:
             tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             raise ConfigError(
-                f"expression {text!r}: {error.msg} at character {error.offset}", "mend the syntax"
+                f"expression {text!r}: {error.msg} at character {error.offset}",
+                "see docs/reference/expressions.md; a column is named by letters, digits and _, "
+                "and what a file calls otherwise gets a physicalName in its contract",
             ) from None
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         columns: set[str] = set()
@@ -196,7 +198,13 @@ class Expression:
 
     def result_type(self, types: Mapping[str, ColumnType]) -> ColumnType:
         """The type of the result, found on an empty table. Raises ConfigError if it has none."""
-        known = {n: pa.array([], arrow_type(types[n])) for n in self.columns if n in types}
+        for name in sorted(self.columns - types.keys()):
+            near = difflib.get_close_matches(name, types, n=1)
+            raise ConfigError(
+                f"expression {self.text!r}: no column {name!r}",
+                f"did you mean {near[0]!r}?" if near else f"columns are {sorted(types)}",
+            )
+        known = {name: pa.array([], arrow_type(types[name])) for name in self.columns}
         try:
             result = column_type(self.evaluate(pa.table(known)).type)
         except DataError as error:

@@ -20,6 +20,8 @@ from rayapp.schemas.operations import EventKind
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.storage import Workspace
 
+MAX_ROWS = 1000
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -35,6 +37,11 @@ class Answer:
 
 def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
     """One request per row of the champion's test split. Raises UserError, or Unavailable."""
+    if not 1 <= num_rows <= MAX_ROWS:
+        raise UserError(
+            f"{num_rows} rows: from 1 to {MAX_ROWS} are asked, one request each",
+            "score many rows in batch: rayapp submit configs/operations/NAME.yaml",
+        )
     url = f"{base_url}/endpoints/{endpoint}/invocations"
     asked = _sample(workspace, endpoint, num_rows)
     return [_ask_one(url, row, asked) for row in asked.rows]

@@ -109,7 +109,7 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
         "build_snapshot": ["rayapp submit configs/training/<model>.yaml"],
         "train": [f"rayapp submit configs/releases/{name}"],
         "evaluate": [f"rayapp submit {config}"],
-        "release": ["rayapp kpis", "rayapp audit verify"],
+        "release": [f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}", "rayapp audit verify"],
         "score_batch": ["rayapp kpis"],
         "monitor": ["rayapp kpis"],
     }

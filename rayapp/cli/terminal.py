@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+_PIPE_WIDTH = 1000
 Say = Callable[[str], None]
 
 
@@ -23,8 +24,12 @@ def to_caller() -> Console:
 
 
 def show_folded(shape: RenderableType) -> None:
-    """A table or tree on stdout: its lines fold at the terminal's width, nothing is cut off."""
-    Console(highlight=False).print(shape)
+    """A table or tree on stdout: its lines fold at the terminal's width, nothing is cut off. In a
+    pipe or a file they are as long as they are."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_WIDTH)
+    console.print(shape)
 
 
 def show_pairs(title: str, pairs: dict[str, str]) -> None:

@@ -165,6 +165,9 @@ class _Reader:
                 f"enforced are {sorted(supported) or 'none'}",
                 "express it as a quality rule of type custom, engine rayapp",
             )
+        least, most = options.get("minimum"), options.get("maximum")
+        if least is not None and most is not None and least > most:
+            raise self._error(name, f"minimum {least} is over maximum {most}: no value keeps both")
         required = bool(prop.required or prop.primaryKey)
         metrics = {q.metric for q in self._library(prop.quality, name)}
         return Column(

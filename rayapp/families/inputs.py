@@ -40,6 +40,8 @@ _WANTED: dict[ColumnType, str] = {
     "boolean": "true or false",
     "timestamp": "an ISO 8601 time with a zone, for example 2013-10-01T12:00:00Z",
 }
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""datetime.min and datetime.max, in microseconds since 1970 in UTC."""
 _MAX_SHOWN = 8
 _ARROW_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
 _REFUSALS = (*_ARROW_ERRORS, OverflowError, UnicodeError, ValueError, TypeError)
@@ -208,7 +210,7 @@ def _from_python(values: Sequence[Any], kind: ColumnType) -> pa.Array:
         values = [_whole(v) if type(v) is float else v for v in values]
     if kind == "timestamp":
         texts = [v.isoformat() if isinstance(v, datetime) else v for v in values]
-        return pc.cast(pa.array(texts, pa.string()), arrow_type(kind))
+        return _in_calendar(pc.cast(pa.array(texts, pa.string()), arrow_type(kind)))
     return pa.array(values, arrow_type(kind), from_pandas=True)  # NaN becomes null
 
 
@@ -233,7 +235,18 @@ def _from_arrow(values: pa.Array, kind: ColumnType) -> pa.Array:
             values = pc.if_else(nan, pa.scalar(None, values.type), values)
     if kind == "timestamp" and pa.types.is_timestamp(values.type) and values.type.tz is None:
         raise pa.ArrowTypeError("a time without a zone")
-    return pc.cast(values, arrow_type(kind))
+    cast = pc.cast(values, arrow_type(kind))
+    return _in_calendar(cast) if kind == "timestamp" else cast
+
+
+def _in_calendar(times: pa.Array) -> pa.Array:
+    """Raises ValueError for a time outside the years 1 to 9999, which only Arrow can hold."""
+    us = pc.cast(times, pa.int64())
+    bounds = pc.min_max(us)
+    low, high = bounds["min"].as_py(), bounds["max"].as_py()
+    if low is not None and not _FIRST_US <= low <= high <= _LAST_US:
+        raise ValueError(times)
+    return times
 
 
 def _is_numeric(arrow: pa.DataType) -> bool:

@@ -105,14 +105,14 @@ class _Reader:
         training = self._of(TrainConfig, config.training)
         policy = self._of(PolicyConfig, config.policy)
         task = self._of(SnapshotConfig, training.snapshot).task
-        with _named(config.policy):
-            check_policy(policy, task, config.evaluation.slices)
         view = self._views[training.snapshot]
         for at, item in enumerate(config.evaluation.slices):
             with _named(path, ("evaluation", "slices", at), item):
                 check_slices([item], view)
         with _named(path):
             check_slices(config.evaluation.slices, view)
+        with _named(config.policy):
+            check_policy(policy, task, config.evaluation.slices)
 
     def _check_golden_path(self, config: GoldenPathConfig, path: str) -> None:
         self._of(SnapshotConfig, config.snapshot)

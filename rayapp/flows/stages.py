@@ -61,7 +61,11 @@ def evaluate(session: Session, config: ReleaseConfig) -> dict[str, Any]:
 def release(session: Session, config: ReleaseConfig) -> dict[str, Any]:
     with session.exclusive(f"release-{config.endpoint}"):
         released = release_stage(session, config, newest_run(session, config.training))
-    figures = {"release_id": released.signed.release_id, "is_new": released.is_new}
+    figures = {
+        "endpoint": config.endpoint,
+        "release_id": released.signed.release_id,
+        "is_new": released.is_new,
+    }
     if released.evaluated is not None:
         figures |= _evaluation_figures(released.evaluated)
     return figures

@@ -3,6 +3,7 @@
 Nothing in it depends on the clock or the machine, so the same evidence gives the same bytes.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -283,8 +284,9 @@ def _flat(settings: dict[str, object], prefix: str = "") -> list[tuple[str, str]
     for name, value in settings.items():
         if isinstance(value, dict):
             found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", str(value)))
+        elif value is not None:
+            plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found.append((f"{prefix}{name}", plain))
     return found
 
 

@@ -13,6 +13,8 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.release import Release
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
 
+SHORT_ID_CHARS = 12
+
 
 class Directory:
     """heard: takes an endpoint, an ask, a shadow's reply to it and the milliseconds it took."""
@@ -38,8 +40,10 @@ class Directory:
         return {name: self._release_id(name) for name in self.names()}
 
     def is_ready(self) -> bool:
-        """Everybody who answers a unit by intention, champions and arms, is loaded."""
-        names = self.names()
+        """Everybody who answers a unit by intention is loaded: the champions of the endpoints that
+        have one, and the arms of splits. An endpoint that nothing was released for keeps nobody
+        from the others."""
+        names = self._follower.endpoints.intersection(self.names())
         keys = {
             release_key(arm.endpoint or name, arm.release)
             for name, config in self._config.endpoints.items()
@@ -91,9 +95,9 @@ class Directory:
         named. Raises RequestError 404, or Unavailable."""
         name = self.resolve(name)
         champion = self._find(name)
-        if version is None or version == champion.release_id:
+        if version is None:
             return champion
-        loaded = self._follower.current.get(release_key(name, version))
+        loaded = next((one for one in self._releases(name) if _is_named(one, version)), None)
         if loaded is None:
             raise RequestError(
                 f"release {shown(version)} does not answer at {name!r}",
@@ -121,6 +125,17 @@ class Directory:
                 self._endpoints[name] = endpoint
         return name, endpoint
 
+    def versions(self, name: str) -> list[str]:
+        """Ids of the releases that answer at an endpoint, the champion's first."""
+        return list(dict.fromkeys(one.release_id for one in self._releases(name)))
+
+    def _releases(self, name: str) -> list[Loaded]:
+        current = self._follower.current
+        keys = sorted(
+            key for key in current if key == name or key.startswith(release_key(name, ""))
+        )
+        return [current[key] for key in keys]
+
     def _find(self, key: str) -> Loaded:
         loaded = self._follower.current.get(key)
         if loaded is None:
@@ -128,10 +143,17 @@ class Directory:
             reason = problems.get(key) or problems.get(LEDGER) or "none was released yet"
             raise Unavailable(
                 f"endpoint {key!r} has no release to answer with: {reason}",
-                "release one: python -m jobs.release …; this server then answers by itself",
+                "release one: rayapp submit configs/releases/NAME.yaml; this server then answers "
+                "by itself",
             )
         return loaded
 
     def _release_id(self, key: str) -> str | None:
         loaded = self._follower.current.get(key)
         return None if loaded is None else loaded.release_id
+
+
+def _is_named(loaded: Loaded, version: str) -> bool:
+    """By its id, or by as much of it as is shown to people."""
+    is_short = len(version) >= SHORT_ID_CHARS
+    return loaded.release_id == version or (is_short and loaded.release_id.startswith(version))

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import DataError, DeadlineExceeded, RequestError, Unavailable
+from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import SHADOW
 from rayapp.serve.background import Background
@@ -36,15 +36,13 @@ from rayapp.serve.http import (
     Scope,
     Send,
     error_response,
+    failed,
     json_response,
     milliseconds,
     read_body,
     readiness,
-    refusal,
     require_content_type,
     respond,
-    too_late,
-    unavailable,
 )
 from rayapp.serve.identity import KeyRing, Principal, require_caller
 from rayapp.serve.limits import Limiter
@@ -168,43 +166,47 @@ class Gateway:
         if scope["type"] != "http":
             return
         request = Request.of(scope, receive)
-        given = request.headers.get(b"x-request-id")
-        is_valid = given is not None and REQUEST_ID.fullmatch(given) is not None
-        request_id = given.decode() if given is not None and is_valid else secrets.token_hex(16)
+        given = request.headers.get(b"x-request-id", b"")
+        is_valid = REQUEST_ID.fullmatch(given) is not None
+        request_id = given.decode() if is_valid else secrets.token_hex(16)
         start_s = time.monotonic()
-        limit_s = self._config.deadline_ms / 1000
-        call = Call(request, request_id, start_s, start_s + limit_s)
+        call = Call(request, request_id, start_s, start_s + self._config.deadline_ms / 1000)
         self.num_ongoing += 1
         try:
-            if given is not None and not is_valid:
-                raise RequestError(
-                    "x-request-id must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
-                    "send another id, or none to be given one",
-                    400,
-                    "bad_request_id",
-                    "x-request-id",
-                )
-            if self.num_ongoing > self._config.max_ongoing_requests:
-                raise Unavailable(
-                    f"this replica answers {self._config.max_ongoing_requests} requests already",
-                    "try again after the seconds in retry-after",
-                )
-            if request.path not in OPEN_PATHS:
-                call.principal = self._keys.identify(request.headers.get(b"authorization"))
-            own = request.headers.get(b"x-deadline-ms")
-            if own is not None:
-                call.deadline_s = start_s + min(limit_s, milliseconds(own) / 1000)
+            self._admit(call)
             answer = await self._answer(call)
         except ClientGone:
             log.info("client_gone", extra={"request_id": request_id})
             return
-        except DeadlineExceeded as error:
-            answer = Answer(too_late(error, request))
-        except Exception as error:  # noqa: BLE001 - sorted by kind in _failure
-            answer = Answer(_failure(error, request_id))
+        except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
+            answer = Answer(failed(error, request, request_id))
         finally:
             self.num_ongoing -= 1
         await self._finish(send, call, answer, sends_request_id)
+
+    def _admit(self, call: Call) -> None:
+        """Who asks, and for how long; before anything of the body is read. Raises RequestError, or
+        Unavailable where this replica is full."""
+        headers = call.request.headers
+        given = headers.get(b"x-request-id")
+        if given is not None and given != call.request_id.encode():
+            raise RequestError(
+                "x-request-id must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
+                "send another id, or none to be given one",
+                400,
+                "bad_request_id",
+                "x-request-id",
+            )
+        if self.num_ongoing > self._config.max_ongoing_requests:
+            raise Unavailable(
+                f"this replica answers {self._config.max_ongoing_requests} requests already",
+                "try again after the seconds in retry-after",
+            )
+        if call.request.path not in OPEN_PATHS:
+            call.principal = self._keys.identify(headers.get(b"authorization"))
+        own = headers.get(b"x-deadline-ms")
+        if own is not None:
+            call.deadline_s = min(call.deadline_s, call.start_s + milliseconds(own) / 1000)
 
     async def _finish(self, send: Send, call: Call, answer: Answer, sends_request_id: bool) -> None:
         endpoint, release_id = answer.endpoint, answer.release_id
@@ -341,6 +343,7 @@ class Gateway:
         prefixes = (
             ("", self._fixed),
             ("/v2/models/NAME", self._of_model),
+            ("/v2/models/NAME/versions/RELEASE", self._of_model),
             ("/endpoints/NAME", self._of_endpoint),
         )
         paths = [
@@ -377,22 +380,12 @@ class Gateway:
 
     async def _metadata(self, call: Call) -> Answer:
         loaded = self._directory.loaded(call.endpoint, call.version)
-        found = model_metadata(loaded.endpoint, loaded.schema, loaded.release_id)
+        versions = [loaded.release_id]
+        if call.version is None:
+            versions = self._directory.versions(loaded.endpoint)
+        found = model_metadata(loaded.endpoint, loaded.schema, versions)
         return Answer(json_response(200, found), loaded.endpoint, loaded.release_id)
 
 
 def _answered(name: str, response: Response, ask: Ask, reply: Reply) -> Answer:
     return Answer(response, name, reply.release_id, ask.parsed.num_rows, reply.degraded)
-
-
-def _failure(error: Exception, request_id: str) -> Response:
-    """What the client is told: everything about its own mistake, nothing about our inside."""
-    if isinstance(error, RequestError):
-        return refusal(error)
-    if isinstance(error, DataError):  # the rows keep the schema, yet a feature cannot be computed
-        return error_response(422, "unusable_rows", error.what, error.next_step)
-    if isinstance(error, Unavailable):
-        return unavailable(error)
-    log.error("request_failed", extra={"request_id": request_id}, exc_info=error)
-    what = "the server failed on this request"
-    return error_response(500, "internal", what, f"report request {request_id}")

@@ -1,12 +1,13 @@
 """Just enough HTTP over ASGI: a bounded body, one kind of answer, one kind of error."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from rayapp.errors import DeadlineExceeded, RayappError, RequestError
+from rayapp.errors import DataError, DeadlineExceeded, RayappError, RequestError, Unavailable
 from rayapp.families.inputs import shown
 
 Scope = MutableMapping[str, Any]
@@ -14,7 +15,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+log = logging.getLogger("rayapp.serve.http")
+
 JSON = b"application/json"
+PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")
+"""What tritonclient's HTTP libraries call themselves. It takes `error` for a text, as the Open
+Inference Protocol has it, and breaks on an object."""
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 
 
@@ -97,7 +103,30 @@ def milliseconds(given: bytes) -> float:
     return float(text)
 
 
-def too_late(error: DeadlineExceeded, request: Request) -> Response:
+def failed(error: Exception, request: Request, request_id: str) -> Response:
+    """What the client is told: everything about its own mistake, nothing about our inside."""
+    response = _by_kind(error, request, request_id)
+    agent = request.headers.get(b"user-agent", b"").lower()
+    if request.path.startswith("/v2") and any(name in agent for name in PLAIN_ERROR_AGENTS):
+        return _in_plain_words(response)
+    return response
+
+
+def _by_kind(error: Exception, request: Request, request_id: str) -> Response:
+    if isinstance(error, RequestError):
+        return refusal(error)
+    if isinstance(error, DataError):  # the rows keep the schema, yet a feature cannot be computed
+        return error_response(422, "unusable_rows", error.what, error.next_step)
+    if isinstance(error, Unavailable):
+        return unavailable(error)
+    if isinstance(error, DeadlineExceeded):
+        return _too_late(error, request)
+    log.error("request_failed", extra={"request_id": request_id}, exc_info=error)
+    what = "the server failed on this request"
+    return error_response(500, "internal", what, f"report request {request_id}")
+
+
+def _too_late(error: DeadlineExceeded, request: Request) -> Response:
     if request.is_reading:
         what = "the request's body did not come within the time that the request has"
         return error_response(408, "request_timeout", what, "send it faster, or in smaller parts")
@@ -107,6 +136,13 @@ def too_late(error: DeadlineExceeded, request: Request) -> Response:
 def readiness(is_ready: bool, state: dict[str, Any]) -> Response:
     headers = () if is_ready else ((b"retry-after", b"1"),)
     return json_response(200 if is_ready else 503, state, headers)
+
+
+def _in_plain_words(response: Response) -> Response:
+    """An error whose `error` is one text, as the Open Inference Protocol has it."""
+    error = orjson.loads(response.body)["error"]
+    text = f"{error['message']}; next: {error['next']}"
+    return json_response(response.status, error | {"error": text}, response.headers)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ Every input column is a tensor of shape [N] or [N, 1], named by the column; time
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def output_names(schema: BundleSchema) -> tuple[str, ...]:
     return ("value",) if schema.task == "regression" else ("probability", "label")
 
 
-def model_metadata(name: str, schema: BundleSchema, release_id: str) -> dict[str, Any]:
+def model_metadata(name: str, schema: BundleSchema, versions: Sequence[str]) -> dict[str, Any]:
     """What the protocol asks for, and as each tensor's parameters what a value must keep to."""
     inputs = [
         {
@@ -170,7 +170,7 @@ def model_metadata(name: str, schema: BundleSchema, release_id: str) -> dict[str
     label = {"name": "label", "datatype": "BYTES", "shape": [-1]}
     return {
         "name": name,
-        "versions": [release_id],
+        "versions": list(versions),
         "platform": f"rayapp_{schema.family}",
         "inputs": inputs,
         "outputs": [main] if schema.task == "regression" else [main, label],

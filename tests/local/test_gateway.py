@@ -119,6 +119,7 @@ def test_a_triton_client_works_unchanged(served: Served) -> None:
     with pytest.raises(InferenceServerException) as refused:
         client.infer(ENDPOINT, inputs[:-1])
     assert refused.value.status() == "422"
+    assert "is missing" in str(refused.value)
     client.close()
 
 

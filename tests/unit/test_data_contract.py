@@ -96,6 +96,7 @@ def test_comments_do_not_change_the_digest(tmp_path: Path) -> None:
         ("element: orders.placed_at", "element: orders.placed", "placed_at"),
         ("to: customers.id", "to: [customers.id, customers.b]", "not one table.column"),
         ("kind: DataContract", "kind: [", "not valid YAML"),
+        ("minimum: 0,", "minimum: 2000,", "minimum 2000 is over maximum 1000"),
         ("schema:", "schemas:", "did you mean 'schema'"),
         ("name: amount", "name: the amount", "name: the_amount, physicalName: 'the amount'"),
         ("name: amount", "name: class", "name: c_class, physicalName: 'class'"),

@@ -130,6 +130,21 @@ async def test_nobody_is_blamed_for_what_an_arm_did(bundles: dict[str, Path]) ->
     assert case.meter.requests == [("none", "none", 500)]
 
 
+async def test_an_endpoint_without_a_release_keeps_nobody_from_the_others(
+    bundles: dict[str, Path],
+) -> None:
+    config = ServingConfig.model_validate({"endpoints": {ENDPOINT: {}, "not-yet": {}}})
+    case = Case(config, releases=bundles)
+    async with case.client() as client:
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        case.promote("r1")
+        case.follower.refresh()
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        missing = await client.post("/endpoints/not-yet/invocations", json=BODY)
+    assert missing.status_code == 503
+    assert "rayapp submit" in missing.json()["error"]["next"]
+
+
 async def test_it_is_ready_once_its_arms_are(bundles: dict[str, Path]) -> None:
     case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 0.5}}})
     async with case.client() as client:
@@ -144,9 +159,14 @@ async def test_a_path_may_name_the_release(bundles: dict[str, Path]) -> None:
     async with case.client() as client:
         metadata = await client.get(f"{path}/{OTHER}")
         unknown = await client.get(f"{path}/{THIRD}")
+        short = await client.get(f"{path}/{OTHER[:12]}")
+        too_short = await client.get(f"{path}/{OTHER[:5]}")
+        both = await client.get(f"/v2/models/{ENDPOINT}")
         ready = await client.get(f"{path}/{OTHER}/ready")
         asked = [await client.post(f"{path}/{OTHER}/infer", json=oip_body([ROW])) for _ in range(5)]
-    assert metadata.json()["versions"] == [OTHER]
+    assert metadata.json()["versions"] == short.json()["versions"] == [OTHER]
+    assert too_short.status_code == 404
+    assert both.json()["versions"] == ["r1", OTHER]
     assert ready.headers["x-release"] == OTHER
     assert {response.headers["x-release"] for response in asked} == {OTHER}
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "unknown_version")

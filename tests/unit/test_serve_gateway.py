@@ -130,6 +130,9 @@ BAD_ROWS: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({**ROW, "distance": -1}, 422, "range", "distance"),
     ({**ROW, "departure": "2013-10-01T12:15:00"}, 422, "wrong_type", "departure"),
     ({**ROW, "departure": "tomorrow"}, 422, "wrong_type", "departure"),
+    ({**ROW, "departure": "0000-01-01T00:00:00Z"}, 422, "wrong_type", "departure"),
+    ({**ROW, "departure": "0001-01-01T00:00:00+05:00"}, 422, "wrong_type", "departure"),
+    ({**ROW, "departure": "9999-12-31T23:59:59-14:00"}, 422, "wrong_type", "departure"),
     (without("temp"), 422, "missing_column", "temp"),
     ({**without("carrier"), "carier": "UA"}, 422, "unknown_column", "carier"),
     ({**ROW, "id": {"a": 1}}, 400, "bad_request", "id"),
@@ -532,3 +535,22 @@ async def test_lifespan_follows_commits_and_flushes(bundles: dict[str, Path]) ->
     await running
     assert case.follower.current[ENDPOINT].release_id == "r2"
     assert case.work[-1] == "flush"
+
+
+@pytest.mark.parametrize("agent", ["python/gevent-http-client-2.3.4", "Python/3.11 aiohttp/3.9"])
+async def test_tritons_client_is_told_errors_as_one_text(case: Case, agent: str) -> None:
+    """It raises TypeError where `error` is an object, so nobody would see the message."""
+    body = oip_body([{**ROW, "carrier": "ZZ"}])
+    async with case.client() as client:
+        told = await client.post(INFER, json=body, headers={"user-agent": agent})
+        other = await client.post(INFER, json=body)
+        mlflow = await client.post(SCORE, json={}, headers={"user-agent": agent})
+    assert (told.status_code, told.json()["type"], told.json()["param"]) == (
+        422,
+        "category",
+        "carrier",
+    )
+    assert told.json()["error"].startswith("'carrier' in row 0 is 'ZZ'")
+    assert "; next: send one of" in told.json()["error"]
+    assert error_of(other) == (422, "category", "carrier")
+    assert error_of(mlflow)[0] == 400
