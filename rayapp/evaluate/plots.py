@@ -76,7 +76,7 @@ def precision_recall_plot(curves: Curves, label_rate: float) -> str:
     with rc_context(_STYLE):
         figure, axes = _figure(4.4, 3.7)
         axes.axhline(label_rate, color=MUTED, linewidth=0.9, dashes=(3, 3))
-        axes.annotate("chance", (0.02, label_rate), va="top", color=MUTED)
+        axes.annotate("chance", (0.02, label_rate - 0.01), va="top", color=MUTED)
         _pair(axes, curves, "precision_recall")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
         axes.legend(loc="upper right")

@@ -1,14 +1,20 @@
 """How Ray Serve takes requests in: the environment that every node's `ray start` needs.
 
+    eval "$(python -m rayapp.serve.ingress)"; ray start …     what a cluster's nodes do
+
 Serve reads these once, when a process first imports it; so they are set for the node, and its
 controller, proxies and replicas inherit them. HAProxy passes requests straight to the replicas'
 own HTTP servers, and the door (door.py) answers in there.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+CLUSTER_PORTS = (8404, 9101, 8500, 9500)
+"""Of a node that has no other Ray beside it: Ray's own defaults."""
+CLUSTER_FOLDER = Path("/tmp/rayapp-ingress")  # noqa: S108 - HAProxy's files; a socket's path is short
 NUM_PORTS = 4
 """Ports that one node's ingress needs beside the endpoints' own."""
 DOOR = "rayapp.serve.door:middlewares"
@@ -43,3 +49,14 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback_http,
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": fallback_grpc,
     }
+
+
+def main() -> None:
+    """Print the environment of a cluster's node as a shell reads it."""
+    CLUSTER_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    for name, value in ingress_settings(CLUSTER_FOLDER, CLUSTER_PORTS).items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+if __name__ == "__main__":
+    main()

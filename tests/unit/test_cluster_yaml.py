@@ -1,5 +1,7 @@
 """cluster.yaml, by Ray's own schema, with CPU and GPU workers and no secret in it."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from rayapp.serve.ingress import CLUSTER_FOLDER, CLUSTER_PORTS, ingress_settings
 
 PATH = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -35,3 +39,16 @@ def test_it_scales_cpu_and_gpu_workers_from_zero() -> None:
 
 def test_nodes_are_set_up_by_the_projects_own_script() -> None:
     assert any("scripts/setup" in command for command in _read()["setup_commands"])
+
+
+def test_every_node_has_the_quick_ingress() -> None:
+    """What the nodes evaluate is what `rayapp up` sets, as a shell reads it."""
+    config = _read()
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [command for command in config[commands] if "ray start" in command]
+        assert start.startswith('eval "$(python -m rayapp.serve.ingress)";')
+    told = subprocess.run(
+        [sys.executable, "-m", "rayapp.serve.ingress"], capture_output=True, text=True, check=True
+    ).stdout
+    exported = dict(line.removeprefix("export ").split("=", 1) for line in told.splitlines())
+    assert exported == ingress_settings(CLUSTER_FOLDER, CLUSTER_PORTS)
