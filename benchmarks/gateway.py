@@ -5,7 +5,8 @@
 A bundle as wide as flight-delay's (24 numbers, 4 texts, 3 parts of a time; 150 trees) behind the
 real gateway with the real spool; requests come as ASGI messages in one process, so no socket, no
 Ray and no metrics agent is in the figures. CPU time of the process, the lowest of REPEATS means,
-for a whole request by each way (plain Python, and Arrow alone) and for each step by itself.
+for a whole request by each way (plain Python, and Arrow alone), for each step by itself, and what
+each duty that can be configured adds to a request.
 """
 
 import argparse
@@ -16,8 +17,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,20 +34,23 @@ from rayapp.families.tabular import MODEL_FILE
 from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature
+from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.batching import Batcher
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.breaker import State
-from rayapp.serve.follow import Loaded
+from rayapp.serve.follow import Loaded, release_key
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.identity import KeyRing
+from rayapp.serve.limits import Grant, Limiter
 from rayapp.serve.predicting import prediction_records
 from rayapp.serve.protocols import parse_mlflow, render_mlflow
-from rayapp.serve.rows import row_encoder
+from rayapp.serve.rows import RowEncoder, row_encoder
 from rayapp.serve.validation import validated
+from rayapp.storage import sha256
 
 NUM_NUMBERS, NUM_TEXTS, NUM_TREES = 24, 4, 150
 REPEATS, CALLS = 15, 200
-ENDPOINT = "benchmark"
+ENDPOINT, OTHER = "benchmark", "b" * 64
 COLUMNS = (
     *(
         Column(name=f"n{i}", type="number", nullable=True, minimum=-9, maximum=9)
@@ -129,52 +132,96 @@ class Fixed:
     problems: Any = None
 
 
-def lowest_us(work: Callable[[], Any]) -> float:
-    """CPU-µs of one call: the lowest of REPEATS means, which other load disturbs least."""
-    means = []
+async def lowest_us(works: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
+    """CPU-µs of one call of each: the lowest of REPEATS means, which other load disturbs least.
+    They take turns, so that a slow moment is nobody's own."""
+    means: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(REPEATS):
-        before_s = time.process_time()
-        for _ in range(CALLS):
-            work()
-        means.append((time.process_time() - before_s) / CALLS)
-    return round(min(means) * 1e6, 1)
+        for name, work in works.items():
+            before_s = time.process_time()
+            for _ in range(CALLS):
+                await work()
+            means[name].append((time.process_time() - before_s) / CALLS)
+    return {name: round(min(found) * 1e6, 1) for name, found in means.items()}
 
 
-async def lowest_async_us(work: Callable[[], Awaitable[Any]]) -> float:
-    means = []
-    for _ in range(REPEATS):
-        before_s = time.process_time()
-        for _ in range(CALLS):
-            await work()
-        means.append((time.process_time() - before_s) / CALLS)
-    return round(min(means) * 1e6, 1)
+def step(work: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    """A plain function as something that is awaited, at 0.1 µs a call."""
+
+    async def call() -> Any:
+        return work()
+
+    return call
 
 
-@contextmanager
-def gateways(folder: Path) -> Iterator[tuple[dict[str, Gateway], Loaded, Spool]]:
-    config = ServingConfig(batch_wait_ms=0)
-    bundle = make_bundle(folder / "bundle")
-    batcher = Batcher(bundle.score, config.max_batch_rows, 0, lambda num_rows: None)
-    spool = Spool(folder / "spool")
+class Site:
+    """A bundle, and gateways around it that differ in what they are configured to do."""
 
-    def made(encoder: Any) -> tuple[Gateway, Loaded]:
+    def __init__(self, folder: Path) -> None:
+        self.bundle = make_bundle(folder / "bundle")
+        self.spool = Spool(folder / "spool")
+        self.loaded = self._loaded(row_encoder(self.bundle.schema))
+        secret = "s" * 43
+        digest = sha256(secret.encode())
+        self._key = ApiKey(key_id="0" * 12, tenant="acme", role="caller", secret_sha256=digest)
+        self.authorization = f"Bearer rk_{self._key.key_id}_{secret}".encode()
+
+    def _loaded(self, encoder: RowEncoder | None) -> Loaded:
         manifest: Any = None  # no answer needs it
-        loaded = Loaded(ENDPOINT, "r" * 64, manifest, bundle, batcher, encoder)
-        follower: Any = Fixed({ENDPOINT: loaded}, {})
+        batcher = Batcher(self.bundle.score, 256, 0, lambda num_rows: None)
+        return Loaded(ENDPOINT, "r" * 64, manifest, self.bundle, batcher, encoder)
+
+    def gateway(
+        self, endpoint: Mapping[str, Any], limits: Any = None, by_arrow: bool = False
+    ) -> Gateway:
+        plain = {"endpoints": {ENDPOINT: {"breaker": None} | dict(endpoint)}, "limits": limits}
+        config = ServingConfig.model_validate(plain)
+        loaded = self._loaded(None) if by_arrow else self.loaded
+        releases = {ENDPOINT: loaded, release_key(ENDPOINT, OTHER): loaded}
+        follower: Any = Fixed(releases, {})
         background: Any = None
-        keys = KeyRing(dict, requires_key=False)
-        now = lambda: datetime.now(UTC)  # noqa: E731
-        sink = lambda endpoint: spool  # noqa: E731
-        return Gateway(config, follower, sink, spool, NoMeter(), background, now, keys), loaded
+        keys = KeyRing(lambda: {self._key.key_id: self._key}, requires_key=False)
+        keys.refresh()
+        limiter = None
+        if config.limits is not None:
+            limiter = Limiter(config.limits, _always, share=1)
+        return Gateway(
+            config,
+            follower,
+            lambda endpoint: self.spool,
+            self.spool,
+            NoMeter(),
+            background,
+            lambda: datetime.now(UTC),
+            keys,
+            limiter,
+        )
 
-    quick, loaded = made(row_encoder(bundle.schema))
-    arrow, _ = made(None)
-    yield {"plain_python": quick, "arrow": arrow}, loaded, spool
-    spool.close()
+
+async def _always(tenant: str, wanted: float) -> Grant:
+    return Grant(wanted, 0.0)
 
 
-def request(gateway: Gateway, body: bytes) -> Callable[[], Awaitable[bytes]]:
+LIMITS = {"default": {"requests_per_s": 1000, "burst": 1000}}
+NEW_ARM = {"release": OTHER, "share": 0.1}
+DUTIES: dict[str, dict[str, Any]] = {
+    "breaker": {"endpoint": {"breaker": {}}},
+    "fallback": {"endpoint": {"fallback": [{"scores": [0.5, 0.5]}]}},
+    "timeout": {"endpoint": {"timeout_ms": 1000, "fallback": [{"scores": [0.5, 0.5]}]}},
+    "split": {"endpoint": {"split": {"salt": "s", "arms": {"new": NEW_ARM}}}},
+    "cache_hit": {"endpoint": {"cache": {}}},
+    "api_key": {"endpoint": {}, "with_key": True},
+    "rate_limit": {"endpoint": {}, "limits": LIMITS},
+}
+"""Each by itself on top of a gateway that only answers and keeps its records."""
+
+
+def request(
+    gateway: Gateway, body: bytes, authorization: bytes | None = None
+) -> Callable[[], Awaitable[bytes]]:
     headers = [(b"content-type", b"application/json")]
+    if authorization is not None:
+        headers.append((b"authorization", authorization))
     path = f"/endpoints/{ENDPOINT}/invocations"
 
     async def ask() -> bytes:
@@ -198,40 +245,56 @@ def request(gateway: Gateway, body: bytes) -> Callable[[], Awaitable[bytes]]:
 
 async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
     body = json.dumps({"dataframe_records": make_rows(num_rows)}).encode()
-    with gateways(folder) as (made, loaded, spool):
-        asked = {way: request(gateway, body) for way, gateway in made.items()}
-        answers = {await ask() for ask in asked.values()}
-        if len(answers) != 1:
-            raise AssertionError(f"the ways differ: {answers}")
-        whole = {way: await lowest_async_us(ask) for way, ask in asked.items()}
-        parsed = parse_mlflow(body, num_rows)
-        rows = validated(parsed, loaded.bundle, loaded.row_encoder)
-        scores_NK: Floats = loaded.bundle.score(rows.x_NF)
-        at = datetime.now(UTC)
-        ask = Ask("id", body, parsed)
-        reply = Reply(loaded.release_id, loaded.schema, rows, scores_NK)
-        records = prediction_records(ENDPOINT, ask, reply, at, 1.0)
-        steps: dict[str, Callable[[], Any]] = {
-            "parse": lambda: parse_mlflow(body, num_rows),
-            "check_and_encode": lambda: validated(parsed, loaded.bundle, loaded.row_encoder),
-            "check_and_encode_by_arrow": lambda: validated(parsed, loaded.bundle, None),
-            "model": lambda: loaded.bundle.score(rows.x_NF),
-            "make_records": lambda: prediction_records(ENDPOINT, ask, reply, at, 1.0),
-            "spool": lambda: spool.append(records),
-            "render": lambda: render_mlflow(scores_NK, SCHEMA),
-        }
-        return {
-            "num_rows": num_rows,
-            "num_inputs": len(COLUMNS),
-            "num_features": len(FEATURES),
-            "num_trees": NUM_TREES,
-            "request_cpu_us": whole,
-            "step_cpu_us": {name: lowest_us(step) for name, step in steps.items()},
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "pyarrow": pa.__version__,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    site = Site(folder)
+    asked = {
+        "plain_python": request(site.gateway({}), body),
+        "arrow": request(site.gateway({}, by_arrow=True), body),
+    }
+    for name, duty in DUTIES.items():
+        gateway = site.gateway(duty["endpoint"], duty.get("limits"))
+        key = site.authorization if duty.get("with_key") else None
+        asked[name] = request(gateway, body, key)
+    answers = {await ask() for name, ask in asked.items() if name in ("plain_python", "arrow")}
+    if len(answers) != 1:
+        raise AssertionError(f"the ways differ: {answers}")
+    whole = await lowest_us(asked)
+    plain = whole["plain_python"]
+    result = {
+        "num_rows": num_rows,
+        "num_inputs": len(COLUMNS),
+        "num_features": len(FEATURES),
+        "num_trees": NUM_TREES,
+        "request_cpu_us": {name: whole[name] for name in ("plain_python", "arrow")},
+        "duty_added_cpu_us": {name: round(whole[name] - plain, 1) for name in DUTIES},
+        "step_cpu_us": await lowest_us(_steps(site, body, num_rows)),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "pyarrow": pa.__version__,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    site.spool.close()
+    return result
+
+
+def _steps(site: Site, body: bytes, num_rows: int) -> dict[str, Callable[[], Awaitable[Any]]]:
+    loaded = site.loaded
+    parsed = parse_mlflow(body, num_rows)
+    rows = validated(parsed, loaded.bundle, loaded.row_encoder)
+    scores_NK: Floats = loaded.bundle.score(rows.x_NF)
+    at = datetime.now(UTC)
+    ask = Ask("id", body, parsed)
+    reply = Reply(loaded.release_id, loaded.schema, rows, scores_NK)
+    records = prediction_records(ENDPOINT, ask, reply, at, 1.0)
+    works: dict[str, Callable[[], Any]] = {
+        "parse": lambda: parse_mlflow(body, num_rows),
+        "check_and_encode": lambda: validated(parsed, loaded.bundle, loaded.row_encoder),
+        "check_and_encode_by_arrow": lambda: validated(parsed, loaded.bundle, None),
+        "model": lambda: loaded.bundle.score(rows.x_NF),
+        "make_records": lambda: prediction_records(ENDPOINT, ask, reply, at, 1.0),
+        "spool": lambda: site.spool.append(records),
+        "render": lambda: render_mlflow(scores_NK, SCHEMA),
+    }
+    return {name: step(work) for name, work in works.items()}
 
 
 def main() -> None:

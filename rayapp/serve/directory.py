@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
+from rayapp.schemas.model import BundleSchema
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.deadline import Deadlines
@@ -38,6 +39,11 @@ class Directory:
     def releases(self) -> dict[str, str | None]:
         """Endpoint → the id of its champion, None where it could not be loaded."""
         return {name: self._release_id(name) for name in self.names()}
+
+    def schemas(self) -> dict[str, BundleSchema]:
+        """Of the champions that are loaded."""
+        current = self._follower.current
+        return {name: current[name].schema for name in self.names() if name in current}
 
     def is_ready(self) -> bool:
         """Everybody who answers a unit by intention is loaded: the champions of the endpoints that

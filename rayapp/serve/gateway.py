@@ -47,6 +47,7 @@ from rayapp.serve.http import (
 from rayapp.serve.identity import KeyRing, Principal, require_caller
 from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
+from rayapp.serve.openapi import describe
 from rayapp.serve.predicting import RecordSink, aside, prediction_records, store
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
 
@@ -140,6 +141,7 @@ class Gateway:
             "/ping": {"GET": self._ready},
             "/health": {"GET": self._ready},
             "/version": {"GET": self._version},
+            "/openapi.json": {"GET": self._openapi},
             "/v2": {"GET": self._server},
             "/v2/health/live": {"GET": self._live},
             "/v2/health/ready": {"GET": self._ready},
@@ -353,6 +355,11 @@ class Gateway:
             for method in route
         ]
         return Answer(json_response(200, {"service": "rayapp", **self._state(), "paths": paths}))
+
+    async def _openapi(self, call: Call) -> Answer:
+        config = self._config
+        found = describe(self._directory.schemas(), VERSION, config.requires_key, config.max_rows)
+        return Answer(json_response(200, found))
 
     async def _live(self, call: Call) -> Answer:
         return Answer(json_response(200, {"live": True}))

@@ -1,0 +1,216 @@
+"""The HTTP interface described for tools: OpenAPI 3.1, made from the bundles' own schemas.
+
+https://spec.openapis.org/oas/v3.1.0 ; each endpoint has its paths, and its rows their columns with
+types, limits and allowed values, so a client that keeps to the description is not refused for them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayapp.schemas.data import Column, ColumnType
+from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.traffic import UNIT_ID
+from rayapp.serve.oip import DATATYPES, output_names
+
+Json = dict[str, Any]
+_TYPES: dict[ColumnType, str] = {
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "timestamp": "string",
+}
+_ERRORS = {
+    "400": "The request cannot be read",
+    "401": "No API key, or none that is known",
+    "403": "The key may look, not ask",
+    "404": "No such endpoint or release",
+    "408": "The body did not come in time",
+    "413": "The body or the batch is too large",
+    "415": "Not JSON",
+    "422": "A row breaks the contract; param names the field",
+    "429": "The tenant's rate is used up; see retry-after",
+    "500": "The server failed",
+    "503": "Nothing can answer now; see retry-after",
+    "504": "No answer within the deadline",
+}
+
+
+def describe(
+    schemas: Mapping[str, BundleSchema], version: str, requires_key: bool, max_rows: int
+) -> Json:
+    """The document. schemas: of each endpoint that has a champion now."""
+    paths: Json = {
+        "/v2/health/live": {"get": _plain("The process answers")},
+        "/v2/health/ready": {"get": _plain("Every released endpoint is loaded")},
+        "/feedback": {"post": _operation("Say what happened after an answer", _FEEDBACK, "202")},
+    }
+    rows: Json = {}
+    for name, schema in schemas.items():
+        rows[name] = _row(schema)
+        row = {"$ref": f"#/components/schemas/{name}"}
+        model = f"/v2/models/{name}"
+        paths[model] = {"get": _plain(f"Inputs, outputs and releases of {name}")}
+        paths[f"{model}/infer"] = {
+            "post": _operation(
+                f"Ask {name} by the Open Inference Protocol",
+                _tensors(schema, max_rows),
+                "200",
+                {"type": "object", "required": ["model_name", "model_version", "id", "outputs"]},
+            )
+        }
+        paths[f"/endpoints/{name}/invocations"] = {
+            "post": _operation(
+                f"Ask {name} by MLflow's scoring protocol",
+                _records(row, max_rows),
+                "200",
+                _predictions(schema),
+            )
+        }
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "rayapp endpoints", "version": version},
+        "paths": paths,
+        "components": {"schemas": {**rows, "Error": _ERROR}},
+    }
+    if requires_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _row(schema: BundleSchema) -> Json:
+    columns = {column.name: _column(column) for column in schema.inputs}
+    needed = list(columns)
+    if UNIT_ID not in columns:
+        columns[UNIT_ID] = {
+            "type": ["string", "integer", "null"],
+            "description": "The row's business key, which an outcome is joined to later",
+        }
+    return {
+        "type": "object",
+        "properties": columns,
+        "required": needed,
+        "additionalProperties": False,
+    }
+
+
+def _column(column: Column) -> Json:
+    kind = _TYPES[column.type]
+    made: Json = {"type": [kind, "null"] if column.nullable else kind}
+    if column.description:
+        made["description"] = column.description
+    if column.type == "timestamp":
+        made |= {"format": "date-time", "examples": ["2013-10-01T12:00:00Z"]}
+    if column.minimum is not None:
+        made["minimum"] = column.minimum
+    if column.maximum is not None:
+        made["maximum"] = column.maximum
+    if column.allowed is not None:
+        values: list[Any] = list(column.allowed)
+        if column.type == "integer":
+            values = [int(value) for value in values]
+        made["enum"] = [*values, None] if column.nullable else values
+    return made
+
+
+def _records(row: Json, max_rows: int) -> Json:
+    records = {"type": "array", "items": row, "minItems": 1, "maxItems": max_rows}
+    return {
+        "type": "object",
+        "properties": {"dataframe_records": records},
+        "required": ["dataframe_records"],
+        "additionalProperties": False,
+        "description": "dataframe_split, inputs and instances are taken too, as MLflow has them.",
+    }
+
+
+def _tensors(schema: BundleSchema, max_rows: int) -> Json:
+    inputs = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": column.name},
+                "datatype": {"const": DATATYPES[column.type]},
+                "shape": {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 1, "maximum": max_rows},
+                    "minItems": 1,
+                    "maxItems": 1,
+                },
+                "data": {"type": "array", "items": _column(column)},
+            },
+            "required": ["name", "datatype", "shape", "data"],
+        }
+        for column in schema.inputs
+    ]
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "inputs": {
+                "type": "array",
+                "prefixItems": inputs,
+                "minItems": len(inputs),
+                "maxItems": len(inputs),
+            },
+        },
+        "required": ["inputs"],
+    }
+
+
+def _predictions(schema: BundleSchema) -> Json:
+    """Per row the positive class's probability, every class's for multiclass, or the value."""
+    one: Json = {"type": "number"}
+    if schema.task == "multiclass":
+        size = len(schema.classes)
+        one = {"type": "array", "items": one, "minItems": size, "maxItems": size}
+    return {
+        "type": "object",
+        "properties": {"predictions": {"type": "array", "items": one}},
+        "required": ["predictions"],
+        "description": f"The output {output_names(schema)[0]!r} of each row",
+    }
+
+
+def _operation(summary: str, body: Json, status: str, answer: Json | None = None) -> Json:
+    made = _plain(summary, status, answer)
+    made["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return made
+
+
+def _plain(summary: str, status: str = "200", answer: Json | None = None) -> Json:
+    content = {"application/json": {"schema": answer or {"type": "object"}}}
+    told = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses: Json = {status: {"description": "Done", "content": content}}
+    responses |= {code: {"description": why, "content": told} for code, why in _ERRORS.items()}
+    return {"summary": summary, "responses": responses}
+
+
+_ERROR: Json = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "next": {"type": "string"},
+            },
+            "required": ["type", "message", "param", "next"],
+        }
+    },
+}
+_FEEDBACK: Json = {
+    "type": "object",
+    "properties": {
+        "request_id": {"type": "string"},
+        "row": {"type": "integer", "minimum": 0},
+        "label": {"type": ["string", "number", "boolean", "null"]},
+        "score": {"type": ["number", "null"]},
+        "comment": {"type": ["string", "null"]},
+    },
+    "required": ["request_id"],
+    "anyOf": [{"required": [name]} for name in ("label", "score", "comment")],
+}
