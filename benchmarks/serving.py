@@ -14,7 +14,8 @@ request was due. For each server:
     requests of 32 rows at 50/s; memory (PSS) at its peak.
 
 `bare` answers a constant: it is the limit of a Python server, not a competitor. rayapp runs with
-everything switched on: checks, limits, receipts, metrics and the prediction log.
+everything switched on: keys, rates, checks, breaker, fallback, deadlines, receipts, metrics and the
+prediction log.
 """
 
 import argparse
@@ -47,6 +48,7 @@ from rayapp.cli.head_state import client_environment, running_head
 from rayapp.cli.ports import free_ports
 from rayapp.config.load import read_yaml
 from rayapp.families.bundle import Bundle
+from rayapp.govern.keys import create_key
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
@@ -186,12 +188,14 @@ def python_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """rows: requests of one row each. expected: the bundle's own answer to each."""
+    """rows: requests of one row each. expected: the bundle's own answer to each. key: an API key of
+    rayapp's; nobody else asks for one."""
 
     workspace: Workspace
     bundle: Path
     rows: list[Row]
     expected: list[float]
+    key: str
 
 
 def prepare(workspace: Workspace, folder: Path) -> Case:
@@ -210,7 +214,8 @@ def prepare(workspace: Workspace, folder: Path) -> Case:
             values = [v if v is None else datetime.fromisoformat(v) for v in values]
         columns[column.name] = pa.array(values, arrow_type(column.type))
     expected = bundle.predict(pa.table(columns))[:, 1].tolist()
-    return Case(workspace, folder, rows, expected)
+    key, _ = create_key(Ledger.of(workspace, "benchmark"), "benchmark", "caller")
+    return Case(workspace, folder, rows, expected, key)
 
 
 @contextlib.contextmanager
@@ -261,6 +266,16 @@ def _process(
             child.wait()
 
 
+EVERYTHING_ON: dict[str, Any] = {
+    "min_replicas": 1,
+    "max_replicas": 1,
+    "requires_key": True,
+    "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
+    "endpoints": {ENDPOINT: {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
+}
+"""What rayapp does beside answering, on top of checks, receipts, metrics, deadlines and the log."""
+
+
 @contextlib.contextmanager
 def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
     """A head of our own on the workspace, its gateway deployed with one replica.
@@ -281,7 +296,7 @@ def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
         head = running_head(case.workspace)
         config, _ = read_yaml("configs/serving/gateway.yaml")
         config["http_options"]["port"] = port
-        config["applications"][0]["args"] |= {"min_replicas": 1, "max_replicas": 1}
+        config["applications"][0]["args"] |= EVERYTHING_ON
         path = folder / "gateway.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML
         serve = f"{Path(sys.executable).parent}/serve"
@@ -296,7 +311,7 @@ def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
 def _wait_ready(name: str, case: Case, port: int) -> None:
     server = SERVERS[name]
     url = f"http://127.0.0.1:{port}{server.path}"
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"} | _headers(name, case)
     deadline_s = time.monotonic() + READY_S
     problem: object = None
     while time.monotonic() < deadline_s:
@@ -313,6 +328,10 @@ def _wait_ready(name: str, case: Case, port: int) -> None:
                 problem = error.read()[:500]
             time.sleep(0.5)
     raise SystemExit(f"{name} did not answer within {READY_S} s: {problem!r}")
+
+
+def _headers(name: str, case: Case) -> dict[str, str]:
+    return {"Authorization": f"Bearer {case.key}"} if SERVERS[name].command is None else {}
 
 
 def _is_right(server: Server, body: bytes, expected: Sequence[float]) -> bool:
@@ -365,12 +384,11 @@ class Climber:
 
     def __init__(self, name: str, case: Case, root: psutil.Process, port: int) -> None:
         self._server, self._case, self._root, self._port = SERVERS[name], case, root, port
-        self._one = [post(self._server.path, self._server.body([row])) for row in case.rows]
+        path, headers = self._server.path, _headers(name, case)
+        self._one = [post(path, self._server.body([row]), headers) for row in case.rows]
         slices = [slice(at, at + BATCH_ROWS) for at in range(0, NUM_ROWS, BATCH_ROWS)]
         self._slices = [s for s in slices if len(case.rows[s]) == BATCH_ROWS]
-        self._many = [
-            post(self._server.path, self._server.body(case.rows[s])) for s in self._slices
-        ]
+        self._many = [post(path, self._server.body(case.rows[s]), headers) for s in self._slices]
         self.peak_memory_bytes = 0
 
     def step(self, rate_rps: float, seconds: float, batch: bool = False) -> Step:
@@ -479,15 +497,20 @@ def main() -> None:
                 sys.stderr.write(f"pass {number + 1}: {name}\n")
                 measured[name].append(measure(name, case))
                 sys.stderr.write(json.dumps(measured[name][-1]) + "\n")
+                _write(output, measured)
+    sys.stdout.write(output.read_text())
+
+
+def _write(output: Path, measured: Mapping[str, list[dict[str, Any]]]) -> None:
+    """After every server, so that one that does not come up costs nothing but itself."""
     result = {
-        "servers": [summary(passes) for passes in measured.values()],
-        "rows": len(case.rows),
+        "servers": [summary(passes) for passes in measured.values() if passes],
+        "rows": NUM_ROWS,
         "num_cpus": os.cpu_count(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -66,4 +66,4 @@ def connect(config: ServingConfig) -> Parts:
         keys = [ApiKey.parse(pointer.target.encode()) for pointer in ledger.pointers(KEY_POINTER)]
         return {key.key_id: key for key in keys}
 
-    return Parts(read_pointers, read_keys, fetch_release, NodeLog(workspace))
+    return Parts(read_pointers, read_keys, fetch_release, NodeLog(workspace, commits_aside=True))

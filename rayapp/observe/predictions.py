@@ -1,7 +1,11 @@
 """The prediction log and the feedback: which tables they are, and how they are read."""
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from typing import Any
 
 import orjson
@@ -21,6 +25,8 @@ from rayapp.transforms import arrow_type
 
 PREDICTIONS_TABLE = "predictions"
 FEEDBACK_TABLE = "feedback"
+_FEEDBACK_SPOOL = "_feedback"  # no endpoint has such a name
+_NICENESS = 10
 _TIME = pa.timestamp("us", "UTC")
 _PREDICTIONS_SCHEMA = pa.schema(
     {
@@ -79,13 +85,18 @@ FEEDBACK = RecordTable(_FEEDBACK_SCHEMA, ("endpoint",), _feedback_rows)
 
 
 class NodeLog:
-    """One replica's writers, and the commit of everything this node has spooled."""
+    """One replica's writers, and the commit of everything this node has spooled.
 
-    def __init__(self, workspace: Workspace) -> None:
+    commits_aside: commits run in a process of their own. In a thread they would hold Python's lock
+    for a tenth of a second at a time, and every request of the process would wait for it.
+    """
+
+    def __init__(self, workspace: Workspace, commits_aside: bool = False) -> None:
         self._workspace = workspace
+        self._commits_aside = commits_aside
+        self._aside: ProcessPoolExecutor | None = None
         self._predictions: dict[str, Spool] = {}
-        self._feedback_folder = workspace.spool("_feedback")  # no endpoint has such a name
-        self.feedback = Spool(self._feedback_folder)
+        self.feedback = Spool(workspace.spool(_FEEDBACK_SPOOL))
 
     def predictions(self, endpoint: str) -> Spool:
         found = self._predictions.get(endpoint)
@@ -96,29 +107,42 @@ class NodeLog:
 
     def commit(self) -> int:
         """Rows committed, of live and of dead processes; 0 while another process is at it."""
-        return self._commit(wait=False)
+        if not self._commits_aside:
+            return commit_node(self._workspace, wait=False)
+        if self._aside is None:
+            spawn = get_context("spawn")  # a fork would copy Ray's threads' locks, not the threads
+            self._aside = ProcessPoolExecutor(1, spawn, initializer=os.nice, initargs=(_NICENESS,))
+        try:
+            return self._aside.submit(commit_node, self._workspace, False).result()
+        except BrokenProcessPool:
+            self._aside = None  # it was killed; the next commit has another
+            raise
 
     def flush(self) -> int:
         """Close this replica's spools and commit, after the process that may be at it."""
         for spool in (self.feedback, *self._predictions.values()):
             spool.close()
-        return self._commit(wait=True)
+        if self._aside is not None:
+            self._aside.shutdown(cancel_futures=True)
+            self._aside = None
+        return commit_node(self._workspace, wait=True)
 
-    def _commit(self, wait: bool) -> int:
-        root = self._feedback_folder.parent
-        table = self._workspace.table
-        spools = [(self._feedback_folder, FEEDBACK_TABLE, FEEDBACK)]
-        for folder in sorted(root.glob(f"*/{PREDICTIONS_TABLE}")):
-            spools.append((folder, PREDICTIONS_TABLE, PREDICTIONS))
-        num_rows, refused = 0, []
-        for folder, name, kind in spools:
-            try:
-                num_rows += commit_spool(folder, table(name), kind, wait)
-            except WorkspaceError as error:  # one table's trouble must not keep the others back
-                refused.append(error)
-        if refused:
-            raise refused[0]
-        return num_rows
+
+def commit_node(workspace: Workspace, wait: bool) -> int:
+    """Commit everything that this node has spooled. Returns the number of rows."""
+    feedback = workspace.spool(_FEEDBACK_SPOOL)
+    spools = [(feedback, FEEDBACK_TABLE, FEEDBACK)]
+    for folder in sorted(feedback.parent.glob(f"*/{PREDICTIONS_TABLE}")):
+        spools.append((folder, PREDICTIONS_TABLE, PREDICTIONS))
+    num_rows, refused = 0, []
+    for folder, name, kind in spools:
+        try:
+            num_rows += commit_spool(folder, workspace.table(name), kind, wait)
+        except WorkspaceError as error:  # one table's trouble must not keep the others back
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    return num_rows
 
 
 def read_predictions(

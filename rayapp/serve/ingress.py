@@ -36,6 +36,10 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # replicas: without the first the door stays shut.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": DOOR,
+        # Ray starts every worker at the lowest priority but four, so that its own daemons stay
+        # responsive. A replica would wait for each of them, tens of milliseconds on a full core;
+        # what may wait (a fit) lowers itself.
+        "RAY_worker_niceness": "0",
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
         # counts requests itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

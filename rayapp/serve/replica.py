@@ -1,6 +1,7 @@
 """The gateway as a Ray Serve deployment: one process that answers, follows and commits."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ class RequestLog(Protocol):
     def flush(self) -> int: ...
 
 
+SWITCH_INTERVAL_S = 0.0005
 KEEPER_WAIT_S = 0.25
 """Longer than this no request waits for the keeper of the limits."""
 
@@ -68,6 +70,9 @@ class BehindServe:
 class GatewayReplica:
     def __init__(self, config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> None:
         configure_logging()
+        # A thread that wants Python's lock gets it after so long; the default of 5 ms, twenty
+        # times an answer, is what a request would wait for each look at the ledger.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
 
         def make_batcher(endpoint: str, bundle: Predictor) -> Batcher:

@@ -23,7 +23,7 @@ from rayapp.families.base import (
     Progress,
     family,
 )
-from rayapp.families.meter import CpuMeter
+from rayapp.families.meter import CpuMeter, step_back
 from rayapp.train.relay import Spent, Step
 
 SPENT_FILE = f"{RESUME}/spent.json"
@@ -47,6 +47,7 @@ def train_loop(config: dict[str, Any]) -> None:
     """Entry of a Ray Train worker; config["plan"] is a Plan."""
     plan: Plan = config["plan"]
     meter = CpuMeter()
+    step_back()
     chosen = family(plan.family)
     checkpoint = ray.train.get_checkpoint()
     with ExitStack() as stack:

@@ -1,10 +1,12 @@
 """A node's writers together: several endpoints, feedback, and what another process left behind."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable
 
 from rayapp.observe.predictions import (
@@ -64,6 +66,24 @@ def test_flush_leaves_only_what_others_still_write(tmp_path: Path) -> None:
     other.flush()
     assert list(tmp_path.rglob("*.log")) == []
     assert read_predictions(workspace.table("predictions")).num_rows == 3
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_committer_is_replaced(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    log = NodeLog(workspace, commits_aside=True)
+    log.predictions("a").append([record("a", "q0")])
+    assert log.commit() == 1
+    assert log._aside is not None
+    (process,) = log._aside._processes.values()
+    process.kill()
+    process.join()
+    log.predictions("a").append([record("a", "q1")])
+    with pytest.raises(BrokenProcessPool):
+        log.commit()
+    assert log.commit() == 1
+    assert log.flush() == 0
+    assert read_predictions(workspace.table("predictions")).num_rows == 2
 
 
 def test_inputs_are_typed_again(tmp_path: Path) -> None:
