@@ -11,13 +11,14 @@ from pathlib import Path
 from ray.serve import Application
 
 from rayapp.config.serving import ServingConfig
+from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import SignedManifest
-from rayapp.schemas.traffic import KEY_POINTER, ApiKey
+from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.follow import release_key
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
@@ -63,7 +64,6 @@ def connect(config: ServingConfig) -> Parts:
         return signed
 
     def read_keys() -> dict[str, ApiKey]:
-        keys = [ApiKey.parse(pointer.target.encode()) for pointer in ledger.pointers(KEY_POINTER)]
-        return {key.key_id: key for key in keys}
+        return {key.key_id: key for key in list_keys(ledger)}
 
     return Parts(read_pointers, read_keys, fetch_release, NodeLog(workspace, commits_aside=True))

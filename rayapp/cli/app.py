@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rayapp.cli.keys import keys_app
 from rayapp.cli.terminal import (
+    Json,
     emit_json,
     readable,
     show_folded,
@@ -27,8 +28,6 @@ from rayapp.errors import RayappError
 if TYPE_CHECKING:
     from rayapp.cli.ask import Answer
     from rayapp.storage import Workspace
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
 
 app = App(
     name="rayapp",

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from rayapp.cli.terminal import emit_json, show_folded, show_next, show_pairs, to_caller
+from rayapp.cli.terminal import Json, emit_json, show_folded, show_next, show_pairs, to_caller
 
 if TYPE_CHECKING:
     from rayapp.ledger import Ledger
     from rayapp.schemas.traffic import ApiKey
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
 keys_app = App(name="keys", help="API keys of the endpoints' callers, tenant by tenant.")
 
 

@@ -5,10 +5,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console, RenderableType
 
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
+"""What every command takes that has something to show."""
 _PIPE_WIDTH = 1000
 Say = Callable[[str], None]
 

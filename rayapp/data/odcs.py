@@ -23,6 +23,7 @@ from pydantic import ValidationError as ModelError
 
 from rayapp.config.load import Location, listed, read_yaml
 from rayapp.errors import ConfigError, ContractError
+from rayapp.schemas.record import mismatch
 
 _UNEXPECTED = re.compile(r"'([^']+)'(?=[^()]* (?:was|were) unexpected)")
 _QUOTED_MAX_CHARS = 200
@@ -44,9 +45,7 @@ def read_document(path: str | Path) -> tuple[OpenDataContractStandard, dict[str,
     try:
         return OpenDataContractStandard.model_validate(plain), plain
     except ModelError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ContractError(f"{path}: {place}: {first['msg']}", "correct the contract") from None
+        raise ContractError(f"{path}: {mismatch(error)}", "correct the contract") from None
 
 
 @cache

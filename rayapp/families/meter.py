@@ -7,8 +7,9 @@ _NICENESS = 10
 
 
 def step_back() -> None:
-    """This process, which fits a model, lets those that answer people go first."""
-    os.nice(_NICENESS)
+    """This process, whose work can wait, lets those that answer people go first. Once is enough,
+    and one that is further back already stays there."""
+    os.nice(max(0, _NICENESS - os.nice(0)))
 
 
 class CpuMeter:

@@ -1,6 +1,5 @@
 """The prediction log and the feedback: which tables they are, and how they are read."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from rayapp.errors import WorkspaceError
+from rayapp.families.meter import step_back
 from rayapp.observe.commit import RecordTable, commit_spool
 from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column
@@ -26,7 +26,6 @@ from rayapp.transforms import arrow_type
 PREDICTIONS_TABLE = "predictions"
 FEEDBACK_TABLE = "feedback"
 _FEEDBACK_SPOOL = "_feedback"  # no endpoint has such a name
-_NICENESS = 10
 _TIME = pa.timestamp("us", "UTC")
 _PREDICTIONS_SCHEMA = pa.schema(
     {
@@ -111,7 +110,7 @@ class NodeLog:
             return commit_node(self._workspace, wait=False)
         if self._aside is None:
             spawn = get_context("spawn")  # a fork would copy Ray's threads' locks, not the threads
-            self._aside = ProcessPoolExecutor(1, spawn, initializer=os.nice, initargs=(_NICENESS,))
+            self._aside = ProcessPoolExecutor(1, spawn, initializer=step_back)
         try:
             return self._aside.submit(commit_node, self._workspace, False).result()
         except BrokenProcessPool:

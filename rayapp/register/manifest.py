@@ -12,6 +12,9 @@ from rayapp.schemas.record import canonical_json, mismatch
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.storage import Workspace, commit_bytes, read_bytes, sha256
 
+_ODD_FORMS = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError)
+"""What reading bytes of any form as a sealed manifest may raise."""
+
 
 def seal(manifest: Manifest, key: SigningKey) -> SignedManifest:
     return SignedManifest(
@@ -61,9 +64,7 @@ def _sealed_id(raw: bytes, trusted: Path) -> str | None:
         if not is_whole or canonical_json(signed) != raw or sha256(content) != signed["release_id"]:
             return None
         verify(trusted, signed["key_id"], signed["signature"], content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
-        return None
-    except TamperedError:
+    except (TamperedError, *_ODD_FORMS):
         return None
     release_id: str = signed["release_id"]
     return release_id

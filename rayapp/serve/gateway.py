@@ -85,6 +85,10 @@ class Call:
     endpoint: str | None = None
     version: str | None = None
 
+    @property
+    def tenant(self) -> str | None:
+        return None if self.principal is None else self.principal.tenant
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -250,8 +254,7 @@ class Gateway:
         if method == "POST":
             require_caller(call.principal)
             if self._limiter is not None:
-                principal = call.principal
-                await self._limiter.admit(principal.tenant if principal is not None else None)
+                await self._limiter.admit(call.tenant)
         return await handler(call)
 
     def _routed(self, path: str) -> Routed:
@@ -314,8 +317,7 @@ class Gateway:
             is_long = len(body) > INLINE_BYTES
             parsed = await aside(partial(parse, body), is_long)
             headers = call.request.headers
-            tenant = call.principal.tenant if call.principal is not None else None
-            ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers, tenant)
+            ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers, call.tenant)
             reply = await endpoint.predict(ask)
         # from here on there is an answer: what is recorded is also sent
         latency_ms = (time.monotonic() - call.start_s) * 1000

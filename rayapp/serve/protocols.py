@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
+import pyarrow as pa
 
 from rayapp.errors import RequestError
 from rayapp.families.base import Floats
@@ -54,6 +55,19 @@ class Parsed:
             return self.given
         names = dict.fromkeys(name for record in self.given for name in record)
         return {name: [record.get(name) for record in self.given] for name in names}
+
+    def plain(self, name: str) -> Sequence[Any] | None:
+        """One column as Python's own values; None where no row has it."""
+        records = self.records
+        if records is not None:
+            has_it = any(name in record for record in records)
+            return [record.get(name) for record in records] if has_it else None
+        values = self.columns.get(name)
+        return None if values is None else plain_values(values)
+
+
+def plain_values(values: Values) -> Sequence[Any]:
+    return values.to_pylist() if isinstance(values, pa.Array) else values
 
 
 _JSON_KINDS: dict[type, str] = {

@@ -259,8 +259,8 @@ def _feature_value(
     if i is None or (feature.kind == "category" and types[feature.expression] != "string"):
         return f"feature{j}(row)", {f"feature{j}": _feature(feature, types)}
     if feature.kind == "category":
-        vocabulary = {value: float(place) for place, value in enumerate(feature.vocabulary)}
-        needs = {f"place{j}": vocabulary.get, f"unknown{j}": float(len(vocabulary))}
+        vocabulary, unknown = _places(feature.vocabulary)
+        needs = {f"place{j}": vocabulary.get, f"unknown{j}": unknown}
         return f"nan if v{i} is None else place{j}(v{i}, unknown{j})", needs
     if types[feature.expression] in ("number", "integer", "boolean"):
         return f"nan if v{i} is None else v{i}", {}
@@ -277,9 +277,14 @@ def _feature(feature: EncodedFeature, types: Mapping[str, Any]) -> Callable[[Any
     return _float_of(compute)
 
 
+def _places(vocabulary: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Each known value's code, and that of every other."""
+    known = {value: float(place) for place, value in enumerate(vocabulary)}
+    return known, float(len(vocabulary))
+
+
 def _category(compute: Callable[[Any], Any], vocabulary: Sequence[str]) -> Callable[[Any], float]:
-    places = {value: float(place) for place, value in enumerate(vocabulary)}
-    unknown = float(len(vocabulary))
+    places, unknown = _places(vocabulary)
 
     def category(row: Any) -> float:
         value = compute(row)

@@ -14,7 +14,7 @@ from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.follow import Predictor
-from rayapp.serve.protocols import Parsed, bad_request, is_missing
+from rayapp.serve.protocols import Parsed, bad_request, is_missing, plain_values
 from rayapp.serve.rows import MAX_ROWS, EncodedRows, RowEncoder
 
 _TAKES: dict[ColumnType, tuple[str, ...]] = {
@@ -71,10 +71,7 @@ def _quickly(
     for column in schema.inputs if datatypes else ():
         if not datatypes.get(column.name, "").startswith(_TAKES[column.type]):
             return None
-    columns = {
-        name: values.to_pylist() if isinstance(values, pa.Array) else values
-        for name, values in parsed.columns.items()
-    }
+    columns = {name: plain_values(values) for name, values in parsed.columns.items()}
     if not ignores_unknown and columns.keys() - encoder.names - {UNIT_ID}:
         return None
     return encoder.encode(columns, parsed.num_rows)
@@ -128,12 +125,9 @@ def _refuse_unknown(columns: Mapping[str, Values], schema: BundleSchema) -> None
 
 
 def _unit_ids(parsed: Parsed, schema: BundleSchema) -> tuple[str | None, ...]:
-    records = parsed.records
-    is_given = UNIT_ID in (parsed.columns if records is None else set().union(*records))
-    if not is_given or any(c.name == UNIT_ID for c in schema.inputs):
+    plain = parsed.plain(UNIT_ID)
+    if plain is None or any(c.name == UNIT_ID for c in schema.inputs):
         return (None,) * parsed.num_rows
-    values = parsed.columns[UNIT_ID]
-    plain = values.to_pylist() if isinstance(values, pa.Array) else values
     for row, value in enumerate(plain):
         if not is_missing(value) and type(value) not in (str, int):
             raise bad_request(

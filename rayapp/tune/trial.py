@@ -1,7 +1,6 @@
 """What runs in each trial: one fit in the trial's own process, on rows that all trials share."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +34,7 @@ class TrialData:
 def run_trial(found: dict[str, Any], data: TrialData) -> None:
     """Tune's trainable. Reports the tune-split metrics and used_s at every checkpoint, and at once
     where this trial alone has used the whole budget."""
-    if os.nice(0) == 0:  # the actor is used again for other trials
-        step_back()
+    step_back()
     chosen = family(data.family)
     settings = data.settings | found
     on_gpu = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))

@@ -24,12 +24,7 @@ class Release:
 
     async def predict(self, ask: Ask) -> Reply:
         loaded = self._find()
-
-        def understand() -> Rows:
-            check_outputs(ask.parsed, loaded.schema)
-            return validated(ask.parsed, loaded.bundle, loaded.row_encoder, self._ignores_unknown)
-
-        rows = await aside(understand, ask.is_long)
+        rows = await _understood(ask, loaded, self._ignores_unknown)
         scores_NK = await loaded.batcher.predict(rows.x_NF, ask.deadline_s)
         return Reply(loaded.release_id, loaded.schema, rows, scores_NK)
 
@@ -54,11 +49,16 @@ class Static:
                 f"{max(1, len(schema.classes))}",
                 "correct `fallback` in the serving config",
             )
-
-        def understand() -> Rows:
-            check_outputs(ask.parsed, schema)
-            return validated(ask.parsed, loaded.bundle, loaded.row_encoder)
-
-        rows = await aside(understand, ask.is_long)
+        rows = await _understood(ask, loaded)
         scores_NK = np.tile(self._scores_K, (len(rows.x_NF), 1))
         return Reply(STATIC, schema, rows, scores_NK)
+
+
+async def _understood(ask: Ask, loaded: Loaded, ignores_unknown: bool = False) -> Rows:
+    """The ask's rows as this release takes them. Raises RequestError for what is not in order."""
+
+    def understand() -> Rows:
+        check_outputs(ask.parsed, loaded.schema)
+        return validated(ask.parsed, loaded.bundle, loaded.row_encoder, ignores_unknown)
+
+    return await aside(understand, ask.is_long)

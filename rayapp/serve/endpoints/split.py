@@ -14,8 +14,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
 from rayapp.serve.protocols import is_missing
@@ -66,12 +64,7 @@ def unit_of(ask: Ask) -> str | None:
     given = ask.headers.get(UNIT_HEADER)
     if given is not None:
         return given.decode("latin-1")
-    parsed = ask.parsed
-    if parsed.records is not None:
-        keys = [record.get(UNIT_ID) for record in parsed.records]
-    else:
-        values = parsed.columns.get(UNIT_ID, ())
-        keys = values.to_pylist() if isinstance(values, pa.Array) else list(values)
+    keys = ask.parsed.plain(UNIT_ID) or ()
     units = {None if is_missing(key) else str(key) for key in keys}
     if len(units) > 1:
         return None
