@@ -9,7 +9,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,14 @@ def read_document(path: str | Path) -> tuple[OpenDataContractStandard, dict[str,
         data, lines = read_yaml(path)
     except ConfigError as error:
         raise ContractError(error.what, error.next_step) from None
-    plain = json.loads(json.dumps(data, default=str))
-    problems = [_describe(error, lines) for error in _mistakes(plain)]
+    text = json.dumps(data, default=str)
+    problems = [_describe(error, lines) for error in _mistakes(text)]
     if problems:
         raise ContractError(
             f"{path}: {listed(problems)}",
             "correct the contract; its words are those of Open Data Contract Standard 3.1",
         )
+    plain = json.loads(text)
     try:
         return OpenDataContractStandard.model_validate(plain), plain
     except ModelError as error:
@@ -54,10 +55,13 @@ def _validator() -> Any:
     return jsonschema.validators.validator_for(schema)(schema)
 
 
-def _mistakes(plain: Mapping[str, Any]) -> list[ValidationError]:
+@lru_cache(maxsize=64)  # 0.1 s a contract, and a driver reads it for its checks and its snapshot
+def _mistakes(text: str) -> list[ValidationError]:
     """One error per place. A wrong value makes its whole object look unknown to the schema, so
-    "unexpected key" counts only where nothing more exact is said at or below that place."""
-    found = [leaf for error in _validator().iter_errors(plain) for leaf in _leaves(error)]
+    "unexpected key" counts only where nothing more exact is said at or below that place.
+    text: the document as JSON."""
+    problems = _validator().iter_errors(json.loads(text))
+    found = [leaf for error in problems for leaf in _leaves(error)]
     exact = [error for error in found if error.validator != "unevaluatedProperties"]
     vague = [
         error

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import rankdata
 
 from rayapp.data.read import sample_view
 from rayapp.errors import LeakageRefused
@@ -120,11 +119,19 @@ def _association(x_N: Floats64, y_N: Floats64, task: Task) -> float:
     """AUC turned the better way round, or |Spearman correlation|; 0 where undefined."""
     if len(x_N) < 2 or y_N.min() == y_N.max() or x_N.min() == x_N.max():
         return 0.0
-    rank_N = rankdata(x_N)
+    rank_N = _ranks(x_N)
     if task == "regression":
-        return abs(float(np.corrcoef(rank_N, rankdata(y_N))[0, 1]))
+        return abs(float(np.corrcoef(rank_N, _ranks(y_N))[0, 1]))
     positive_N = y_N > 0
     num_positive, num_negative = int(positive_N.sum()), int((~positive_N).sum())
     lead = rank_N[positive_N].sum() - num_positive * (num_positive + 1) / 2
     auc = float(lead / (num_positive * num_negative))
     return max(auc, 1 - auc)
+
+
+def _ranks(x_N: Floats64) -> Floats64:
+    """From 1; equal values share the mean of their ranks. scipy.stats has it too, for two seconds
+    of imports in every training job."""
+    _, place_N, counts = np.unique(x_N, return_inverse=True, return_counts=True)
+    found: Floats64 = (np.cumsum(counts) - (counts - 1) / 2)[place_N]
+    return found

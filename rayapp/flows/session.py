@@ -121,8 +121,11 @@ def code_digest(rooms: Sequence[str] | None = None) -> str:
 
 def environment_lock() -> bytes:
     """`name==version` of every installed distribution, one a line, sorted."""
-    names = {d.metadata["Name"].lower() for d in metadata.distributions()}
-    return "".join(f"{line}\n" for line in installed(sorted(names))).encode()
+    versions: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        known = distribution.metadata  # read and parsed at each access
+        versions.setdefault(known["Name"].lower(), known["Version"])
+    return "".join(f"{name}=={versions[name]}\n" for name in sorted(versions)).encode()
 
 
 def installed(names: Sequence[str]) -> list[str]:

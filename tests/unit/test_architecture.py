@@ -6,6 +6,7 @@ imports count too: a type is a dependency.
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ File = tuple[str, str]
 """Path relative to the root, and text."""
 
 
+_tree = cache(ast.parse)
+
+
+@cache
 def _sources() -> list[File]:
     return [
         (path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
@@ -72,14 +77,17 @@ def _room(path: str) -> str | None:
     return parts[1] if parts[1] != "__init__" else None
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+@cache
+def _imports(text: str) -> list[tuple[int, str]]:
     """Line and dotted name of each import; `from a import b` gives a.b."""
-    for node in ast.walk(tree):
+    found = []
+    for node in ast.walk(_tree(text)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+    return found
 
 
 def _target_room(name: str) -> str | None:
@@ -98,7 +106,7 @@ def broken_rules(files: list[File]) -> list[str]:
     found = []
     for path, text in files:
         room = _room(path)
-        for line, name in _imports(ast.parse(text)):
+        for line, name in _imports(text):
             problem = (
                 _layer_problem(room, name)
                 or _vendor_problem(room, name)
@@ -154,7 +162,7 @@ def oversized(files: list[File]) -> list[str]:
         lines = text.count("\n")
         if lines > MAX_FILE_LINES:
             found.append(f"{path}: {lines} lines, the limit is {MAX_FILE_LINES}")
-        for function in _functions(ast.parse(text)):
+        for function in _functions(_tree(text)):
             length = (function.end_lineno or function.lineno) - function.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 found.append(
@@ -168,7 +176,7 @@ def untyped(files: list[File]) -> list[str]:
     """Functions without a return type or with an argument without a type."""
     found = []
     for path, text in files:
-        for function in _functions(ast.parse(text)):
+        for function in _functions(_tree(text)):
             arguments = function.args
             named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
             bare = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
@@ -188,7 +196,7 @@ def cycles(files: list[File]) -> list[list[str]]:
     modules = {path.removesuffix(".py").replace("/", "."): text for path, text in files}
     graph: dict[str, set[str]] = {}
     for module, text in modules.items():
-        names = {name for _, name in _imports(ast.parse(text))}
+        names = {name for _, name in _imports(text)}
         hits = {n if n in modules else n.rpartition(".")[0] for n in names}
         graph[module] = (hits & modules.keys()) - {module}
     while leaves := [m for m, targets in graph.items() if not targets & graph.keys()]:

@@ -7,38 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored_rows import binary_rows, rows_of
 
 from rayapp.evaluate.estimates import Influences, differences, estimates, measure, wilson
 from rayapp.evaluate.metrics import METRICS, Statistics, metrics_of
-from rayapp.evaluate.ranking import average_precision, calibration_error, calibration_noise
-from rayapp.evaluate.statistics import Floats, Moments, RankTable, as_float, exact_sum
+from rayapp.evaluate.statistics import Moments, as_float, exact_sum
 from rayapp.schemas.data import Task
-
-
-def _binary(rng: np.random.Generator, num_rows: int, signal: float) -> tuple[Floats, Floats]:
-    y_N = (rng.random(num_rows) < 0.25).astype(np.float64)
-    score_N = 1 / (1 + np.exp(1.5 - signal * y_N - rng.normal(size=num_rows)))
-    score_N = score_N.astype(np.float32).astype(np.float64)
-    return y_N, np.stack([1 - score_N, score_N], axis=1)
-
-
-def _multiclass(rng: np.random.Generator, num_rows: int) -> tuple[Floats, Floats]:
-    y_N = rng.integers(0, 3, num_rows).astype(np.float64)
-    logit_NK = rng.normal(size=(num_rows, 3)) + 1.2 * np.eye(3)[y_N.astype(int)]
-    scores_NK = np.exp(logit_NK)
-    return y_N, scores_NK / scores_NK.sum(axis=1, keepdims=True)
-
-
-def _regression(rng: np.random.Generator, num_rows: int) -> tuple[Floats, Floats]:
-    y_N = rng.normal(50, 10, num_rows)
-    return y_N, (y_N + rng.normal(1, 5, num_rows))[:, None]
-
-
-def _rows(task: Task, num_rows: int, seed: int = 0) -> tuple[Floats, Floats]:
-    rng = np.random.default_rng(seed)
-    if task == "binary":
-        return _binary(rng, num_rows, 1.0)
-    return _multiclass(rng, num_rows) if task == "multiclass" else _regression(rng, num_rows)
 
 
 @given(st.permutations(range(12)), st.lists(st.floats(-1e300, 1e300), min_size=12, max_size=12))
@@ -70,7 +44,7 @@ def test_moments_are_those_of_numpy(values: list[float]) -> None:
     st.lists(st.integers(0, 200), max_size=5),
 )
 def test_any_blocks_in_any_order_give_the_same_bits(task: Task, seed: int, cuts: list[int]) -> None:
-    y_N, scores_NK = _rows(task, 200, seed)
+    y_N, scores_NK = rows_of(task, 200, seed)
     whole = Statistics.from_batch(task, y_N, scores_NK)
     order = np.random.default_rng(seed).permutation(200)
     blocks = [b for b in np.split(order, sorted(cuts)) if len(b)]
@@ -86,7 +60,7 @@ def test_any_blocks_in_any_order_give_the_same_bits(task: Task, seed: int, cuts:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_each_task_gives_the_metrics_of_the_table(task: Task) -> None:
-    y_N, scores_NK = _rows(task, 500)
+    y_N, scores_NK = rows_of(task, 500)
     assert [e.metric for e in measure(task, y_N, scores_NK, 0.9)] == list(metrics_of(task))
     assert all(METRICS[name].meaning for name in metrics_of(task))
 
@@ -94,7 +68,7 @@ def test_each_task_gives_the_metrics_of_the_table(task: Task) -> None:
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_influence_averages_to_zero_and_predicts_the_effect_of_more_rows(task: Task) -> None:
     """Doubling one hundredth of the rows moves the value by the mean of their influence."""
-    y_N, scores_NK = _rows(task, 4000)
+    y_N, scores_NK = rows_of(task, 4000)
     stats = Statistics.from_batch(task, y_N, scores_NK)
     influences = stats.influences(y_N, scores_NK)
     more = Statistics.from_batch(task, y_N[:40], scores_NK[:40])
@@ -112,56 +86,13 @@ def test_influence_averages_to_zero_and_predicts_the_effect_of_more_rows(task: T
 
 
 def test_auc_error_is_delongs() -> None:
-    y_N, scores_NK = _rows("binary", 1500)
+    y_N, scores_NK = rows_of("binary", 1500)
     positive, negative = scores_NK[y_N == 1, 1], scores_NK[y_N == 0, 1]
     wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     delong = wins.mean(axis=1).var(ddof=1) / len(positive)
     delong += wins.mean(axis=0).var(ddof=1) / len(negative)
     influence_N = Statistics.from_batch("binary", y_N, scores_NK).influences(y_N, scores_NK)["auc"]
     assert influence_N.std() / np.sqrt(1500) == pytest.approx(np.sqrt(delong), rel=5e-3)
-
-
-def test_average_precision_error_is_the_bootstraps() -> None:
-    y_N, scores_NK = _rows("binary", 1000)
-    rng = np.random.default_rng(5)
-    draws = [rng.integers(0, 1000, 1000) for _ in range(300)]
-    values = [average_precision(RankTable.from_batch(y_N[d] == 1, scores_NK[d, 1])) for d in draws]
-    stats = Statistics.from_batch("binary", y_N, scores_NK)
-    influence_N = stats.influences(y_N, scores_NK)["average_precision"]
-    assert influence_N.std() / np.sqrt(1000) == pytest.approx(np.std(values), rel=0.1)
-
-
-def test_intervals_cover_the_truth() -> None:
-    rng = np.random.default_rng(11)
-    names = ("auc", "average_precision", "log_loss", "brier", "accuracy")
-    truth = {e.metric: e.value for e in measure("binary", *_binary(rng, 200_000, 1.0), 0.9)}
-    covered = dict.fromkeys(names, 0)
-    for _ in range(200):
-        found = {e.metric: e for e in measure("binary", *_binary(rng, 300, 1.0), 0.9)}
-        for name in names:
-            covered[name] += found[name].low <= truth[name] <= found[name].high
-    for name in names:
-        assert 0.84 <= covered[name] / 200 <= 0.96, name  # 0.9 ± 3 standard errors
-
-
-def test_calibration_interval_reaches_zero_for_a_calibrated_model() -> None:
-    rng = np.random.default_rng(2)
-    reached = 0
-    for _ in range(100):
-        p_N = rng.beta(2, 5, 1000)
-        y_N = (rng.random(1000) < p_N).astype(np.float64)
-        found = measure("binary", y_N, np.stack([1 - p_N, p_N], axis=1), 0.95)
-        low = {e.metric: e.low for e in found}["calibration_error"]
-        reached += low == 0
-    assert reached >= 95
-
-
-def test_calibration_noise_is_what_chance_gives() -> None:
-    rng = np.random.default_rng(4)
-    p_N = rng.beta(2, 5, 3000)
-    tables = [RankTable.from_batch(rng.random(3000) < p_N, p_N) for _ in range(60)]
-    found = [calibration_error(table) for table in tables]
-    assert np.mean(found) == pytest.approx(calibration_noise(tables[0]), rel=0.1)
 
 
 def test_few_rows_have_a_value_but_no_interval() -> None:
@@ -204,7 +135,7 @@ def test_wilson_is_the_textbook_interval() -> None:
 
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
-    y_N, scores_NK = _rows("binary", 400)
+    y_N, scores_NK = rows_of("binary", 400)
     stats = Statistics.from_batch("binary", y_N, scores_NK)
     own = stats.influences(y_N, scores_NK)
     found = differences(stats, stats, Influences.from_batch(own, own), 0.95)
@@ -214,7 +145,7 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
 
 def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     rng = np.random.default_rng(8)
-    y_N, scores_NK = _binary(rng, 2000, 1.0)
+    y_N, scores_NK = binary_rows(rng, 2000, 1.0)
     other_N = np.clip(scores_NK[:, 1] * (1 + rng.normal(0, 0.05, 2000)), 0, 1)
     other_NK = np.stack([1 - other_N, other_N], axis=1)
     own, other = (Statistics.from_batch("binary", y_N, s) for s in (scores_NK, other_NK))

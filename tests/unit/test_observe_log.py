@@ -1,13 +1,11 @@
 """A node's writers together: several endpoints, feedback, and what another process left behind."""
 
 import json
-from concurrent.futures.process import BrokenProcessPool
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from deltalake import DeltaTable
+from log_case import NOON, record
 
 from rayapp.observe.predictions import (
     PREDICTIONS,
@@ -19,22 +17,6 @@ from rayapp.observe.predictions import (
 )
 from rayapp.schemas.data import Column
 from rayapp.storage import Workspace
-
-NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-
-
-def record(endpoint: str, request_id: str) -> dict[str, object]:
-    return {
-        "request_id": request_id,
-        "row": 0,
-        "endpoint": endpoint,
-        "release_id": "r1",
-        "at": NOON,
-        "unit_id": "u",
-        "inputs": {"when": NOON, "size": 1.5, "place": None},
-        "scores": [0.25, 0.75],
-        "latency_ms": 1.25,
-    }
 
 
 def test_each_endpoint_and_the_feedback_reach_their_tables(tmp_path: Path) -> None:
@@ -66,24 +48,6 @@ def test_flush_leaves_only_what_others_still_write(tmp_path: Path) -> None:
     other.flush()
     assert list(tmp_path.rglob("*.log")) == []
     assert read_predictions(workspace.table("predictions")).num_rows == 3
-
-
-@pytest.mark.timeout(120)
-def test_a_killed_committer_is_replaced(tmp_path: Path) -> None:
-    workspace = Workspace(str(tmp_path))
-    log = NodeLog(workspace, commits_aside=True)
-    log.predictions("a").append([record("a", "q0")])
-    assert log.commit() == 1
-    assert log._aside is not None
-    (process,) = log._aside._processes.values()
-    process.kill()
-    process.join()
-    log.predictions("a").append([record("a", "q1")])
-    with pytest.raises(BrokenProcessPool):
-        log.commit()
-    assert log.commit() == 1
-    assert log.flush() == 0
-    assert read_predictions(workspace.table("predictions")).num_rows == 2
 
 
 def test_inputs_are_typed_again(tmp_path: Path) -> None:

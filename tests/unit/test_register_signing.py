@@ -1,7 +1,6 @@
 """One key per workspace, readable by its owner; a signature fits one message, one key, one
 spelling."""
 
-import multiprocessing
 import stat
 from pathlib import Path
 
@@ -76,14 +75,3 @@ def test_a_damaged_private_key_is_told_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(TamperedError, match="not an Ed25519 private key"):
         load_or_create_key(tmp_path)
     assert (tmp_path / PRIVATE_KEY).read_bytes() == b"no key"
-
-
-def _key_id(folder: Path) -> str:
-    return load_or_create_key(folder).key_id
-
-
-def test_processes_that_race_get_the_same_key(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        ids = pool.map(_key_id, [tmp_path / "keys"] * 8)
-    assert len(set(ids)) == 1
-    assert [p.name for p in (tmp_path / "keys").iterdir() if p.name.startswith(".")] == []
