@@ -27,8 +27,9 @@ _TIMER_S = 0.001
 @dataclass(frozen=True)
 class Outcome:
     """What one run saw. latencies_ms: of answers with status 200 and right values, from the time
-    they were due. statuses: how many of each other status. num_lost: no answer at all, within 5 s
-    after the last was due. late_ms: 99th percentile of how late the generator itself sent."""
+    they were due. due_s and is_ok: of every request, from the start of the run. statuses: how many
+    of each other status. num_lost: no answer at all, within 5 s after the last was due. late_ms:
+    99th percentile of how late the generator itself sent."""
 
     rate_rps: float
     seconds: float
@@ -38,6 +39,8 @@ class Outcome:
     num_lost: int
     statuses: dict[int, int]
     latencies_ms: npt.NDArray[np.float64]
+    due_s: npt.NDArray[np.float64]
+    is_ok: npt.NDArray[np.bool_]
     late_ms: float
 
     def percentile_ms(self, percent: float) -> float:
@@ -71,14 +74,14 @@ async def run(
     seed: int = 1,
 ) -> Outcome:
     """requests are sent in turn. Raises OSError when the server cannot be connected to."""
-    generator = _Generator(host, port, requests, is_right, max_connections)
+    generator = Generator(host, port, requests, is_right, max_connections)
     return await generator.run(rate_rps, seconds, seed)
 
 
 class _Connection(asyncio.Protocol):
     """One request at a time."""
 
-    def __init__(self, owner: "_Generator") -> None:
+    def __init__(self, owner: "Generator") -> None:
         self._owner = owner
         self._transport: Any = None  # uvloop's is no asyncio.Transport by name
         self._buffer = b""
@@ -117,7 +120,9 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-class _Generator:
+class Generator:
+    """One run; num_in_flight: requests that are due and not answered yet. See `run`."""
+
     def __init__(
         self,
         host: str,
@@ -138,7 +143,7 @@ class _Generator:
         self._done_s: npt.NDArray[np.float64] = np.empty(0)
         self._statuses: dict[int, int] = {}
         self._num_wrong = 0
-        self._num_open_requests = 0
+        self.num_in_flight = 0
         self._finished = asyncio.Event()
         self._all_sent = False
 
@@ -158,7 +163,7 @@ class _Generator:
             now_s = time.perf_counter()
             while next_one < count and due[next_one] <= now_s:
                 sent_s[next_one] = now_s
-                self._num_open_requests += 1
+                self.num_in_flight += 1
                 self._dispatch(next_one)
                 next_one += 1
             if next_one < count:
@@ -167,7 +172,7 @@ class _Generator:
                 # core shares hardware with this one.
                 await asyncio.sleep(max(due[next_one] - time.perf_counter(), _TIMER_S))
         self._all_sent = True
-        if self._num_open_requests:
+        if self.num_in_flight:
             with contextlib.suppress(TimeoutError):  # what is missing then is counted as lost
                 await asyncio.wait_for(self._finished.wait(), _TAIL_S)
         for connection in list(self._open):
@@ -184,6 +189,8 @@ class _Generator:
             num_lost=count - num_ok - self._num_wrong - num_other,
             statuses=dict(self._statuses),
             latencies_ms=(self._done_s[is_ok] - self._due_s[is_ok]) * 1e3,
+            due_s=offsets_s,
+            is_ok=is_ok,
             late_ms=float(np.percentile((sent_s - self._due_s) * 1e3, 99)),
         )
 
@@ -235,6 +242,6 @@ class _Generator:
             self._close_request()  # lost: neither a status nor a latency
 
     def _close_request(self) -> None:
-        self._num_open_requests -= 1
-        if self._all_sent and not self._num_open_requests:
+        self.num_in_flight -= 1
+        if self._all_sent and not self.num_in_flight:
             self._finished.set()

@@ -38,26 +38,25 @@ from typing import Any
 
 import orjson
 import psutil
-import pyarrow as pa
 import uvloop
 
 from benchmarks.cpu import cpu_s, family
 from benchmarks.open_loop import Outcome, post, run
-from rayapp.cli.ask import sample_requests
-from rayapp.cli.head_state import client_environment, running_head
+from benchmarks.served import (
+    ENDPOINT,
+    EVERYTHING_ON,
+    NUM_ROWS,
+    SERVER_CORE,
+    Case,
+    Row,
+    head,
+    prepared,
+)
 from rayapp.cli.ports import free_ports
-from rayapp.config.load import read_yaml
-from rayapp.families.bundle import Bundle
-from rayapp.govern.keys import create_key
-from rayapp.ledger import Ledger
-from rayapp.register.manifest import read_manifest
-from rayapp.release.promote import champion_pointer
-from rayapp.storage import Workspace, fetch_bundle
-from rayapp.transforms import arrow_type
+from rayapp.storage import Workspace
 
 HERE = Path(__file__).parent
-ENDPOINT = "flight-delay"
-SERVER_CORE, GENERATOR_CORE = 0, 1
+GENERATOR_CORE = 1
 P99_LIMIT_MS = 100
 CPU_RATE_RPS = 500
 BATCH_ROWS, BATCH_RATE_RPS = 32, 50
@@ -66,10 +65,9 @@ STEP_S, CPU_STEP_S, IDLE_S = 6.0, 8.0, 8.0
 LATE_MS = 20
 """A generator that sends this late (99th percentile) measures itself."""
 READY_S = 180
-NUM_ROWS = 256
 TOLERANCE = 2e-6
+ONE_REPLICA = EVERYTHING_ON | {"min_replicas": 1, "max_replicas": 1}
 
-Row = dict[str, Any]
 Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 
 
@@ -77,7 +75,7 @@ Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 class Server:
     """packages: what its own environment holds beside the bundle's needs; none for ours. command:
     (python, port, empty folder) → what to start, before it perhaps something to run to its end;
-    None for rayapp, which `_head` starts."""
+    None for rayapp, which `head` starts."""
 
     command: Command | None = None
     path: str = "/predict"
@@ -186,45 +184,13 @@ def python_of(name: str) -> str:
     return str(python)
 
 
-@dataclass(frozen=True)
-class Case:
-    """rows: requests of one row each. expected: the bundle's own answer to each. key: an API key of
-    rayapp's; nobody else asks for one."""
-
-    workspace: Workspace
-    bundle: Path
-    rows: list[Row]
-    expected: list[float]
-    key: str
-
-
-def prepare(workspace: Workspace, folder: Path) -> Case:
-    pointer = Ledger.of(workspace, "benchmark").pointer(champion_pointer(ENDPOINT))
-    if pointer is None:
-        raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
-    fetch_bundle(read_manifest(workspace, pointer.target).manifest.bundle, folder)
-    bundle = Bundle.open(folder)
-    names = [column.name for column in bundle.schema.inputs]
-    asked = sample_requests(workspace, ENDPOINT, NUM_ROWS)
-    rows = [{name: row[name] for name in names} for row in asked]
-    columns = {}
-    for column in bundle.schema.inputs:
-        values = [row[column.name] for row in rows]
-        if column.type == "timestamp":
-            values = [v if v is None else datetime.fromisoformat(v) for v in values]
-        columns[column.name] = pa.array(values, arrow_type(column.type))
-    expected = bundle.predict(pa.table(columns))[:, 1].tolist()
-    key, _ = create_key(Ledger.of(workspace, "benchmark"), "benchmark", "caller")
-    return Case(workspace, folder, rows, expected, key)
-
-
 @contextlib.contextmanager
 def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
     """The root of the server's processes, and its port, once it answers rightly."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         command = SERVERS[name].command
         root, port = stack.enter_context(
-            _head(case, Path(folder))
+            head(case, Path(folder), ONE_REPLICA)
             if command is None
             else _process(name, command, case, Path(folder))
         )
@@ -264,48 +230,6 @@ def _process(
             for process in alive:
                 process.kill()
             child.wait()
-
-
-EVERYTHING_ON: dict[str, Any] = {
-    "min_replicas": 1,
-    "max_replicas": 1,
-    "requires_key": True,
-    "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
-    "endpoints": {ENDPOINT: {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
-}
-"""What rayapp does beside answering, on top of checks, receipts, metrics, deadlines and the log."""
-
-
-@contextlib.contextmanager
-def _head(case: Case, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """A head of our own on the workspace, its gateway deployed with one replica.
-
-    The port is the workspace's: a head that comes back brings its Serve back where it was.
-    """
-    ours = f"{Path(sys.executable).parent}/rayapp"
-    (dashboard,) = free_ports(1)
-    port = int(os.environ.get("RAYAPP_HTTP_PORT") or 8000)
-    environ = dict(os.environ) | {
-        "RAYAPP_WORKSPACE": case.workspace.uri,
-        "RAYAPP_HTTP_PORT": str(port),
-        "RAYAPP_DASHBOARD_PORT": str(dashboard),
-    }
-    up = ["taskset", "-c", str(SERVER_CORE), ours, "up"]
-    subprocess.run(up, check=True, env=environ, stdout=subprocess.DEVNULL)
-    try:
-        head = running_head(case.workspace)
-        config, _ = read_yaml("configs/serving/gateway.yaml")
-        config["http_options"]["port"] = port
-        config["applications"][0]["args"] |= EVERYTHING_ON
-        path = folder / "gateway.yaml"
-        path.write_text(json.dumps(config))  # JSON is YAML
-        serve = f"{Path(sys.executable).parent}/serve"
-        address = ["--address", head.dashboard_url]
-        known = environ | client_environment(head)
-        subprocess.run([serve, "deploy", str(path), *address], check=True, env=known)
-        yield psutil.Process(head.pid), port
-    finally:
-        subprocess.run([ours, "down"], check=True, env=environ, stdout=subprocess.DEVNULL)
 
 
 def _wait_ready(name: str, case: Case, port: int) -> None:
@@ -490,8 +414,8 @@ def main() -> None:
     today = datetime.now(UTC).date().isoformat()
     output = Path(chosen.output or f"benchmarks/results/serving-{today}.json")
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        case = prepare(Workspace.from_environment(os.environ), Path(folder))
+    workspace = Workspace.from_environment(os.environ)
+    with tempfile.TemporaryDirectory() as folder, prepared(workspace, Path(folder)) as case:
         for number in range(chosen.passes):
             for name in names:
                 sys.stderr.write(f"pass {number + 1}: {name}\n")

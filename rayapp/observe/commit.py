@@ -4,23 +4,33 @@ Each segment is an application of the table's transaction log, whose version is 
 bytes that are in the table. A commit writes rows and numbers together, so what a crash leaves is
 either uncommitted (the next run commits it) or committed (the next run skips it, and removes a
 segment that is finished). Nothing depends on which step a process dies in.
+
+A replica that is killed may have recorded an answer that it could not send any more; the ingress
+then asks another replica, which records the same request again. So a commit that finds a dead
+writer notes the time in the table, and for a while every commit leaves out what is in it already.
+(Two nodes leave one gap: a row that was in the table before its writer died, recorded again on
+another node that commits before the first one has found the death.)
 """
 
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from rayapp.errors import WorkspaceError
-from rayapp.observe.spool import SUFFIX, Read, read_segment
+from rayapp.observe.spool import SUFFIX, Read, read_segment, was_closed
 
 log = logging.getLogger("rayapp.observe.commit")
 
@@ -28,15 +38,21 @@ MAX_COMMIT_BYTES = 64 * 1024 * 1024
 DAMAGED = ".damaged"
 _LOCK = ".commit.lock"
 _ATTEMPTS = 5
+DEATHS = "spool/deaths"
+"""The application whose version is when a dead writer was last found, in seconds since 1970."""
+SETTLE_S = 120
+"""What another replica makes of a dead one's requests is in a spool within this time."""
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """How records of one kind become rows. rows: records → a table of exactly `schema`."""
+    """How records of one kind become rows. rows: records → a table of exactly `schema`. key: the
+    columns that are alike in two rows only if both are of one row of one request."""
 
     schema: pa.Schema
     partition_by: tuple[str, ...]
     rows: Callable[[Sequence[Mapping[str, Any]]], pa.Table]
+    key: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,13 +60,21 @@ class _Segment:
     path: Path
     is_complete: bool
     """Nobody writes to it any more."""
+    is_abandoned: bool
+    """Its writer died."""
 
     @property
     def application(self) -> str:
         return f"spool/{self.path.stem}"
 
 
-def commit_spool(folder: Path, table_uri: str, kind: RecordTable, wait: bool = False) -> int:
+def commit_spool(
+    folder: Path,
+    table_uri: str,
+    kind: RecordTable,
+    wait: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> int:
     """Commit what the folder's segments hold beyond what the table has; returns the rows committed.
 
     Only one process of a node commits at a time: with `wait` this one waits for its turn, otherwise
@@ -63,7 +87,7 @@ def commit_spool(folder: Path, table_uri: str, kind: RecordTable, wait: bool = F
         with ExitStack() as held:
             segments = _segments(folder, held)
             while segments:
-                committed, is_done = _commit_some(segments, table_uri, kind)
+                committed, is_done = _commit_some(segments, table_uri, kind, clock())
                 num_rows += committed
                 if is_done:
                     break
@@ -71,16 +95,14 @@ def commit_spool(folder: Path, table_uri: str, kind: RecordTable, wait: bool = F
 
 
 def _commit_some(
-    segments: Sequence[_Segment], table_uri: str, kind: RecordTable
+    segments: Sequence[_Segment], table_uri: str, kind: RecordTable, now_s: float
 ) -> tuple[int, bool]:
     """One commit of at most MAX_COMMIT_BYTES; whether that was all there is."""
     for attempt in range(_ATTEMPTS):
         try:
             table = _open(table_uri, kind)
             parts, is_done = _pending(segments, table)
-            records = [record for _, read in parts for record in read.records]
-            if parts:
-                _write(table, kind, parts, records)
+            num_rows = _write(table, kind, parts, now_s) if parts else 0
         except CommitFailedError:
             log.info("commit_lost_a_race", extra={"table": table_uri, "attempt": attempt})
             continue
@@ -89,7 +111,7 @@ def _commit_some(
         _report_damage(parts)
         if is_done:
             _remove_finished(segments, _open(table_uri, kind))
-        return len(records), is_done
+        return num_rows, is_done
     raise _refused(table_uri, f"{_ATTEMPTS} commits lost against others")
 
 
@@ -103,7 +125,7 @@ def _pending(
             return parts, False
         offset = table.transaction_version(segment.application) or 0
         read = read_segment(segment.path, offset, segment.is_complete, budget)
-        if read.end > offset:
+        if read.end > offset or segment.is_abandoned:
             parts.append((segment, read))
             budget -= read.end - offset
             if read.end < segment.path.stat().st_size and segment.is_complete:
@@ -112,21 +134,46 @@ def _pending(
 
 
 def _write(
-    table: DeltaTable,
-    kind: RecordTable,
-    parts: Sequence[tuple[_Segment, Read]],
-    records: Sequence[Mapping[str, Any]],
-) -> None:
+    table: DeltaTable, kind: RecordTable, parts: Sequence[tuple[_Segment, Read]], now_s: float
+) -> int:
     """Through the very handle whose transaction versions were read: only then does Delta refuse the
-    commit when somebody else has committed the same bytes meanwhile."""
+    commit when somebody else has committed the same bytes meanwhile. Returns the rows written."""
     done = [Transaction(segment.application, read.end) for segment, read in parts]
+    records = [record for _, read in parts for record in read.records]
+    rows = kind.rows(records) if records else kind.schema.empty_table()
+    died_s = table.transaction_version(DEATHS)
+    if any(segment.is_abandoned for segment, _ in parts):
+        died_s = int(now_s)
+        done.append(Transaction(DEATHS, died_s))
+    if died_s is not None and now_s - died_s < SETTLE_S and records:
+        rows = _without_repeated(rows, table, kind)
     write_deltalake(
         table,
-        kind.rows(records) if records else kind.schema.empty_table(),
+        rows,
         mode="append",
         schema_mode="merge",  # a table may be older than a column of ours
         commit_properties=CommitProperties(app_transactions=done, max_commit_retries=0),
     )
+    return len(rows)
+
+
+def _without_repeated(rows: pa.Table, table: DeltaTable, kind: RecordTable) -> pa.Table:
+    """Those that are neither in the table nor earlier in `rows`."""
+    since = pc.min(rows.column("at")).as_py() - timedelta(seconds=SETTLE_S)
+    wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
+    known = table.to_pyarrow_dataset().to_table(columns=list(kind.key), filter=wanted)
+    seen = set(_keys(known, kind))
+    is_new = []
+    for key in _keys(rows, kind):
+        is_new.append(key not in seen)
+        seen.add(key)
+    if not all(is_new):
+        log.info("requests_answered_again", extra={"num_rows": is_new.count(False)})
+    return rows.filter(pa.array(is_new))
+
+
+def _keys(rows: pa.Table, kind: RecordTable) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows.column(name).to_pylist() for name in kind.key), strict=True)
 
 
 def _open(table_uri: str, kind: RecordTable) -> DeltaTable:
@@ -173,10 +220,10 @@ def _segments(folder: Path, held: ExitStack) -> list[_Segment]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
-            found.append(_Segment(path, is_complete=False))
+            found.append(_Segment(path, is_complete=False, is_abandoned=False))
         else:
             held.callback(os.close, file)
-            found.append(_Segment(path, is_complete=True))
+            found.append(_Segment(path, is_complete=True, is_abandoned=not was_closed(path)))
     return found
 
 

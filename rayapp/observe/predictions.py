@@ -79,8 +79,15 @@ def _feedback_rows(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, _FEEDBACK_SCHEMA)
 
 
-PREDICTIONS = RecordTable(_PREDICTIONS_SCHEMA, ("endpoint", "date"), _prediction_rows)
-FEEDBACK = RecordTable(_FEEDBACK_SCHEMA, ("endpoint",), _feedback_rows)
+PREDICTIONS = RecordTable(
+    _PREDICTIONS_SCHEMA,
+    ("endpoint", "date"),
+    _prediction_rows,
+    key=("endpoint", "request_id", "row", "inputs"),
+)
+FEEDBACK = RecordTable(
+    _FEEDBACK_SCHEMA, ("endpoint",), _feedback_rows, key=("request_id", "row", "label", "score")
+)
 
 
 class NodeLog:

@@ -7,7 +7,9 @@ not survive the loss of the machine within the seconds until the next commit, fo
 each request (milliseconds) would be the price. `close` and a full segment are flushed to the disk.
 
 A writer holds a lock on its segment for as long as it writes. The lock dies with the process, so a
-segment that can be locked is complete, whoever wrote it. (A process id could be used again.)
+segment that can be locked is complete, whoever wrote it. (A process id could be used again.) One
+that its writer closed ends with an empty record; one without was left by a writer that died, whose
+last records may be of answers that never left.
 """
 
 import fcntl
@@ -79,14 +81,28 @@ class Spool:
 
     def _close(self) -> None:
         if self._file is not None:
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None
+            try:
+                _write_all(file, _CLOSED)
+                os.fsync(file)
+            finally:
+                os.close(file)
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
     text = orjson.dumps(record)
     return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+_CLOSED = encode_record({})
+
+
+def was_closed(path: Path) -> bool:
+    """Whether its writer closed it; for a segment that is complete."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_CLOSED)))
+        return file.read() == _CLOSED
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ def read_segment(path: Path, offset: int, is_complete: bool, max_bytes: int) -> 
         record = _decode(line)
         if record is None:
             num_damaged += 1
-        else:
+        elif record:
             records.append(record)
     end = offset + whole
     if is_complete and is_last and whole < len(data):

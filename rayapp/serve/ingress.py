@@ -17,6 +17,8 @@ CLUSTER_PORTS = (8404, 9101, 8500, 9500)
 CLUSTER_FOLDER = Path("/tmp/rayapp-ingress")  # noqa: S108 - HAProxy's files; a socket's path is short
 NUM_PORTS = 4
 """Ports that one node's ingress needs beside the endpoints' own."""
+REPEATABLE_BYTES = 64 * 1024
+"""Longer requests, headers included, get an error when their replica dies."""
 DOOR = "rayapp.serve.door:middlewares"
 
 
@@ -40,6 +42,13 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # responsive. A replica would wait for each of them, tens of milliseconds on a full core;
         # what may wait (a fit) lowers itself.
         "RAY_worker_niceness": "0",
+        # A replica that dies with a request has its connection closed without a byte of an answer;
+        # the request goes to another one. A prediction may be computed twice, and observe/commit.py
+        # keeps its row single. HAProxy repeats what fits into its buffer, and no more than twice: a
+        # request that kills its replica must not take them all along.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "2",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
         # counts requests itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

@@ -156,6 +156,9 @@ def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) ->
     deploy = serve.deployment(
         name="gateway",
         autoscaling_config=scaling,
+        # A new configuration's replicas answer before the old ones go: by default Serve would stop
+        # the only replica there is, and start another.
+        max_surge_percent=100,
         max_ongoing_requests=config.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
     )

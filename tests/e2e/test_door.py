@@ -1,5 +1,6 @@
 """What Serve does not see of the requests that the door takes, it must still answer for: replicas
-come under load, and one that goes finishes what it has begun."""
+come under load, and one that goes finishes what it has begun. What one that is killed was asked
+is answered by another, and counts once."""
 
 import asyncio
 import http.client
@@ -20,6 +21,7 @@ from shells import Shell, end_head, new_shell
 
 from rayapp.cli.head_state import running_head
 from rayapp.ledger import Ledger
+from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.release.promote import promote
 
 ENDPOINT = "behind-the-door"
@@ -32,8 +34,10 @@ SETTINGS = {
     "upscale_delay_s": 0.5,
     "downscale_delay_s": 1,
     "deadline_ms": 120_000,
+    "commit_every_s": 1,
     "num_cpus": 0.1,
 }
+TWO_REPLICAS = SETTINGS | {"min_replicas": 2}
 NUM_UPLOADS = 8
 WAIT_S = 120
 
@@ -45,6 +49,23 @@ class Served:
     @property
     def port(self) -> int:
         return int(self.shell.environ["RAYAPP_HTTP_PORT"])
+
+    def deploy(self, settings: dict[str, Any]) -> None:
+        config = {
+            "http_options": {"port": self.port},
+            "applications": [
+                {
+                    "name": "gateway",
+                    "route_prefix": "/",
+                    "import_path": "serve_apps.predict:build",
+                    "args": settings,
+                }
+            ],
+        }
+        path = Path(self.shell.workspace.uri).parent / "gateway.yaml"
+        path.write_text(yaml.safe_dump(config))
+        deployed = self.shell.with_stock_tools().run("serve", "deploy", str(path))
+        assert deployed.returncode == 0, deployed.stderr
 
     def replicas(self) -> list[dict[str, Any]]:
         """Those that Serve says are running."""
@@ -74,22 +95,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert started.returncode == 0, started.stderr
     signed = seal_release(shell.workspace, folder / "bundle", 1, ENDPOINT)
     promote(Ledger.of(shell.workspace, "test"), signed, 0)
-    config = {
-        "http_options": {"port": int(shell.environ["RAYAPP_HTTP_PORT"])},
-        "applications": [
-            {
-                "name": "gateway",
-                "route_prefix": "/",
-                "import_path": "serve_apps.predict:build",
-                "args": SETTINGS,
-            }
-        ],
-    }
-    path = folder / "gateway.yaml"
-    path.write_text(yaml.safe_dump(config))
-    deployed = shell.with_stock_tools().run("serve", "deploy", str(path))
-    assert deployed.returncode == 0, deployed.stderr
     made = Served(shell)
+    made.deploy(SETTINGS)
     _until(made.answers)
     yield made
     end_head(shell)
@@ -167,3 +174,47 @@ def _num_connections(pid: int) -> int:
     """Connections that a replica's own HTTP server holds; it listens between 30000 and 31000."""
     found = psutil.Process(pid).net_connections("tcp")
     return sum(c.status == "ESTABLISHED" and 30_000 <= c.laddr.port <= 31_000 for c in found)
+
+
+async def test_a_new_configuration_comes_in_with_nothing_dropped(served: Served) -> None:
+    before = {r["pid"] for r in served.replicas()}
+    deploying = asyncio.create_task(asyncio.to_thread(served.deploy, TWO_REPLICAS))
+
+    def is_replaced() -> bool:
+        now = {r["pid"] for r in served.replicas()}
+        return len(now) == 2 and not now & before and not any(map(psutil.pid_exists, before))
+
+    assert await _load(served, is_replaced) > 100
+    await deploying
+
+
+async def test_what_a_killed_replica_was_asked_another_answers_once(served: Served) -> None:
+    """The replica is stopped first, so that requests surely wait in it when it is killed."""
+    _until(lambda: len(served.replicas()) == 2)
+    victim = psutil.Process(served.replicas()[0]["pid"])
+    ids = [f"asked-{i}" for i in range(40)]
+    url = f"http://127.0.0.1:{served.port}"
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client:
+        victim.suspend()
+        asked = {
+            asyncio.create_task(client.post(SCORE, content=BODY, headers={"x-request-id": name}))
+            for name in ids
+        }
+        held = asked
+        while len(held) > len(asked) / 2:  # the other replica answers its share
+            _, held = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        assert held
+        victim.kill()
+        answers = await asyncio.gather(*asked)
+    assert [answer.status_code for answer in answers] == [200] * len(ids)
+    assert sorted(answer.headers["x-request-id"] for answer in answers) == sorted(ids)
+    logged: list[str] = []
+
+    def are_logged() -> bool:
+        table = read_predictions(served.shell.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
+        logged[:] = [i for i in table.column("request_id").to_pylist() if i.startswith("asked-")]
+        return set(ids) <= set(logged)
+
+    _until(are_logged)
+    assert sorted(logged) == sorted(ids)
+    _until(lambda: len(served.replicas()) == 2)

@@ -1,5 +1,6 @@
 """cluster.yaml, by Ray's own schema, with CPU and GPU workers and no secret in it."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,5 +51,5 @@ def test_every_node_has_the_quick_ingress() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "rayapp.serve.ingress"], capture_output=True, text=True, check=True
     ).stdout
-    exported = dict(line.removeprefix("export ").split("=", 1) for line in told.splitlines())
+    exported = dict(shlex.split(line)[1].split("=", 1) for line in told.splitlines())
     assert exported == ingress_settings(CLUSTER_FOLDER, CLUSTER_PORTS)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -133,6 +134,7 @@ def test_rotation_finishes_a_segment(workspace: Workspace) -> None:
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from rayapp.observe.spool import Spool
 spool, i = Spool(Path(sys.argv[1])), 0
@@ -280,3 +282,71 @@ def test_feedback_takes_the_same_way(workspace: Workspace) -> None:
         "true",
     ]
     spool.close()
+
+
+def die(spool: Spool) -> None:
+    """As a killed process leaves its segment: unlocked, and not closed by its writer."""
+    assert spool._file is not None
+    os.close(spool._file)
+    spool._file = None
+
+
+@pytest.mark.parametrize("second_node", ["toy", "other"])
+@pytest.mark.parametrize("is_death_found_first", [True, False])
+def test_an_answer_that_never_left_is_not_counted_beside_the_one_that_did(
+    workspace: Workspace, second_node: str, is_death_found_first: bool
+) -> None:
+    """A replica dies between record and answer, and another one, of this node or of another one,
+    answers. Whichever row gets to the table first, there is one."""
+    uri, folder = workspace.table(PREDICTIONS_TABLE), workspace.spool(second_node)
+    first, second = new_spool(workspace), Spool(folder / PREDICTIONS_TABLE)
+    first.append([record("before"), record("asked-twice", 0), record("asked-twice", 1)])
+    die(first)
+    if is_death_found_first:
+        commit_spool(workspace)
+    second.append([record("asked-twice", 0), record("asked-twice", 1), record("after")])
+    commit.commit_spool(folder / PREDICTIONS_TABLE, uri, PREDICTIONS)
+    commit_spool(workspace)
+    assert request_ids(workspace) == ["after", "asked-twice", "asked-twice", "before"]
+    assert segments(workspace) == [] or second_node == "toy"
+    second.close()
+
+
+def test_an_answer_that_never_left_may_be_in_the_table_before_its_writer_dies(
+    workspace: Workspace,
+) -> None:
+    first, second = new_spool(workspace), new_spool(workspace)
+    first.append([record("a")])
+    assert commit_spool(workspace) == 1
+    die(first)
+    second.append([record("a"), record("b")])
+    assert commit_spool(workspace) == 1
+    assert request_ids(workspace) == ["a", "b"]
+    second.close()
+
+
+def test_in_one_commit_too(workspace: Workspace) -> None:
+    first, second = new_spool(workspace), new_spool(workspace)
+    first.append([record("a")])
+    second.append([record("a"), record("b")])
+    die(first)
+    assert commit_spool(workspace) == 2
+    assert request_ids(workspace) == ["a", "b"]
+    second.close()
+
+
+def test_only_what_a_death_explains_is_left_out(workspace: Workspace) -> None:
+    """A client may use an id again: with other inputs always, with the same ones where no writer
+    has died lately."""
+    spool, uri = new_spool(workspace), workspace.table(PREDICTIONS_TABLE)
+    spool.append([record("a"), record("a")])
+    assert commit_spool(workspace) == 2
+    die(spool)
+    late = new_spool(workspace)
+    late.append([{**record("a"), "inputs": {"size": 2.5}}, record("a")])
+    assert commit_spool(workspace) == 1
+    late.append([record("a")])
+    after = time.time() + commit.SETTLE_S + 1
+    found = commit.commit_spool(folder_of(workspace), uri, PREDICTIONS, clock=lambda: after)
+    assert found == 1
+    late.close()

@@ -1,0 +1,283 @@
+"""Nothing dropped: requests at a steady rate while what answers them is killed, moved and replaced.
+
+    python -m benchmarks.faults [--rate 50] [OUTPUT.json]
+
+Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
+it) whose head is down. Two gateway replicas answer; one run of open loop without faults, then one
+with each of FAULTS, then HAProxy itself, which nothing stands in front of on one node. Each request
+has an id of its own. Told for each: the requests that were under way when it struck, what was
+answered otherwise than 200, what was lost, the 99th percentile outside the second after the fault,
+and at the end how many rows the prediction log has for each answered id (one, or it is wrong).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import psutil
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.cpu import family
+from benchmarks.open_loop import Generator, Outcome, post
+from benchmarks.served import ENDPOINT, EVERYTHING_ON, Case, deploy, head, prepared
+from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
+from rayapp.storage import Workspace
+
+PATH = f"/endpoints/{ENDPOINT}/invocations"
+SETTINGS = EVERYTHING_ON | {
+    "min_replicas": 2,
+    "max_replicas": 2,
+    "num_cpus": 0.1,
+    "commit_every_s": 1,
+}
+CALM_S, BEFORE_S, AFTER_S = 30.0, 3.0, 17.0
+AFTERMATH_S = 1.0
+"""So long after a fault latencies do not count."""
+SETTLE_S = 180
+TOLERANCE = 2e-6
+MIN_HELD = 3
+"""So many requests wait in a replica when it is killed."""
+REPLICA, CONTROLLER = "ray::ServeReplica:gateway", "ray::ServeController"
+KEEPER, HAPROXY = "ray::Keeper", "haproxy.cfg"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A head that serves. root: its first process. folder: for configs. prefix: of the ids of this
+    benchmark's requests, which no other run has."""
+
+    case: Case
+    root: psutil.Process
+    port: int
+    folder: Path
+    prefix: str
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those of this head whose command line holds `title`, eldest first."""
+        found = []
+        for process in family(self.root):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if title in " ".join(process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=psutil.Process.create_time)
+
+    async def deploy(self, **settings: Any) -> None:
+        await asyncio.to_thread(deploy, self.case, self.folder, SETTINGS | settings)
+
+    async def settle(self) -> None:
+        """Both replicas answer, under the configuration that the runs begin with."""
+        await self.deploy()
+        deadline_s, num_good = time.monotonic() + SETTLE_S, 0
+        url = f"http://127.0.0.1:{self.port}/v2/health/ready"
+        async with httpx.AsyncClient(timeout=5) as client:
+            while num_good < 50:
+                if time.monotonic() > deadline_s:
+                    raise SystemExit(f"not two replicas again within {SETTLE_S} s")
+                await asyncio.sleep(0.1)
+                try:
+                    is_good = (await client.get(url)).is_success
+                except httpx.HTTPError:
+                    is_good = False
+                num_good = num_good + 1 if is_good and len(self.processes(REPLICA)) == 2 else 0
+
+
+Fault = Callable[[Site, Generator], Awaitable[int]]
+"""Strikes, and returns how many requests were under way then."""
+
+
+async def nothing(site: Site, generator: Generator) -> int:
+    return 0
+
+
+async def kill_replica(site: Site, generator: Generator) -> int:
+    """Stopped first, until requests wait in it."""
+    victim = site.processes(REPLICA)[0]
+    victim.suspend()
+    while generator.num_in_flight < MIN_HELD:
+        await asyncio.sleep(0.01)
+    held = generator.num_in_flight
+    victim.kill()
+    return held
+
+
+def kill(title: str) -> Fault:
+    async def strike(site: Site, generator: Generator) -> int:
+        found = site.processes(title)
+        if not found:
+            raise SystemExit(f"no process {title!r} to kill")
+        held = generator.num_in_flight
+        for process in found:
+            process.kill()
+        return held
+
+    return strike
+
+
+def deployed(**settings: Any) -> Fault:
+    async def strike(site: Site, generator: Generator) -> int:
+        held = generator.num_in_flight
+        await site.deploy(**settings)
+        return held
+
+    return strike
+
+
+FAULTS: dict[str, Fault] = {
+    "none": nothing,
+    "gateway replica killed": kill_replica,
+    "Serve controller killed": kill(CONTROLLER),
+    "keeper of the limits killed": kill(KEEPER),
+    "other configuration deployed": deployed(commit_every_s=1.5),
+    "configuration deployed whose constructor raises": deployed(workspace="/proc/nowhere"),
+    "replica scaled away": deployed(min_replicas=1, max_replicas=1),
+    "HAProxy killed": kill(HAPROXY),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """struck_s: from its start. ids: of the requests that were answered."""
+
+    outcome: Outcome
+    held: int
+    struck_s: float
+    ids: list[str]
+
+    def figures(self) -> dict[str, Any]:
+        outcome = self.outcome
+        failed_s = outcome.due_s[~outcome.is_ok]
+        ok_s = outcome.due_s[outcome.is_ok]
+        calm = (ok_s < self.struck_s) | (ok_s > self.struck_s + AFTERMATH_S)
+        latencies_ms = outcome.latencies_ms
+        return {
+            "num_sent": outcome.num_sent,
+            "num_ok": outcome.num_ok,
+            "other_statuses": outcome.statuses,
+            "num_wrong": outcome.num_wrong,
+            "num_lost": outcome.num_lost,
+            "held_when_struck": self.held,
+            "p99_ms": round(float(np.percentile(latencies_ms[calm], 99)), 1),
+            "slowest_ms": round(float(latencies_ms.max()), 1),
+            "failing_for_s": round(float(np.ptp(failed_s)), 2) if len(failed_s) else 0.0,
+            "generator_late_ms": round(outcome.late_ms, 1),
+        }
+
+
+async def run(site: Site, name: str, rate_rps: float) -> Run:
+    """One fault, under load."""
+    fault = FAULTS[name]
+    seconds = CALM_S if fault is nothing else BEFORE_S + AFTER_S
+    rows, expected = site.case.rows, site.case.expected
+    number = list(FAULTS).index(name)
+    ids = [f"{site.prefix}-{number}-{i}" for i in range(int(rate_rps * seconds * 1.3))]
+    credential = {"Authorization": f"Bearer {site.case.key}"}
+    requests = [
+        post(
+            PATH,
+            orjson.dumps({"dataframe_records": [rows[i % len(rows)]]}),
+            credential | {"X-Request-Id": one},
+        )
+        for i, one in enumerate(ids)
+    ]
+
+    def is_right(index: int, body: bytes) -> bool:
+        (found,) = orjson.loads(body)["predictions"]
+        return abs(found - expected[index % len(expected)]) <= TOLERANCE
+
+    generator = Generator("127.0.0.1", site.port, requests, is_right, max_connections=256)
+    began_s = time.perf_counter()
+
+    async def strike() -> tuple[int, float]:
+        await asyncio.sleep(BEFORE_S)
+        held = await fault(site, generator)
+        return held, time.perf_counter() - began_s
+
+    striking = asyncio.create_task(strike())
+    outcome = await generator.run(rate_rps, seconds, seed=number)
+    held, struck_s = await striking
+    answered = [ids[i] for i in np.flatnonzero(outcome.is_ok)]
+    return Run(outcome, held, struck_s, answered)
+
+
+async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
+    runs: dict[str, Run] = {}
+    for name in track(FAULTS, "faults", console=Console(stderr=True)):
+        await site.settle()
+        runs[name] = await run(site, name, rate_rps)
+        sys.stderr.write(f"{name}: {json.dumps(runs[name].figures())}\n")
+    answered = [one for run in runs.values() for one in run.ids]
+    calm_ms = runs["none"].figures()["p99_ms"]
+    return {
+        "rate_rps": rate_rps,
+        "faults": [
+            {"fault": name, **found, "p99_ratio": round(found["p99_ms"] / calm_ms, 2)}
+            for name, run in runs.items()
+            for found in [run.figures()]
+        ],
+        "log": await asyncio.to_thread(log_figures, site, answered),
+        "num_cpus": os.cpu_count(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def log_figures(site: Site, answered: Sequence[str]) -> dict[str, int]:
+    """Of the answered ids: how many are in the log once, not at all, and more than once; and rows
+    of requests that got no answer with status 200."""
+    deadline_s = time.monotonic() + SETTLE_S
+    while True:
+        table = read_predictions(site.case.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
+        logged = table.column("request_id").to_pylist()
+        found = Counter(one for one in logged if one.startswith(site.prefix))
+        counts = Counter(min(found[one], 2) for one in answered)
+        if not counts[0] or time.monotonic() > deadline_s:
+            break
+        time.sleep(1)
+    more = len(set(found) - set(answered))
+    return {
+        "num_answered": len(answered),
+        "num_once": counts[1],
+        "num_missing": counts[0],
+        "num_twice": counts[2],
+        "num_not_answered": more,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("output", nargs="?", help="default: benchmarks/results/faults-DATE.json")
+    chosen = parser.parse_args()
+    today = datetime.now(UTC).date().isoformat()
+    output = Path(chosen.output or f"benchmarks/results/faults-{today}.json")
+    workspace = Workspace.from_environment(os.environ)
+    with (
+        tempfile.TemporaryDirectory() as bundle,
+        tempfile.TemporaryDirectory() as folder,
+        prepared(workspace, Path(bundle)) as case,
+        head(case, Path(folder), SETTINGS, core=None) as (root, port),
+    ):
+        site = Site(case, root, port, Path(folder), f"fault-{secrets.token_hex(4)}")
+        result = asyncio.run(run_all(site, chosen.rate))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(output.read_text())
+
+
+if __name__ == "__main__":
+    main()

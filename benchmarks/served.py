@@ -1,0 +1,130 @@
+"""What the benchmarks of serving share: the flight-delay champion of a workspace, requests with the
+answers that its bundle gives, and a head that serves it with everything switched on."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from rayapp.cli.ask import sample_requests
+from rayapp.cli.head_state import client_environment, running_head
+from rayapp.cli.ports import free_ports
+from rayapp.config.load import read_yaml
+from rayapp.families.bundle import Bundle
+from rayapp.govern.keys import create_key, revoke_key
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest
+from rayapp.release.promote import champion_pointer
+from rayapp.storage import Workspace, fetch_bundle
+from rayapp.transforms import arrow_type
+
+ENDPOINT = "flight-delay"
+NUM_ROWS = 256
+SERVER_CORE = 0
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """rows: requests of one row each. expected: the bundle's own answer to each. key: an API key of
+    rayapp's; nobody else asks for one."""
+
+    workspace: Workspace
+    bundle: Path
+    rows: list[Row]
+    expected: list[float]
+    key: str
+
+
+@contextlib.contextmanager
+def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
+    """folder: an empty one, for the bundle."""
+    ledger = Ledger.of(workspace, "benchmark")
+    pointer = ledger.pointer(champion_pointer(ENDPOINT))
+    if pointer is None:
+        raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
+    fetch_bundle(read_manifest(workspace, pointer.target).manifest.bundle, folder)
+    bundle = Bundle.open(folder)
+    names = [column.name for column in bundle.schema.inputs]
+    asked = sample_requests(workspace, ENDPOINT, NUM_ROWS)
+    rows = [{name: row[name] for name in names} for row in asked]
+    columns = {}
+    for column in bundle.schema.inputs:
+        values = [row[column.name] for row in rows]
+        if column.type == "timestamp":
+            values = [v if v is None else datetime.fromisoformat(v) for v in values]
+        columns[column.name] = pa.array(values, arrow_type(column.type))
+    expected = bundle.predict(pa.table(columns))[:, 1].tolist()
+    text, key = create_key(ledger, "benchmark", "caller")
+    try:
+        yield Case(workspace, folder, rows, expected, text)
+    finally:
+        revoke_key(ledger, key.key_id)
+
+
+EVERYTHING_ON: dict[str, Any] = {
+    "requires_key": True,
+    "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
+    "endpoints": {ENDPOINT: {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
+}
+"""What rayapp does beside answering, on top of checks, receipts, metrics, deadlines and the log."""
+
+
+@contextlib.contextmanager
+def head(
+    case: Case, folder: Path, settings: Mapping[str, Any], core: int | None = SERVER_CORE
+) -> Iterator[tuple[psutil.Process, int]]:
+    """A head of our own on the workspace, its gateway deployed with `settings`, all on one core
+    (None: on every core): its root process and the port of the endpoints.
+
+    The port is the workspace's: a head that comes back brings its Serve back where it was.
+    """
+    ours = f"{Path(sys.executable).parent}/rayapp"
+    (dashboard,) = free_ports(1)
+    port = http_port()
+    environ = dict(os.environ) | {
+        "RAYAPP_WORKSPACE": case.workspace.uri,
+        "RAYAPP_HTTP_PORT": str(port),
+        "RAYAPP_DASHBOARD_PORT": str(dashboard),
+    }
+    pinned = () if core is None else ("taskset", "-c", str(core))
+    up = [*pinned, ours, "up"]
+    subprocess.run(up, check=True, env=environ, stdout=subprocess.DEVNULL)
+    try:
+        running = running_head(case.workspace)
+        deploy(case, folder, settings)
+        yield psutil.Process(running.pid), port
+    finally:
+        subprocess.run([ours, "down"], check=True, env=environ, stdout=subprocess.DEVNULL)
+
+
+def deploy(
+    case: Case, folder: Path, settings: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+) -> None:
+    """Through Ray's own client, on the workspace's running head. changes: of the application's
+    entry in the Serve config."""
+    running = running_head(case.workspace)
+    config, _ = read_yaml("configs/serving/gateway.yaml")
+    config["http_options"]["port"] = http_port()
+    config["applications"][0]["args"] |= settings
+    config["applications"][0] |= changes or {}
+    path = folder / "gateway.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    serve = f"{Path(sys.executable).parent}/serve"
+    address = ["--address", running.dashboard_url]
+    known = dict(os.environ) | client_environment(running)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([serve, "deploy", str(path), *address], check=True, env=known, **quiet)
+
+
+def http_port() -> int:
+    return int(os.environ.get("RAYAPP_HTTP_PORT") or 8000)
