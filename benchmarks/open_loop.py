@@ -27,9 +27,10 @@ _TIMER_S = 0.001
 @dataclass(frozen=True)
 class Outcome:
     """What one run saw. latencies_ms: of answers with status 200 and right values, from the time
-    they were due. due_s and is_ok: of every request, from the start of the run. statuses: how many
-    of each other status. num_lost: no answer at all, within 5 s after the last was due. late_ms:
-    99th percentile of how late the generator itself sent."""
+    they were due; other_ms: of answers with another status. due_s and is_ok: of every request, from
+    the start of the run. statuses: how many of each other status. num_lost: no answer at all,
+    within 5 s after the last was due. late_ms: 99th percentile of how late the generator itself
+    sent."""
 
     rate_rps: float
     seconds: float
@@ -39,6 +40,7 @@ class Outcome:
     num_lost: int
     statuses: dict[int, int]
     latencies_ms: npt.NDArray[np.float64]
+    other_ms: npt.NDArray[np.float64]
     due_s: npt.NDArray[np.float64]
     is_ok: npt.NDArray[np.bool_]
     late_ms: float
@@ -142,6 +144,7 @@ class Generator:
         self._due_s: npt.NDArray[np.float64] = np.empty(0)
         self._done_s: npt.NDArray[np.float64] = np.empty(0)
         self._statuses: dict[int, int] = {}
+        self._other_s: list[float] = []
         self._num_wrong = 0
         self.num_in_flight = 0
         self._finished = asyncio.Event()
@@ -189,6 +192,7 @@ class Generator:
             num_lost=count - num_ok - self._num_wrong - num_other,
             statuses=dict(self._statuses),
             latencies_ms=(self._done_s[is_ok] - self._due_s[is_ok]) * 1e3,
+            other_ms=np.array(self._other_s) * 1e3,
             due_s=offsets_s,
             is_ok=is_ok,
             late_ms=float(np.percentile((sent_s - self._due_s) * 1e3, 99)),
@@ -226,6 +230,7 @@ class Generator:
     def answered(self, connection: _Connection, number: int, status: int, body: bytes) -> None:
         if status != 200:
             self._statuses[status] = self._statuses.get(status, 0) + 1
+            self._other_s.append(time.perf_counter() - self._due_s[number])
         elif self._is_right(number % len(self._requests), body):
             self._done_s[number] = time.perf_counter()
         else:

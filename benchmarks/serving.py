@@ -194,7 +194,7 @@ def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
             if command is None
             else _process(name, command, case, Path(folder))
         )
-        _wait_ready(name, case, port)
+        wait_ready(name, case, port)
         yield root, port
 
 
@@ -232,7 +232,7 @@ def _process(
             child.wait()
 
 
-def _wait_ready(name: str, case: Case, port: int) -> None:
+def wait_ready(name: str, case: Case, port: int) -> None:
     server = SERVERS[name]
     url = f"http://127.0.0.1:{port}{server.path}"
     headers = {"Content-Type": "application/json"} | _headers(name, case)

@@ -1,0 +1,178 @@
+"""Too much: what the gateway answers at five times what it can, and how soon it is well again.
+
+    python -m benchmarks.overload [--seconds 60] [OUTPUT.json]
+
+Needs what benchmarks.serving needs. One replica with everything switched on, all of its processes
+on one core. Told:
+
+    sustainable: the highest rate with p99 < 100 ms, as benchmarks.serving finds it
+    overload:    five times that rate; goodput (answers with 200 a second, whenever they came) as a
+                 share of it, and how quick the refusals were
+    recovery:    half the sustainable rate straight afterwards; seconds until no second of requests
+                 is slower than 100 ms (99th percentile) any more
+    tenants:     three tenants within their rates, then the same beside one that sends twenty times
+                 its own; the 95th percentile of the three, and whom the refusals hit
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import uvloop
+
+from benchmarks.open_loop import Outcome, post, run
+from benchmarks.served import Case, deploy, head, prepared
+from benchmarks.serving import (
+    GENERATOR_CORE,
+    ONE_REPLICA,
+    P99_LIMIT_MS,
+    SERVERS,
+    TOLERANCE,
+    Climber,
+    wait_ready,
+)
+from rayapp.govern.keys import create_key, revoke_key
+from rayapp.ledger import Ledger
+from rayapp.storage import Workspace
+
+TOO_MUCH, RECOVERY_S = 5, 15.0
+TENANTS = ("first", "second", "third")
+OFFENDER, OFFENDED_S, TIMES = "offender", 20.0, 20
+
+
+def recovered_s(outcome: Outcome) -> float | None:
+    """When the first second begins from which on none is slow, or has a request without its answer;
+    None where that is never."""
+    latency_ms = np.full(len(outcome.due_s), np.inf)
+    latency_ms[outcome.is_ok] = outcome.latencies_ms
+    second = outcome.due_s.astype(int)
+    is_slow = [
+        np.percentile(latency_ms[second == one], 99) >= P99_LIMIT_MS
+        for one in range(int(outcome.seconds))
+    ]
+    slow = np.flatnonzero(is_slow)
+    if not len(slow):
+        return 0.0
+    return float(slow[-1] + 1) if slow[-1] + 1 < len(is_slow) else None
+
+
+def overload(climber: Climber, seconds: float) -> dict[str, Any]:
+    best, ended_by = climber.climb()
+    rate_rps = best.outcome.rate_rps
+    much = climber.step(TOO_MUCH * rate_rps, seconds).outcome
+    after = climber.step(rate_rps / 2, RECOVERY_S).outcome
+    goodput_rps = much.num_ok / seconds
+    return {
+        "sustainable_rps": round(rate_rps),
+        "sustainable_ended_by": ended_by,
+        "overload": {
+            "rate_rps": round(much.rate_rps),
+            "num_sent": much.num_sent,
+            "goodput_rps": round(goodput_rps),
+            "goodput_of_sustainable": round(goodput_rps / rate_rps, 2),
+            "accepted_p99_ms": round(much.percentile_ms(99), 1),
+            "other_statuses": much.statuses,
+            "num_lost": much.num_lost,
+            "num_wrong": much.num_wrong,
+            "refusal_p50_ms": _percentile(much.other_ms, 50),
+            "refusal_p99_ms": _percentile(much.other_ms, 99),
+            "generator_late_ms": round(much.late_ms, 1),
+        },
+        "recovery_s": recovered_s(after),
+    }
+
+
+def _percentile(values: Any, percent: float) -> float | None:
+    return round(float(np.percentile(values, percent)), 1) if len(values) else None
+
+
+async def together(
+    case: Case, port: int, rates: dict[str, float], keys: dict[str, str]
+) -> dict[str, Outcome]:
+    """Each tenant at its rate, at the same time."""
+    server = SERVERS["rayapp"]
+
+    def is_right(index: int, body: bytes) -> bool:
+        (found,) = orjson.loads(body)["predictions"]
+        return bool(abs(found - case.expected[index]) <= TOLERANCE)
+
+    async def one(tenant: str, seed: int) -> Outcome:
+        credential = {"Authorization": f"Bearer {keys[tenant]}"}
+        requests = [post(server.path, server.body([row]), credential) for row in case.rows]
+        return await run(
+            "127.0.0.1", port, requests, is_right, rates[tenant], OFFENDED_S, seed=seed
+        )
+
+    outcomes = await asyncio.gather(*(one(tenant, i) for i, tenant in enumerate(rates)))
+    return dict(zip(rates, outcomes, strict=True))
+
+
+def tenants(case: Case, port: int, folder: Path, rate_rps: float) -> dict[str, Any]:
+    """rate_rps: what the gateway can. Each tenant may send a fifth of it, and sends half of that;
+    the offender sends twenty times what it may."""
+    ledger = Ledger.of(case.workspace, "benchmark")
+    share = rate_rps / 5
+    limits = {"limits": {"default": {"requests_per_s": share, "burst": share}}}
+    deploy(case, folder, ONE_REPLICA | limits)
+    made = {name: create_key(ledger, name, "caller") for name in (*TENANTS, OFFENDER)}
+    try:
+        wait_ready("rayapp", case, port)
+        keys = {name: text for name, (text, _) in made.items()}
+        good = dict.fromkeys(TENANTS, share / 2)
+        alone = uvloop.run(together(case, port, good, keys))
+        beside = uvloop.run(together(case, port, good | {OFFENDER: TIMES * share}, keys))
+    finally:
+        for _, key in made.values():
+            revoke_key(ledger, key.key_id)
+    before, after = (_p95([found[name] for name in TENANTS]) for found in (alone, beside))
+    return {
+        "share_rps": round(share),
+        "p95_alone_ms": before,
+        "p95_beside_offender_ms": after,
+        "p95_ratio": round(after / before, 2),
+        "refused": {name: found.num_sent - found.num_ok for name, found in beside.items()},
+        "offender_sent": beside[OFFENDER].num_sent,
+    }
+
+
+def _p95(outcomes: Sequence[Outcome]) -> float:
+    return round(float(np.percentile(np.concatenate([o.latencies_ms for o in outcomes]), 95)), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60, help="of overload")
+    parser.add_argument("output", nargs="?", help="default: benchmarks/results/overload-DATE.json")
+    chosen = parser.parse_args()
+    os.sched_setaffinity(0, {GENERATOR_CORE})
+    today = datetime.now(UTC).date().isoformat()
+    output = Path(chosen.output or f"benchmarks/results/overload-{today}.json")
+    workspace = Workspace.from_environment(os.environ)
+    with (
+        tempfile.TemporaryDirectory() as bundle,
+        tempfile.TemporaryDirectory() as folder,
+        prepared(workspace, Path(bundle)) as case,
+        head(case, Path(folder), ONE_REPLICA) as (root, port),
+    ):
+        wait_ready("rayapp", case, port)
+        climber = Climber("rayapp", case, root, port)
+        climber.step(50, 4)  # warm
+        result = overload(climber, chosen.seconds)
+        result["tenants"] = tenants(case, port, Path(folder), result["sustainable_rps"])
+    result |= {"num_cpus": os.cpu_count(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(output.read_text())
+
+
+if __name__ == "__main__":
+    main()
