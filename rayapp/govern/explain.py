@@ -136,6 +136,8 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
                 f"{prediction.propensity:.0%} of units are"
             )
         )
+    if prediction.trace_id is not None:
+        branch.add(_plain(f"in trace {prediction.trace_id}"))
     for name, value in prediction.inputs.items():
         branch.add(_plain(f"{name} = {value!r}"))
 

@@ -44,6 +44,7 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "propensity": pa.float64(),
         "unit": pa.string(),
         "tenant": pa.string(),
+        "trace_id": pa.string(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(

@@ -38,7 +38,7 @@ class PredictionRecord(Record):
     outcome that arrives later finds its prediction. degraded: why another than the intended model
     answered, or None. arm: the side of a split that `unit` fell on, with the probability
     (propensity) of that; None where nothing was split. tenant: of the key that asked, None where
-    none was sent.
+    none was sent. trace_id: of the trace that the caller was in, where it said so.
     """
 
     request_id: str
@@ -55,6 +55,7 @@ class PredictionRecord(Record):
     propensity: float | None = None
     unit: str | None = None
     tenant: str | None = None
+    trace_id: str | None = None
 
 
 class Feedback(Record):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -13,11 +14,23 @@ log = logging.getLogger("rayapp.serve.predicting")
 
 Result = TypeVar("Result")
 
+_TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-.{2}.*"
+)
+
 
 class RecordSink(Protocol):
     """Where answered rows and feedback go. Returns once a killed process cannot lose them."""
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None: ...
+
+
+def trace_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """The trace that the caller is in, by its `traceparent` header (W3C Trace Context); None
+    where there is none, or one that the specification says to leave aside."""
+    given = headers.get(b"traceparent")
+    found = _TRACEPARENT.fullmatch(given) if given is not None else None
+    return found[1].decode() if found is not None else None
 
 
 def prediction_records(
@@ -32,6 +45,7 @@ def prediction_records(
         "latency_ms": round(latency_ms, 3),
         "degraded": reply.degraded,
         "tenant": ask.tenant,
+        "trace_id": trace_id(ask.headers),
     }
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm

@@ -8,6 +8,9 @@ import pytest
 from rayapp.cli.app import app
 from rayapp.cli.job_choice import CONFIG_OF_JOB
 from rayapp.config.reference import render_reference
+from rayapp.operate.grafana import panels
+from rayapp.operate.grafana import render as render_dashboard
+from rayapp.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -47,3 +50,20 @@ def test_configs_exist(page: str) -> None:
 def test_the_settings_page_is_what_the_code_says() -> None:
     """Made anew by: python -m rayapp.config.reference > docs/reference/settings.md"""
     assert _text("docs/reference/settings.md") == render_reference()
+
+
+def test_the_dashboard_is_what_the_code_says() -> None:
+    """Made anew by: python -m rayapp.operate.grafana > docs/dashboards/endpoints.json"""
+    assert _text("docs/dashboards/endpoints.json") == render_dashboard()
+
+
+def test_every_metric_is_on_the_dashboard_under_labels_that_it_has() -> None:
+    told = "\n".join(query for panel in panels() for query in panel.queries.values())
+    assert [name for name in METRICS if f"ray_{name}" not in told] == []
+    for panel in panels():
+        for legend, query in panel.queries.items():
+            grouped = [group.split(", ") for group in re.findall(r"sum by \(([^)]*)\)", query)]
+            assert set(re.findall(r"{{(\w+)}}", legend)) <= set(grouped[0]), panel.title
+            named = [name for name in METRICS if f"ray_{name}" in query]
+            known = {"le", *(key for name in named for key in METRICS[name].tag_keys)}
+            assert {key for group in grouped for key in group} <= known, panel.title

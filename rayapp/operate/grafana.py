@@ -1,0 +1,191 @@
+"""The Grafana dashboard of the endpoints, made from the table of metrics.
+
+python -m rayapp.operate.grafana > docs/dashboards/endpoints.json
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from rayapp.telemetry import METRICS
+
+_WIDTH, _HEIGHT = 12, 8
+_COLUMNS = 24 // _WIDTH
+_SOURCE = {"type": "prometheus", "uid": "${source}"}
+_OF = 'endpoint=~"$endpoint"'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """queries: legend → PromQL. unit: one of Grafana's. limits: values above which a line turns
+    yellow, then red."""
+
+    title: str
+    meaning: str
+    unit: str
+    queries: dict[str, str]
+    limits: tuple[float, float] | None = None
+
+
+def series(name: str, part: str = "") -> str:
+    """A metric of the table as Ray exports it. part: `bucket` of a histogram. Raises KeyError."""
+    spec = METRICS[name]
+    suffix = {"counter": "_total", "gauge": "", "histogram": f"_{part}"}[spec.kind]
+    return f"ray_{name}{suffix}"
+
+
+def _rate(name: str, by: str = "endpoint", where: str = _OF) -> str:
+    return f"sum by ({by}) (rate({series(name)}{{{where}}}[$__rate_interval]))"
+
+
+def _quantile(share: float, name: str, by: str = "endpoint") -> str:
+    buckets = f"rate({series(name, 'bucket')}{{{_OF}}}[$__rate_interval])"
+    return f"histogram_quantile({share}, sum by (le, {by}) ({buckets}))"
+
+
+def panels() -> tuple[Panel, ...]:
+    requests = "rayapp_requests"
+    is_failed, is_hit = f'{_OF}, status=~"5.."', f'{_OF}, outcome="hit"'
+    return (
+        Panel(
+            "Requests",
+            "Answered requests a second, by status",
+            "reqps",
+            {"{{endpoint}} {{status}}": _rate(requests, "endpoint, status")},
+        ),
+        Panel(
+            "Failed",
+            "Share of the requests that were answered with a 5xx",
+            "percentunit",
+            {"{{endpoint}}": f"{_rate(requests, where=is_failed)} / {_rate(requests)}"},
+            (0.001, 0.01),
+        ),
+        Panel(
+            "Latency",
+            "From the first byte in the gateway to the answer; quantiles are interpolated in "
+            "buckets, the mean is exact",
+            "ms",
+            {
+                "{{endpoint}} p50": _quantile(0.5, "rayapp_request_latency_ms"),
+                "{{endpoint}} p95": _quantile(0.95, "rayapp_request_latency_ms"),
+                "{{endpoint}} p99": _quantile(0.99, "rayapp_request_latency_ms"),
+                "{{endpoint}} mean": (
+                    f"1000 * {_rate('rayapp_request_seconds')} / {_rate(requests)}"
+                ),
+            },
+        ),
+        Panel(
+            "Releases",
+            "Answered requests a second, by the release that answered: a promotion is a crossing",
+            "reqps",
+            {"{{endpoint}} {{release}}": _rate(requests, "endpoint, release")},
+        ),
+        Panel(
+            "Degraded",
+            "Share of the requests that another than the intended model answered, by reason",
+            "percentunit",
+            {
+                "{{endpoint}} {{reason}}": (
+                    f"{_rate('rayapp_degraded', 'endpoint, reason')} "
+                    f"/ on (endpoint) group_left {_rate(requests)}"
+                )
+            },
+            (0.01, 0.05),
+        ),
+        Panel(
+            "Open breakers",
+            "Replicas that do not ask a release now, because it failed too often",
+            "short",
+            {
+                "{{endpoint}} {{target}}": (
+                    f"sum by (endpoint, target) ({series('rayapp_breaker_open')}{{{_OF}}})"
+                )
+            },
+            (0.5, 1.5),
+        ),
+        Panel("Rows", "Predicted rows a second", "rowsps", {"{{endpoint}}": _rate("rayapp_rows")}),
+        Panel(
+            "Rows of one model call",
+            "Grows with the load: requests that arrive together share a call",
+            "short",
+            {
+                "{{endpoint}} p50": _quantile(0.5, "rayapp_batch_rows"),
+                "{{endpoint}} p95": _quantile(0.95, "rayapp_batch_rows"),
+            },
+        ),
+        Panel(
+            "Cache hits",
+            "Share of the look-ups that were answered from the cache",
+            "percentunit",
+            {
+                "{{endpoint}}": (
+                    f"{_rate('rayapp_cache_lookups', where=is_hit)} "
+                    f"/ {_rate('rayapp_cache_lookups')}"
+                )
+            },
+        ),
+    )
+
+
+def dashboard() -> dict[str, Any]:
+    """As Grafana imports it. It asks for a Prometheus data source that scrapes Ray's nodes."""
+    return {
+        "title": "rayapp endpoints",
+        "uid": "rayapp-endpoints",
+        "tags": ["rayapp"],
+        "timezone": "browser",
+        "schemaVersion": 39,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "source", "label": "Data source", "type": "datasource"}
+                | {"query": "prometheus"},
+                {
+                    "name": "endpoint",
+                    "label": "Endpoint",
+                    "type": "query",
+                    "datasource": _SOURCE,
+                    "query": f"label_values({series('rayapp_requests')}, endpoint)",
+                    "refresh": 2,
+                    "includeAll": True,
+                    "multi": True,
+                    "current": {"text": "All", "value": "$__all"},
+                },
+            ]
+        },
+        "panels": [_drawn(number, panel) for number, panel in enumerate(panels())],
+    }
+
+
+def _drawn(number: int, panel: Panel) -> dict[str, Any]:
+    row, column = divmod(number, _COLUMNS)
+    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
+    if panel.limits is not None:
+        colours = zip(("green", "yellow", "red"), (None, *panel.limits), strict=True)
+        steps = [{"color": colour, "value": value} for colour, value in colours]
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
+        defaults["custom"] = {"thresholdsStyle": {"mode": "line"}}
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.meaning,
+        "datasource": _SOURCE,
+        "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {"tooltip": {"mode": "multi", "sort": "desc"}},
+        "targets": [
+            {"refId": chr(ord("A") + at), "expr": query, "legendFormat": legend}
+            for at, (legend, query) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def render() -> str:
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
