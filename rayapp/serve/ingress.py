@@ -19,6 +19,14 @@ NUM_PORTS = 4
 """Ports that one node's ingress needs beside the endpoints' own."""
 REPEATABLE_BYTES = 64 * 1024
 """Longer requests, headers included, get an error when their replica dies."""
+REQUEST_TIMEOUT_S = 10
+"""So long a client may take to send its headers, and a body of REPEATABLE_BYTES."""
+# HAProxy repeats only what it has whole, so it waits for the body first, which also keeps slow
+# clients away from the replicas. Serve has no settings for these lines of HAProxy's configuration;
+# it copies this one into `defaults` as it is.
+_RETRY_ON = f"""conn-failure empty-response
+    option http-buffer-request
+    timeout http-request {REQUEST_TIMEOUT_S}s"""
 DOOR = "rayapp.serve.door:middlewares"
 
 
@@ -42,11 +50,11 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # responsive. A replica would wait for each of them, tens of milliseconds on a full core;
         # what may wait (a fit) lowers itself.
         "RAY_worker_niceness": "0",
-        # A replica that dies with a request has its connection closed without a byte of an answer;
-        # the request goes to another one. A prediction may be computed twice, and observe/commit.py
-        # keeps its row single. HAProxy repeats what fits into its buffer, and no more than twice: a
-        # request that kills its replica must not take them all along.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # A replica that dies with a request has its connection closed or reset without a byte of an
+        # answer; the request goes to another one. A prediction may be computed twice, and
+        # observe/commit.py keeps its row single. No more than twice: a request that kills its
+        # replica must not take them all along.
+        "RAY_SERVE_HAPROXY_RETRY_ON": _RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "2",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway

@@ -23,10 +23,14 @@ from rayapp.cli.head_state import running_head
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.release.promote import promote
+from rayapp.serve.ingress import REPEATABLE_BYTES
 
 ENDPOINT = "behind-the-door"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
 BODY = json.dumps({"dataframe_records": [ROW]}).encode()
+# HAProxy holds a request back until it is complete or as long as this
+LONG_BODY = b" " * 2 * REPEATABLE_BYTES + BODY
+SENT_FIRST = REPEATABLE_BYTES + 1000
 SETTINGS = {
     "min_replicas": 1,
     "max_replicas": 2,
@@ -138,12 +142,12 @@ async def _load(served: Served, enough: Callable[[], bool]) -> int:
 
 
 def _begin_upload(port: int) -> http.client.HTTPConnection:
-    """A request that is under way: its headers and half of its body have been sent."""
+    """A request that is under way: its headers and part of its body have been sent."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     connection.putrequest("POST", SCORE)
     connection.putheader("Content-Type", "application/json")
-    connection.putheader("Content-Length", str(len(BODY)))
-    connection.endheaders(BODY[:20])
+    connection.putheader("Content-Length", str(len(LONG_BODY)))
+    connection.endheaders(LONG_BODY[:SENT_FIRST])
     return connection
 
 
@@ -165,7 +169,7 @@ async def test_replicas_come_under_load_and_go_with_nothing_dropped(served: Serv
     _until(lambda: len(served.replicas()) == 1)
     answers = []
     for connection in uploads:
-        connection.send(BODY[20:])
+        connection.send(LONG_BODY[SENT_FIRST:])
         answers.append(connection.getresponse().status)
     assert answers == [200] * NUM_UPLOADS
 
