@@ -46,7 +46,7 @@ SETTINGS = EVERYTHING_ON | {
     "num_cpus": 0.1,
     "commit_every_s": 1,
 }
-CALM_S, BEFORE_S, AFTER_S = 30.0, 3.0, 17.0
+CALM_S, BEFORE_S, AFTER_S, AFTER_INGRESS_S = 30.0, 3.0, 17.0, 37.0
 AFTERMATH_S = 1.0
 """So long after a fault latencies do not count."""
 SETTLE_S = 180
@@ -138,6 +138,7 @@ def deployed(**settings: Any) -> Fault:
     return strike
 
 
+INGRESS_KILLED = "HAProxy killed"
 FAULTS: dict[str, Fault] = {
     "none": nothing,
     "gateway replica killed": kill_replica,
@@ -146,7 +147,7 @@ FAULTS: dict[str, Fault] = {
     "other configuration deployed": deployed(commit_every_s=1.5),
     "configuration deployed whose constructor raises": deployed(workspace="/proc/nowhere"),
     "replica scaled away": deployed(min_replicas=1, max_replicas=1),
-    "HAProxy killed": kill(HAPROXY),
+    INGRESS_KILLED: kill(HAPROXY),
 }
 
 
@@ -182,7 +183,8 @@ class Run:
 async def run(site: Site, name: str, rate_rps: float) -> Run:
     """One fault, under load."""
     fault = FAULTS[name]
-    seconds = CALM_S if fault is nothing else BEFORE_S + AFTER_S
+    after_s = AFTER_INGRESS_S if name == INGRESS_KILLED else AFTER_S
+    seconds = CALM_S if fault is nothing else BEFORE_S + after_s
     rows, expected = site.case.rows, site.case.expected
     number = list(FAULTS).index(name)
     ids = [f"{site.prefix}-{number}-{i}" for i in range(int(rate_rps * seconds * 1.3))]

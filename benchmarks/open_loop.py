@@ -89,6 +89,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._body_at = 0
         self._end = 0
+        self._is_last = False
         self.index: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -108,11 +109,12 @@ class _Connection(asyncio.Protocol):
             at = head.find(b"content-length:")
             length = int(head[at + 15 : head.find(b"\r", at)]) if at >= 0 else 0
             self._body_at, self._end = body_at, body_at + length
+            self._is_last = b"connection: close" in head
         if len(self._buffer) >= self._end and self.index is not None:
             status, body = int(self._buffer[9:12]), self._buffer[self._body_at : self._end]
             index, self.index = self.index, None
             self._buffer, self._end = b"", 0
-            self._owner.answered(self, index, status, body)
+            self._owner.answered(self, index, status, body, self._is_last)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._owner.closed(self)
@@ -203,7 +205,10 @@ class Generator:
             self._idle.pop().send(number, self._requests[number % len(self._requests)])
             return
         self._queue.append(number)
-        if len(self._open) + self._num_opening < self._max_connections:
+        self._open_another()
+
+    def _open_another(self) -> None:
+        if self._queue and len(self._open) + self._num_opening < self._max_connections:
             task = asyncio.get_running_loop().create_task(self._open_one())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -227,7 +232,10 @@ class Generator:
         else:
             self._idle.append(connection)
 
-    def answered(self, connection: _Connection, number: int, status: int, body: bytes) -> None:
+    def answered(
+        self, connection: _Connection, number: int, status: int, body: bytes, is_last: bool
+    ) -> None:
+        """is_last: the server says that it closes the connection."""
         if status != 200:
             self._statuses[status] = self._statuses.get(status, 0) + 1
             self._other_s.append(time.perf_counter() - self._due_s[number])
@@ -236,7 +244,12 @@ class Generator:
         else:
             self._num_wrong += 1
         self._close_request()
-        self._rest(connection)
+        if is_last:
+            self._open.discard(connection)
+            connection.close()
+            self._open_another()
+        else:
+            self._rest(connection)
 
     def closed(self, connection: _Connection) -> None:
         self._open.discard(connection)

@@ -45,8 +45,12 @@ def _quantile(share: float, name: str, by: str = "endpoint") -> str:
 
 
 def panels() -> tuple[Panel, ...]:
-    requests = "rayapp_requests"
-    is_failed, is_hit = f'{_OF}, status=~"5.."', f'{_OF}, outcome="hit"'
+    return (*_answers(), *_inside())
+
+
+def _answers() -> tuple[Panel, ...]:
+    """What callers see."""
+    requests, is_failed = "rayapp_requests", f'{_OF}, status=~"5.."'
     return (
         Panel(
             "Requests",
@@ -93,6 +97,13 @@ def panels() -> tuple[Panel, ...]:
             },
             (0.01, 0.05),
         ),
+    )
+
+
+def _inside() -> tuple[Panel, ...]:
+    """Why they see it."""
+    is_hit = f'{_OF}, outcome="hit"'
+    return (
         Panel(
             "Open breakers",
             "Replicas that do not ask a release now, because it failed too often",

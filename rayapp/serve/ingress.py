@@ -57,6 +57,9 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": _RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "2",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
+        # A dead HAProxy is started again after three checks. Every 10 s, Serve's default, is half a
+        # minute without an answer.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
         # counts requests itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
