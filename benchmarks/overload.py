@@ -30,7 +30,7 @@ import orjson
 import uvloop
 
 from benchmarks.open_loop import Outcome, post, run
-from benchmarks.served import Case, deploy, head, prepared
+from benchmarks.served import Case, head, prepared
 from benchmarks.serving import (
     GENERATOR_CORE,
     ONE_REPLICA,
@@ -116,20 +116,21 @@ async def together(
     return dict(zip(rates, outcomes, strict=True))
 
 
-def tenants(case: Case, port: int, folder: Path, rate_rps: float) -> dict[str, Any]:
-    """rate_rps: what the gateway can. Each tenant may send a fifth of it, and sends half of that;
-    the offender sends twenty times what it may."""
+def tenants(case: Case, folder: Path, rate_rps: float) -> dict[str, Any]:
+    """On a head of its own. rate_rps: what the gateway can. Each tenant may send a fifth of it, and
+    sends half of that; the offender sends twenty times what it may."""
     ledger = Ledger.of(case.workspace, "benchmark")
     share = rate_rps / 5
     limits = {"limits": {"default": {"requests_per_s": share, "burst": share}}}
-    deploy(case, folder, ONE_REPLICA | limits)
     made = {name: create_key(ledger, name, "caller") for name in (*TENANTS, OFFENDER)}
+    keys = {name: text for name, (text, _) in made.items()}
+    good = dict.fromkeys(TENANTS, share / 2)
     try:
-        wait_ready("rayapp", case, port)
-        keys = {name: text for name, (text, _) in made.items()}
-        good = dict.fromkeys(TENANTS, share / 2)
-        alone = uvloop.run(together(case, port, good, keys))
-        beside = uvloop.run(together(case, port, good | {OFFENDER: TIMES * share}, keys))
+        with head(case, folder, ONE_REPLICA | limits) as (_, port):
+            wait_ready("rayapp", case, port)
+            uvloop.run(together(case, port, good, keys))  # warm
+            alone = uvloop.run(together(case, port, good, keys))
+            beside = uvloop.run(together(case, port, good | {OFFENDER: TIMES * share}, keys))
     finally:
         for _, key in made.values():
             revoke_key(ledger, key.key_id)
@@ -141,6 +142,7 @@ def tenants(case: Case, port: int, folder: Path, rate_rps: float) -> dict[str, A
         "p95_ratio": round(after / before, 2),
         "refused": {name: found.num_sent - found.num_ok for name, found in beside.items()},
         "offender_sent": beside[OFFENDER].num_sent,
+        "offender_statuses": beside[OFFENDER].statuses,
     }
 
 
@@ -161,13 +163,13 @@ def main() -> None:
         tempfile.TemporaryDirectory() as bundle,
         tempfile.TemporaryDirectory() as folder,
         prepared(workspace, Path(bundle)) as case,
-        head(case, Path(folder), ONE_REPLICA) as (root, port),
     ):
-        wait_ready("rayapp", case, port)
-        climber = Climber("rayapp", case, root, port)
-        climber.step(50, 4)  # warm
-        result = overload(climber, chosen.seconds)
-        result["tenants"] = tenants(case, port, Path(folder), result["sustainable_rps"])
+        with head(case, Path(folder), ONE_REPLICA) as (root, port):
+            wait_ready("rayapp", case, port)
+            climber = Climber("rayapp", case, root, port)
+            climber.step(50, 4)  # warm
+            result = overload(climber, chosen.seconds)
+        result["tenants"] = tenants(case, Path(folder), result["sustainable_rps"])
     result |= {"num_cpus": os.cpu_count(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1) + "\n")

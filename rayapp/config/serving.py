@@ -161,7 +161,10 @@ class ServingConfig(Config):
     downscale_delay_s: float = Field(default=120, ge=0)
     """So long fewer must have been enough before there are fewer."""
     max_ongoing_requests: int = Field(default=128, ge=1)
-    """More than these a replica refuses with 503."""
+    """More than these at a time a replica refuses with 503."""
+    max_turn_ms: float = Field(default=40, gt=0)
+    """Fewer at a time are taken where a turn of the replica's event loop, for which every request
+    waits, takes more CPU time than this."""
     num_cpus: float = Field(default=0.5, ge=0)
     num_gpus: float = Field(default=0, ge=0)
     max_batch_rows: int = Field(default=256, ge=1)

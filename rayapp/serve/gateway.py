@@ -8,7 +8,6 @@ unit test. Each answer carries the request's id and, where one answered, the rel
 
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import RequestError, Unavailable
+from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import SHADOW
+from rayapp.serve.admission import Admission
 from rayapp.serve.background import Background
 from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
@@ -41,7 +41,9 @@ from rayapp.serve.http import (
     milliseconds,
     read_body,
     readiness,
+    request_id_of,
     require_content_type,
+    require_request_id,
     respond,
 )
 from rayapp.serve.identity import KeyRing, Principal, require_caller
@@ -56,7 +58,6 @@ log = logging.getLogger("rayapp.serve.gateway")
 INLINE_BYTES = 32 * 1024
 """Longer bodies are parsed and recorded in a thread, so that they do not hold up short ones."""
 
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
@@ -84,6 +85,7 @@ class Call:
     principal: Principal | None = None
     endpoint: str | None = None
     version: str | None = None
+    is_admitted: bool = False
 
     @property
     def tenant(self) -> str | None:
@@ -104,7 +106,7 @@ class Answer:
 
 Handler = Callable[[Call], Awaitable[Answer]]
 OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
-"""What a health check asks needs no key."""
+"""What a health check asks needs no key, and is answered also where nothing else is."""
 Route = dict[str, Handler]
 Routed = tuple[Route, str | None, str | None]
 """What may be done at a path, and the endpoint and version that it names."""
@@ -113,8 +115,8 @@ MAX_PATHS = 4096
 
 
 class Gateway:
-    """num_ongoing: requests that are being answered now; more than the configuration's
-    max_ongoing_requests are refused with 503 before anything of them is read."""
+    """More requests at a time than it keeps pace with are refused with 503, before anything of
+    their bodies is read."""
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class Gateway:
         self._meter = meter
         self._background = background
         self._now = now
-        self.num_ongoing = 0
+        self._admission = Admission(config.max_ongoing_requests, config.max_turn_ms / 1000)
         self._deadlines = Deadlines()
         self._directory = Directory(config, follower, self._deadlines, meter, self._heard)
         self._fixed: dict[str, Route] = {
@@ -160,6 +162,11 @@ class Gateway:
         self._of_endpoint: dict[str, Route] = {"/invocations": {"POST": self._mlflow}}
         self._paths: dict[str, Routed] = {}
 
+    @property
+    def num_ongoing(self) -> int:
+        """Requests that are being answered now."""
+        return self._admission.num_ongoing
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.run(scope, receive, send, sends_request_id=True)
 
@@ -172,12 +179,9 @@ class Gateway:
         if scope["type"] != "http":
             return
         request = Request.of(scope, receive)
-        given = request.headers.get(b"x-request-id", b"")
-        is_valid = REQUEST_ID.fullmatch(given) is not None
-        request_id = given.decode() if is_valid else secrets.token_hex(16)
+        request_id = request_id_of(request)
         start_s = time.monotonic()
         call = Call(request, request_id, start_s, start_s + self._config.deadline_ms / 1000)
-        self.num_ongoing += 1
         try:
             self._admit(call)
             answer = await self._answer(call)
@@ -187,29 +191,19 @@ class Gateway:
         except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
             answer = Answer(failed(error, request, request_id))
         finally:
-            self.num_ongoing -= 1
+            if call.is_admitted:
+                self._admission.leave(call.tenant)
         await self._finish(send, call, answer, sends_request_id)
 
     def _admit(self, call: Call) -> None:
         """Who asks, and for how long; before anything of the body is read. Raises RequestError, or
         Unavailable where this replica is full."""
         headers = call.request.headers
-        given = headers.get(b"x-request-id")
-        if given is not None and given != call.request_id.encode():
-            raise RequestError(
-                "x-request-id must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
-                "send another id, or none to be given one",
-                400,
-                "bad_request_id",
-                "x-request-id",
-            )
-        if self.num_ongoing > self._config.max_ongoing_requests:
-            raise Unavailable(
-                f"this replica answers {self._config.max_ongoing_requests} requests already",
-                "try again after the seconds in retry-after",
-            )
+        require_request_id(call.request, call.request_id)
         if call.request.path not in OPEN_PATHS:
             call.principal = self._keys.identify(headers.get(b"authorization"))
+            self._admission.enter(call.tenant)
+            call.is_admitted = True
         own = headers.get(b"x-deadline-ms")
         if own is not None:
             call.deadline_s = min(call.deadline_s, call.start_s + milliseconds(own) / 1000)

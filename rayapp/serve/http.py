@@ -1,6 +1,8 @@
 """Just enough HTTP over ASGI: a bounded body, one kind of answer, one kind of error."""
 
 import logging
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ JSON = b"application/json"
 PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")
 """What tritonclient's HTTP libraries call themselves. It takes `error` for a text, as the Open
 Inference Protocol has it, and breaks on an object."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 
 
@@ -87,6 +90,25 @@ def refusal(error: RequestError) -> Response:
 def unavailable(error: RayappError, retry_after_s: int = 1) -> Response:
     headers = ((b"retry-after", str(retry_after_s).encode()),)
     return error_response(503, "unavailable", error.what, error.next_step, None, headers)
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's own, else a new one."""
+    given = request.headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def require_request_id(request: Request, request_id: str) -> None:
+    """Raises RequestError where the caller gave one that could not be taken."""
+    given = request.headers.get(b"x-request-id")
+    if given is not None and given != request_id.encode():
+        raise RequestError(
+            "x-request-id must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
+            "send another id, or none to be given one",
+            400,
+            "bad_request_id",
+            "x-request-id",
+        )
 
 
 def milliseconds(given: bytes) -> float:

@@ -1,0 +1,91 @@
+"""How many requests a replica takes at a time: as many as it keeps pace with, shared by tenants.
+
+A model on the CPU answers on the event loop, and so does everything else; a replica that is asked
+too much has no queue that could be looked at, but turns of its loop that grow, for which every
+request waits. So the limit follows their length: one more for each short turn in which it was
+reached, a fifth less for each long one (additive increase, multiplicative decrease: Chiu and Jain,
+1989, doi:10.1016/0169-7552(89)90019-6). A turn's length is the CPU time that it took: a loop that
+only waits for its core, because another process has it, refuses nobody.
+
+Where the limit is reached, a tenant that has its fair share of it or more is refused; one that has
+less is not, so a crowd of one caller does not shut out the others.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from rayapp.errors import Unavailable
+
+TICK_S = 0.02
+MIN_LIMIT = 8.0
+_LESS = 0.8
+_WINDOW_TICKS = 50
+"""For one to two of these windows a tenant that asked counts among those that share."""
+
+
+class Admission:
+    """max_ongoing: never more than these. max_turn_s: turns of the loop may take so much CPU time.
+    Called on the event loop only; it looks at the turns while there is something to do."""
+
+    def __init__(
+        self,
+        max_ongoing: int,
+        max_turn_s: float,
+        cpu_s: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.limit = float(max_ongoing)
+        self.num_ongoing = 0
+        self._max_ongoing, self._max_turn_s = max_ongoing, max_turn_s
+        self._cpu_s = cpu_s
+        self._of_tenant: Counter[str | None] = Counter()
+        self._recent: set[str | None] = set()
+        self._before: set[str | None] = set()
+        self._was_full = False
+        self._num_ticks = 0
+        self._last_cpu_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(self, tenant: str | None) -> None:
+        """Raises Unavailable where there are enough already; otherwise `leave` must follow."""
+        self._recent.add(tenant)
+        if self._timer is None:
+            self._last_cpu_s = self._cpu_s()
+            self._schedule()
+        if self.num_ongoing >= self.limit:
+            self._was_full = True
+            if self._of_tenant[tenant] >= self.limit / len(self._recent | self._before):
+                raise Unavailable(
+                    f"this replica answers {self.num_ongoing} requests already, "
+                    "which is as many as it keeps pace with",
+                    "try again after the seconds in retry-after",
+                )
+        self.num_ongoing += 1
+        self._of_tenant[tenant] += 1
+
+    def leave(self, tenant: str | None) -> None:
+        self.num_ongoing -= 1
+        self._of_tenant[tenant] -= 1
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant]
+
+    def tick(self) -> None:
+        """Look at what the loop did since the last time."""
+        cpu_s = self._cpu_s()
+        used_s, self._last_cpu_s = cpu_s - self._last_cpu_s, cpu_s
+        if used_s > TICK_S + self._max_turn_s:
+            self.limit = max(min(MIN_LIMIT, self._max_ongoing), self.limit * _LESS)
+        elif self._was_full:
+            self.limit = min(self._max_ongoing, self.limit + 1)
+        self._was_full = False
+        self._num_ticks += 1
+        if self._num_ticks % _WINDOW_TICKS == 0:
+            self._before, self._recent = self._recent, set()
+        if self.num_ongoing or self._recent or self._before:
+            self._schedule()
+        else:
+            self._timer = None
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self.tick)

@@ -1,0 +1,125 @@
+"""How many at a time: as many as the loop keeps pace with, and no tenant at another's cost."""
+
+import pytest
+
+from rayapp.errors import Unavailable
+from rayapp.serve.admission import MIN_LIMIT, TICK_S, Admission
+
+MAX_TURN_S = 0.04
+
+
+class Cpu:
+    """The CPU time of the loop's thread, as a test says it passes."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def cpu() -> Cpu:
+    return Cpu()
+
+
+def entered(admission: Admission, tenant: str | None, times: int) -> int:
+    """How many of so many requests that come at once are taken."""
+    num_taken = 0
+    for _ in range(times):
+        try:
+            admission.enter(tenant)
+        except Unavailable:
+            continue
+        num_taken += 1
+    return num_taken
+
+
+def turn(admission: Admission, cpu: Cpu, cost_s: float, tenant: str | None = None) -> int:
+    """100 requests come, those taken cost so much each, and are answered: how many were taken."""
+    num_taken = entered(admission, tenant, 100)
+    cpu.now_s += num_taken * cost_s
+    for _ in range(num_taken):
+        admission.leave(tenant)
+    admission.tick()
+    return num_taken
+
+
+async def test_the_limit_finds_what_fits_into_a_turn(cpu: Cpu) -> None:
+    """2 ms a request: 30 fit into a tick and the longest turn together."""
+    admission = Admission(128, MAX_TURN_S, cpu)
+    taken = [turn(admission, cpu, 0.002) for _ in range(200)]
+    fitting = (TICK_S + MAX_TURN_S) / 0.002
+    assert taken[0] == 100
+    assert all(0.75 * fitting <= one <= fitting + 1 for one in taken[-100:])
+
+
+async def test_it_recovers_when_requests_become_cheap(cpu: Cpu) -> None:
+    admission = Admission(64, MAX_TURN_S, cpu)
+    for _ in range(100):
+        turn(admission, cpu, 0.01)
+    assert admission.limit == MIN_LIMIT
+    for _ in range(100):
+        turn(admission, cpu, 0.0001)
+    assert admission.limit == 64
+
+
+async def test_a_loop_that_waits_for_its_core_refuses_nobody(cpu: Cpu) -> None:
+    """However long a turn takes by the clock: no CPU time passes here."""
+    admission = Admission(128, MAX_TURN_S, cpu)
+    assert [turn(admission, cpu, 0.0) for _ in range(50)] == [100] * 50
+
+
+async def test_slow_models_that_are_waited_for_are_not_too_much(cpu: Cpu) -> None:
+    admission = Admission(128, MAX_TURN_S, cpu)
+    assert entered(admission, None, 120) == 120
+    for _ in range(1000):
+        admission.tick()
+    assert admission.limit == 128
+
+
+async def test_never_more_than_the_configuration_says(cpu: Cpu) -> None:
+    admission = Admission(2, MAX_TURN_S, cpu)
+    assert entered(admission, None, 5) == 2
+    admission.leave(None)
+    assert entered(admission, None, 5) == 1
+    cpu.now_s += 10
+    admission.tick()
+    assert admission.limit == 2
+
+
+async def test_a_tenant_under_its_share_is_never_refused(cpu: Cpu) -> None:
+    admission = Admission(10, MAX_TURN_S, cpu)
+    assert entered(admission, "offender", 1000) == 10
+    assert entered(admission, "quiet", 5) == 5
+    assert entered(admission, "quiet", 1) == 0
+    assert entered(admission, "offender", 1) == 0
+    for _ in range(10):
+        admission.leave("offender")
+    assert admission.num_ongoing == 5
+    assert entered(admission, "offender", 1000) == 5
+
+
+async def test_a_tenant_that_asks_no_more_has_no_share(cpu: Cpu) -> None:
+    admission = Admission(10, MAX_TURN_S, cpu)
+    entered(admission, "gone", 1)
+    admission.leave("gone")
+    assert entered(admission, "here", 10) == 10
+    assert entered(admission, "other", 10) == 4  # a third, rounded up: three have asked
+    for _ in range(200):
+        admission.tick()
+    for _ in range(10):
+        admission.leave("here")
+    assert entered(admission, "other", 10) == 6
+
+
+async def test_an_idle_replica_looks_at_nothing(cpu: Cpu) -> None:
+    admission = Admission(10, MAX_TURN_S, cpu)
+    admission.enter(None)
+    admission.leave(None)
+    for _ in range(200):
+        if admission._timer is None:
+            return
+        admission._timer.cancel()
+        admission.tick()
+    pytest.fail("still looking")
