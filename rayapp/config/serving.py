@@ -162,7 +162,7 @@ class ServingConfig(Config):
     """So long fewer must have been enough before there are fewer."""
     max_ongoing_requests: int = Field(default=128, ge=1)
     """More than these at a time a replica refuses with 503."""
-    max_turn_ms: float = Field(default=40, gt=0)
+    max_turn_ms: float = Field(default=20, gt=0)
     """Fewer at a time are taken where a turn of the replica's event loop, for which every request
     waits, takes more CPU time than this."""
     num_cpus: float = Field(default=0.5, ge=0)

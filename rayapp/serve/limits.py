@@ -3,11 +3,13 @@
     gateway ── lease: "I want 50 for acme" ──▶ Keeper (one actor of the cluster) ── token buckets
             ◀─ 50 of them, or fewer ─────────
 
-One keeper has each tenant's bucket; a gateway leases a tenth of a second's worth at a time and
-counts it down itself, so most requests cost a subtraction. What a gateway does not use within a
-second is void. If a gateway dies, what it had leased is lost, a tenth of a second's worth at most;
-if the keeper dies, its successor starts with full buckets, so at most one burst more is let in.
-While there is no keeper, each gateway admits its share of the rate by itself.
+One keeper has each tenant's bucket; a gateway leases a tenth of a second's worth at a time, or as
+much as requests wait for, and counts it down itself, so most requests cost a subtraction. It leases
+again before it has spent everything, so few requests wait; and while it knows that the bucket is
+empty, it refuses by itself. What it does not use within a second is void. If a gateway dies, what
+it had leased is lost, two tenths of a second's worth at most; if the keeper dies, its successor
+starts with full buckets, so at most one burst more is let in. While there is no keeper, each
+gateway admits its share of the rate by itself.
 """
 
 import asyncio
@@ -32,8 +34,8 @@ Lease = Callable[[str, float], Awaitable["Grant"]]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """tokens: at most what was wanted. wait_s: until there is a whole one again, where none was
-    given."""
+    """tokens: at most what was wanted. wait_s: until there is a whole one again, where fewer were
+    given than wanted."""
 
     tokens: float
     wait_s: float
@@ -52,7 +54,7 @@ class Bucket:
         self._at_s = max(self._at_s, now_s)
         given = min(wanted, math.floor(self._tokens))
         self._tokens -= given
-        return Grant(given, 0.0 if given else (1 - self._tokens) / self._rate)
+        return Grant(given, 0.0 if given >= wanted else (1 - self._tokens) / self._rate)
 
 
 class Keeper:
@@ -76,9 +78,14 @@ class Keeper:
 
 @dataclass(slots=True)
 class _Allowance:
+    """One tenant's tokens here, which are void after until_s; before refused_until_s there are no
+    more of them."""
+
     tokens: float = 0.0
     until_s: float = 0.0
-    leasing: "asyncio.Task[Grant] | None" = None
+    refused_until_s: float = 0.0
+    num_waiting: int = 0
+    leasing: "asyncio.Task[None] | None" = None
     alone: Bucket | None = None
 
 
@@ -108,12 +115,28 @@ class Limiter:
         allowance = self._allowances.get(name)
         if allowance is None:
             allowance = self._allowances[name] = _Allowance()
+        if not self._spend(allowance):
+            allowance.num_waiting += 1
+            try:
+                await self._wait(name, rate, allowance)
+            finally:
+                allowance.num_waiting -= 1
+        if allowance.tokens < rate.requests_per_s * LEASE_S / 2 and not self._is_empty(allowance):
+            self._ask(name, rate, allowance)
+
+    async def _wait(self, name: str, rate: RateConfig, allowance: _Allowance) -> None:
         while not self._spend(allowance):
-            if allowance.leasing is None:
-                allowance.leasing = asyncio.create_task(self._leased(name, rate, allowance))
-            grant = await asyncio.shield(allowance.leasing)
-            if not grant.tokens:
-                raise _too_many(tenant, rate, grant.wait_s)
+            if self._is_empty(allowance):
+                raise _too_many(name, rate, allowance.refused_until_s - self._clock_s())
+            await asyncio.shield(self._ask(name, rate, allowance))
+
+    def _is_empty(self, allowance: _Allowance) -> bool:
+        return self._clock_s() < allowance.refused_until_s
+
+    def _ask(self, name: str, rate: RateConfig, allowance: _Allowance) -> "asyncio.Task[None]":
+        if allowance.leasing is None:
+            allowance.leasing = asyncio.create_task(self._leased(name, rate, allowance))
+        return allowance.leasing
 
     def _spend(self, allowance: _Allowance) -> bool:
         if allowance.tokens < 1 or allowance.until_s < self._clock_s():
@@ -121,8 +144,8 @@ class Limiter:
         allowance.tokens -= 1
         return True
 
-    async def _leased(self, name: str, rate: RateConfig, allowance: _Allowance) -> Grant:
-        wanted = max(1, math.floor(rate.requests_per_s * LEASE_S))
+    async def _leased(self, name: str, rate: RateConfig, allowance: _Allowance) -> None:
+        wanted = max(1, math.floor(rate.requests_per_s * LEASE_S), allowance.num_waiting)
         try:
             grant = await self._lease(name, wanted)
             allowance.alone = None
@@ -132,13 +155,16 @@ class Limiter:
                 alone = rate.requests_per_s * self._share, max(1.0, rate.burst * self._share)
                 allowance.alone = Bucket(*alone, self._clock_s())
             grant = allowance.alone.take(wanted, self._clock_s())
-        allowance.leasing = None
-        allowance.tokens, allowance.until_s = grant.tokens, self._clock_s() + VOID_AFTER_S
-        return grant
+        finally:
+            allowance.leasing = None
+        now_s = self._clock_s()
+        left = allowance.tokens if now_s <= allowance.until_s else 0.0
+        allowance.tokens, allowance.until_s = left + grant.tokens, now_s + VOID_AFTER_S
+        allowance.refused_until_s = now_s + grant.wait_s
 
 
-def _too_many(tenant: str | None, rate: RateConfig, wait_s: float) -> RequestError:
-    who = f"tenant {tenant!r}" if tenant else "callers without a key"
+def _too_many(name: str, rate: RateConfig, wait_s: float) -> RequestError:
+    who = "callers without a key" if name == ANONYMOUS else f"tenant {name!r}"
     return RequestError(
         f"{who} may send {rate.requests_per_s:g} requests a second, {rate.burst:g} at once",
         "try again after the seconds in retry-after",

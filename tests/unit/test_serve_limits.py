@@ -112,6 +112,41 @@ async def test_what_is_not_used_is_void() -> None:
     assert site.num_leases == before + 1
 
 
+async def test_a_slow_keeper_holds_up_nobody_who_keeps_to_the_rate() -> None:
+    """A lease that comes late is for all who came meanwhile, and is asked for ahead of need."""
+    limits = LimitsConfig.model_validate({"default": {"requests_per_s": 100, "burst": 100}})
+    site = Site(limits)
+    gateway, answered = site.gateways[0], asyncio.Event()
+    keeper = site.keeper
+    assert keeper is not None
+
+    async def slow(tenant: str, wanted: float) -> Grant:
+        site.num_leases += 1
+        await answered.wait()
+        return keeper.lease(tenant, wanted)
+
+    gateway._lease = slow
+    waiting = [asyncio.create_task(gateway.admit("a")) for _ in range(60)]
+    await asyncio.sleep(0)
+    answered.set()
+    await asyncio.gather(*waiting)
+    assert site.num_leases <= 3
+    answered.clear()
+    await asyncio.sleep(0)
+    before = site.num_leases
+    for _ in range(5):  # what was leased ahead
+        await gateway.admit("a")
+    assert site.num_leases - before <= 1
+
+
+async def test_one_over_its_rate_is_refused_without_asking_the_keeper() -> None:
+    site = Site()
+    assert await site.admitted("other", 50) == 5
+    before = site.num_leases
+    assert await site.admitted("other", 1000) == 0
+    assert site.num_leases == before
+
+
 async def test_the_wait_is_told() -> None:
     limits = LimitsConfig.model_validate({"default": {"requests_per_s": 0.1, "burst": 1}})
     site = Site(limits)
