@@ -121,7 +121,8 @@ class Limiter:
                 await self._wait(name, rate, allowance)
             finally:
                 allowance.num_waiting -= 1
-        if allowance.tokens < rate.requests_per_s * LEASE_S / 2 and not self._is_empty(allowance):
+        ahead = rate.requests_per_s * LEASE_S
+        if ahead >= 1 and allowance.tokens < ahead / 2 and not self._is_empty(allowance):
             self._ask(name, rate, allowance)
 
     async def _wait(self, name: str, rate: RateConfig, allowance: _Allowance) -> None:

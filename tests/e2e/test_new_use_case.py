@@ -11,7 +11,6 @@ from rayapp.ledger import Ledger
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import EventKind
 
-
 # every family learns every task in tests/contract/test_families.py; a fit costs half a minute here
 FAMILIES = {
     "binary": ("tabular", "neural"),
