@@ -78,11 +78,12 @@ class Keeper:
 
 @dataclass(slots=True)
 class _Allowance:
-    """One tenant's tokens here, which are void after until_s; before refused_until_s there are no
-    more of them."""
+    """One tenant's tokens here, which are void after until_s. The bucket is empty until
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again."""
 
     tokens: float = 0.0
     until_s: float = 0.0
+    empty_until_s: float = 0.0
     refused_until_s: float = 0.0
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
@@ -128,7 +129,7 @@ class Limiter:
     async def _wait(self, name: str, rate: RateConfig, allowance: _Allowance) -> None:
         while not self._spend(allowance):
             if self._is_empty(allowance):
-                raise _too_many(name, rate, allowance.refused_until_s - self._clock_s())
+                raise _too_many(name, rate, allowance.empty_until_s - self._clock_s())
             await asyncio.shield(self._ask(name, rate, allowance))
 
     def _is_empty(self, allowance: _Allowance) -> bool:
@@ -161,7 +162,9 @@ class Limiter:
         now_s = self._clock_s()
         left = allowance.tokens if now_s <= allowance.until_s else 0.0
         allowance.tokens, allowance.until_s = left + grant.tokens, now_s + VOID_AFTER_S
-        allowance.refused_until_s = now_s + grant.wait_s
+        # no longer than a second without asking: a keeper may have died, its successor have some
+        allowance.refused_until_s = now_s + min(grant.wait_s, VOID_AFTER_S)
+        allowance.empty_until_s = now_s + grant.wait_s
 
 
 def _too_many(name: str, rate: RateConfig, wait_s: float) -> RequestError:
