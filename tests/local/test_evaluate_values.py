@@ -3,41 +3,14 @@ scikit-learn takes longer than all of those."""
 
 import numpy as np
 import pytest
+from scored_rows import rows_of
 from sklearn import metrics as sk
 
 from rayapp.evaluate.metrics import Statistics
-from rayapp.evaluate.statistics import Floats
-from rayapp.schemas.data import Task
-
-
-def _binary(rng: np.random.Generator, num_rows: int, signal: float) -> tuple[Floats, Floats]:
-    y_N = (rng.random(num_rows) < 0.25).astype(np.float64)
-    score_N = 1 / (1 + np.exp(1.5 - signal * y_N - rng.normal(size=num_rows)))
-    score_N = score_N.astype(np.float32).astype(np.float64)
-    return y_N, np.stack([1 - score_N, score_N], axis=1)
-
-
-def _multiclass(rng: np.random.Generator, num_rows: int) -> tuple[Floats, Floats]:
-    y_N = rng.integers(0, 3, num_rows).astype(np.float64)
-    logit_NK = rng.normal(size=(num_rows, 3)) + 1.2 * np.eye(3)[y_N.astype(int)]
-    scores_NK = np.exp(logit_NK)
-    return y_N, scores_NK / scores_NK.sum(axis=1, keepdims=True)
-
-
-def _regression(rng: np.random.Generator, num_rows: int) -> tuple[Floats, Floats]:
-    y_N = rng.normal(50, 10, num_rows)
-    return y_N, (y_N + rng.normal(1, 5, num_rows))[:, None]
-
-
-def _rows(task: Task, num_rows: int, seed: int = 0) -> tuple[Floats, Floats]:
-    rng = np.random.default_rng(seed)
-    if task == "binary":
-        return _binary(rng, num_rows, 1.0)
-    return _multiclass(rng, num_rows) if task == "multiclass" else _regression(rng, num_rows)
 
 
 def test_binary_values_agree_with_scikit_learn() -> None:
-    y_N, scores_NK = _rows("binary", 5000)
+    y_N, scores_NK = rows_of("binary", 5000)
     p_N = scores_NK[:, 1]
     stats = Statistics.from_batch("binary", y_N, scores_NK)
     values = stats.values()
@@ -66,14 +39,14 @@ def test_tied_scores_agree_with_scikit_learn_exactly() -> None:
 
 
 def test_multiclass_and_regression_values_agree_with_scikit_learn() -> None:
-    y_N, scores_NK = _rows("multiclass", 3000)
+    y_N, scores_NK = rows_of("multiclass", 3000)
     values = Statistics.from_batch("multiclass", y_N, scores_NK).values()
     expected = sk.roc_auc_score(y_N, scores_NK, multi_class="ovr")
     assert values["auc"] == pytest.approx(expected, abs=2e-4)
     assert values["log_loss"] == pytest.approx(sk.log_loss(y_N, scores_NK), rel=1e-9)
     assert values["accuracy"] == pytest.approx((scores_NK.argmax(axis=1) == y_N).mean())
 
-    y_N, scores_NK = _rows("regression", 3000)
+    y_N, scores_NK = rows_of("regression", 3000)
     values = Statistics.from_batch("regression", y_N, scores_NK).values()
     assert values["mae"] == pytest.approx(sk.mean_absolute_error(y_N, scores_NK[:, 0]))
     assert values["rmse"] == pytest.approx(sk.root_mean_squared_error(y_N, scores_NK[:, 0]))
