@@ -49,7 +49,7 @@ SETTINGS = EVERYTHING_ON | {
 CALM_S, BEFORE_S, AFTER_S, AFTER_INGRESS_S = 30.0, 3.0, 17.0, 37.0
 AFTERMATH_S = 1.0
 """So long after a fault latencies do not count."""
-SETTLE_S = 180
+SETTLE_S, COMMITS_S = 180, 5
 TOLERANCE = 2e-6
 MIN_HELD = 3
 """So many requests wait in a replica when it is killed."""
@@ -242,14 +242,11 @@ def log_figures(site: Site, answered: Sequence[str]) -> dict[str, int]:
     """Of the answered ids: how many are in the log once, not at all, and more than once; and rows
     of requests that got no answer with status 200."""
     deadline_s = time.monotonic() + SETTLE_S
-    while True:
-        table = read_predictions(site.case.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
-        logged = table.column("request_id").to_pylist()
-        found = Counter(one for one in logged if one.startswith(site.prefix))
-        counts = Counter(min(found[one], 2) for one in answered)
-        if not counts[0] or time.monotonic() > deadline_s:
-            break
+    while set(answered) - _logged(site).keys() and time.monotonic() < deadline_s:
         time.sleep(1)
+    time.sleep(COMMITS_S)  # what comes late would be there twice
+    found = _logged(site)
+    counts = Counter(min(found[one], 2) for one in answered)
     more = len(set(found) - set(answered))
     return {
         "num_answered": len(answered),
@@ -258,6 +255,13 @@ def log_figures(site: Site, answered: Sequence[str]) -> dict[str, int]:
         "num_twice": counts[2],
         "num_not_answered": more,
     }
+
+
+def _logged(site: Site) -> Counter[str]:
+    """Of this run's ids, the rows that each has."""
+    table = read_predictions(site.case.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
+    ids = table.column("request_id").to_pylist()
+    return Counter(one for one in ids if one.startswith(site.prefix))
 
 
 def main() -> None:

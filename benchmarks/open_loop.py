@@ -214,12 +214,19 @@ class Generator:
             task.add_done_callback(self._opening.discard)
 
     async def _open_one(self) -> None:
+        """For a request that waits. Where nobody takes the connection, that request is lost."""
         self._num_opening += 1
         try:
             loop = asyncio.get_running_loop()
             _, connection = await loop.create_connection(
                 lambda: _Connection(self), self._host, self._port
             )
+        except OSError:
+            if not self._queue:
+                raise
+            self._queue.popleft()
+            self._close_request()
+            return
         finally:
             self._num_opening -= 1
         self._open.add(connection)

@@ -107,16 +107,12 @@ def head(
         subprocess.run([ours, "down"], check=True, env=environ, stdout=subprocess.DEVNULL)
 
 
-def deploy(
-    case: Case, folder: Path, settings: Mapping[str, Any], changes: Mapping[str, Any] | None = None
-) -> None:
-    """Through Ray's own client, on the workspace's running head. changes: of the application's
-    entry in the Serve config."""
+def deploy(case: Case, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Through Ray's own client, on the workspace's running head."""
     running = running_head(case.workspace)
     config, _ = read_yaml("configs/serving/gateway.yaml")
     config["http_options"]["port"] = http_port()
     config["applications"][0]["args"] |= settings
-    config["applications"][0] |= changes or {}
     path = folder / "gateway.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
     serve = f"{Path(sys.executable).parent}/serve"

@@ -7,9 +7,9 @@ segment that is finished). Nothing depends on which step a process dies in.
 
 A replica that is killed may have recorded an answer that it could not send any more; the ingress
 then asks another replica, which records the same request again. So a commit that finds a dead
-writer notes the time in the table, and for a while every commit leaves out what is in it already.
-(Two nodes leave one gap: a row that was in the table before its writer died, recorded again on
-another node that commits before the first one has found the death.)
+writer notes the time in the table; what was recorded until a while after it is left out where the
+table has it already. (Two nodes leave one gap: a row that was in the table before its writer died,
+recorded again on another node that commits before the first one has found the death.)
 """
 
 import fcntl
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,9 @@ class RecordTable:
 @dataclass(frozen=True)
 class _Segment:
     path: Path
+    size: int
+    """Before anybody was looked for who had died: what is recorded in a dead writer's place comes
+    later, and is left to a run that knows of the death."""
     is_complete: bool
     """Nobody writes to it any more."""
     is_abandoned: bool
@@ -124,11 +127,11 @@ def _pending(
         if budget <= 0:
             return parts, False
         offset = table.transaction_version(segment.application) or 0
-        read = read_segment(segment.path, offset, segment.is_complete, budget)
+        read = read_segment(segment.path, offset, segment.size, segment.is_complete, budget)
         if read.end > offset or segment.is_abandoned:
             parts.append((segment, read))
             budget -= read.end - offset
-            if read.end < segment.path.stat().st_size and segment.is_complete:
+            if read.end < segment.size and segment.is_complete:
                 return parts, False
     return parts, True
 
@@ -145,8 +148,10 @@ def _write(
     if any(segment.is_abandoned for segment, _ in parts):
         died_s = int(now_s)
         done.append(Transaction(DEATHS, died_s))
-    if died_s is not None and now_s - died_s < SETTLE_S and records:
-        rows = _without_repeated(rows, table, kind)
+    if died_s is not None and records:
+        first = pc.min(rows.column("at")).as_py()
+        if first.timestamp() < died_s + SETTLE_S:
+            rows = _without_repeated(rows, table, kind, first - timedelta(seconds=SETTLE_S))
     write_deltalake(
         table,
         rows,
@@ -157,10 +162,14 @@ def _write(
     return len(rows)
 
 
-def _without_repeated(rows: pa.Table, table: DeltaTable, kind: RecordTable) -> pa.Table:
-    """Those that are neither in the table nor earlier in `rows`."""
-    since = pc.min(rows.column("at")).as_py() - timedelta(seconds=SETTLE_S)
+def _without_repeated(
+    rows: pa.Table, table: DeltaTable, kind: RecordTable, since: datetime
+) -> pa.Table:
+    """Those that are neither in the table, which is looked at from `since` on, nor earlier in
+    `rows`."""
     wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
+    if "date" in kind.partition_by:
+        wanted &= ds.field("date") >= since.date().isoformat()
     known = table.to_pyarrow_dataset().to_table(columns=list(kind.key), filter=wanted)
     seen = set(_keys(known, kind))
     is_new = []
@@ -214,16 +223,18 @@ def _report_damage(parts: Sequence[tuple[_Segment, Read]]) -> None:
 def _segments(folder: Path, held: ExitStack) -> list[_Segment]:
     """The segments there are. The lock on a complete one is held, so nobody can think it alive."""
     found = []
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    for path, size in sizes.items():
         file = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
-            found.append(_Segment(path, is_complete=False, is_abandoned=False))
+            found.append(_Segment(path, size, is_complete=False, is_abandoned=False))
         else:
             held.callback(os.close, file)
-            found.append(_Segment(path, is_complete=True, is_abandoned=not was_closed(path)))
+            size = os.fstat(file).st_size  # nobody writes to it any more
+            found.append(_Segment(path, size, is_complete=True, is_abandoned=not was_closed(path)))
     return found
 
 

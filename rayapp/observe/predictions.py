@@ -87,7 +87,10 @@ PREDICTIONS = RecordTable(
     key=("endpoint", "request_id", "row", "inputs"),
 )
 FEEDBACK = RecordTable(
-    _FEEDBACK_SCHEMA, ("endpoint",), _feedback_rows, key=("request_id", "row", "label", "score")
+    _FEEDBACK_SCHEMA,
+    ("endpoint",),
+    _feedback_rows,
+    key=("request_id", "row", "label", "score", "comment"),
 )
 
 

@@ -115,21 +115,22 @@ class Read:
     num_damaged: int
 
 
-def read_segment(path: Path, offset: int, is_complete: bool, max_bytes: int) -> Read:
-    """Whole lines from `offset` on, at least one and then up to `max_bytes`.
+def read_segment(path: Path, offset: int, size: int, is_complete: bool, max_bytes: int) -> Read:
+    """Whole lines from `offset` on, at least one and then up to `max_bytes`, of the first `size`
+    bytes.
 
     Of a segment that is still written, an unfinished last line is left for the next time; of a
     complete one it is what a dying process left behind, and counts as damaged.
     """
     with path.open("rb") as file:
         file.seek(offset)
-        data = file.read(max_bytes)
+        data = file.read(max(0, min(max_bytes, size - offset)))
         while data and b"\n" not in data:
-            more = file.read(max_bytes)
+            more = file.read(max(0, min(max_bytes, size - file.tell())))
             if not more:
                 break
             data += more
-        is_last = file.tell() >= os.fstat(file.fileno()).st_size
+        is_last = file.tell() >= size
     whole = data.rfind(b"\n") + 1
     records, num_damaged = [], 0
     for line in data[:whole].splitlines():

@@ -39,6 +39,11 @@ def _rate(name: str, by: str = "endpoint", where: str = _OF) -> str:
     return f"sum by ({by}) (rate({series(name)}{{{where}}}[$__rate_interval]))"
 
 
+def _share(part: str, whole: str) -> str:
+    """0, not nothing, where no series of `part` exists yet."""
+    return f"({part} or 0 * {whole}) / {whole}"
+
+
 def _quantile(share: float, name: str, by: str = "endpoint") -> str:
     buckets = f"rate({series(name, 'bucket')}{{{_OF}}}[$__rate_interval])"
     return f"histogram_quantile({share}, sum by (le, {by}) ({buckets}))"
@@ -62,7 +67,7 @@ def _answers() -> tuple[Panel, ...]:
             "Failed",
             "Share of the requests that were answered with a 5xx",
             "percentunit",
-            {"{{endpoint}}": f"{_rate(requests, where=is_failed)} / {_rate(requests)}"},
+            {"{{endpoint}}": _share(_rate(requests, where=is_failed), _rate(requests))},
             (0.001, 0.01),
         ),
         Panel(
@@ -130,9 +135,8 @@ def _inside() -> tuple[Panel, ...]:
             "Share of the look-ups that were answered from the cache",
             "percentunit",
             {
-                "{{endpoint}}": (
-                    f"{_rate('rayapp_cache_lookups', where=is_hit)} "
-                    f"/ {_rate('rayapp_cache_lookups')}"
+                "{{endpoint}}": _share(
+                    _rate("rayapp_cache_lookups", where=is_hit), _rate("rayapp_cache_lookups")
                 )
             },
         ),

@@ -8,7 +8,8 @@ reached, a fifth less for each long one (additive increase, multiplicative decre
 only waits for its core, because another process has it, refuses nobody.
 
 Where the limit is reached, a tenant that has its fair share of it or more is refused; one that has
-less is not, so a crowd of one caller does not shut out the others.
+less is not, so a crowd of one caller does not shut out the others. They may be as many again as the
+limit, and no more.
 """
 
 import asyncio
@@ -18,15 +19,19 @@ from collections.abc import Callable
 
 from rayapp.errors import Unavailable
 
-TICK_S = 0.02
+TICK_S = 0.005
+"""How often the turns are looked at; to within this their length is known."""
 MIN_LIMIT = 8.0
+"""So many a replica always takes."""
+MOST = 2
+"""Times the limit: so many at a time, whoever they are."""
 _LESS = 0.8
-_WINDOW_TICKS = 50
+_WINDOW_TICKS = 200
 """For one to two of these windows a tenant that asked counts among those that share."""
 
 
 class Admission:
-    """max_ongoing: never more than these. max_turn_s: turns of the loop may take so much CPU time.
+    """max_ongoing: the highest limit. max_turn_s: turns of the loop may take so much CPU time.
     Called on the event loop only; it looks at the turns while there is something to do."""
 
     def __init__(
@@ -43,6 +48,7 @@ class Admission:
         self._recent: set[str | None] = set()
         self._before: set[str | None] = set()
         self._was_full = False
+        self._peak = 0
         self._num_ticks = 0
         self._last_cpu_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -55,13 +61,15 @@ class Admission:
             self._schedule()
         if self.num_ongoing >= self.limit:
             self._was_full = True
-            if self._of_tenant[tenant] >= self.limit / len(self._recent | self._before):
+            share = self.limit / len(self._recent | self._before)
+            if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self.limit:
                 raise Unavailable(
                     f"this replica answers {self.num_ongoing} requests already, "
                     "which is as many as it keeps pace with",
                     "try again after the seconds in retry-after",
                 )
         self.num_ongoing += 1
+        self._peak = max(self._peak, self.num_ongoing)
         self._of_tenant[tenant] += 1
 
     def leave(self, tenant: str | None) -> None:
@@ -74,11 +82,12 @@ class Admission:
         """Look at what the loop did since the last time."""
         cpu_s = self._cpu_s()
         used_s, self._last_cpu_s = cpu_s - self._last_cpu_s, cpu_s
-        if used_s > TICK_S + self._max_turn_s:
+        is_crowd = self._peak >= self.limit / 2  # one dear request says nothing about many
+        if used_s > TICK_S + self._max_turn_s and is_crowd:
             self.limit = max(min(MIN_LIMIT, self._max_ongoing), self.limit * _LESS)
         elif self._was_full:
             self.limit = min(self._max_ongoing, self.limit + 1)
-        self._was_full = False
+        self._was_full, self._peak = False, self.num_ongoing
         self._num_ticks += 1
         if self._num_ticks % _WINDOW_TICKS == 0:
             self._before, self._recent = self._recent, set()

@@ -6,10 +6,10 @@
 One keeper has each tenant's bucket; a gateway leases a tenth of a second's worth at a time, or as
 much as requests wait for, and counts it down itself, so most requests cost a subtraction. It leases
 again before it has spent everything, so few requests wait; and while it knows that the bucket is
-empty, it refuses by itself. What it does not use within a second is void. If a gateway dies, what
-it had leased is lost, two tenths of a second's worth at most; if the keeper dies, its successor
-starts with full buckets, so at most one burst more is let in. While there is no keeper, each
-gateway admits its share of the rate by itself.
+empty, it refuses by itself. What it has not used a second after its last lease is void. If a
+gateway dies, what it had leased is lost, two tenths of a second's worth at most; if the keeper
+dies, its successor starts with full buckets, so at most one burst more is let in. While there is no
+keeper, each gateway admits its share of the rate by itself.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class Limiter:
             finally:
                 allowance.num_waiting -= 1
         ahead = rate.requests_per_s * LEASE_S
-        if ahead >= 1 and allowance.tokens < ahead / 2 and not self._is_empty(allowance):
+        if ahead >= 2 and allowance.tokens < ahead / 2 and not self._is_empty(allowance):
             self._ask(name, rate, allowance)
 
     async def _wait(self, name: str, rate: RateConfig, allowance: _Allowance) -> None:

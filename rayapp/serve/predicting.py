@@ -15,8 +15,10 @@ log = logging.getLogger("rayapp.serve.predicting")
 Result = TypeVar("Result")
 
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-.{2}.*"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
+_VERSION_0_BYTES = 55
+"""Only a later version's header may be longer."""
 
 
 class RecordSink(Protocol):
@@ -29,7 +31,9 @@ def trace_id(headers: Mapping[bytes, bytes]) -> str | None:
     """The trace that the caller is in, by its `traceparent` header (W3C Trace Context); None
     where there is none, or one that the specification says to leave aside."""
     given = headers.get(b"traceparent")
-    found = _TRACEPARENT.fullmatch(given) if given is not None else None
+    if given is None or (given.startswith(b"00") and len(given) != _VERSION_0_BYTES):
+        return None
+    found = _TRACEPARENT.fullmatch(given)
     return found[1].decode() if found is not None else None
 
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -345,8 +346,46 @@ def test_only_what_a_death_explains_is_left_out(workspace: Workspace) -> None:
     late = new_spool(workspace)
     late.append([{**record("a"), "inputs": {"size": 2.5}}, record("a")])
     assert commit_spool(workspace) == 1
-    late.append([record("a")])
-    after = time.time() + commit.SETTLE_S + 1
-    found = commit.commit_spool(folder_of(workspace), uri, PREDICTIONS, clock=lambda: after)
-    assert found == 1
+    long_after = datetime.now(UTC) + timedelta(seconds=commit.SETTLE_S + 1)
+    late.append([record("a", at=long_after)])
+    assert commit.commit_spool(folder_of(workspace), uri, PREDICTIONS) == 1
     late.close()
+
+
+def test_a_commit_that_comes_late_counts_once_too(workspace: Workspace) -> None:
+    """Because the table's store was down, say."""
+    first, second = new_spool(workspace), new_spool(workspace)
+    first.append([record("a")])
+    assert commit_spool(workspace) == 1
+    die(first)
+    assert commit_spool(workspace) == 0
+    second.append([record("a"), record("b")])
+    folder, an_hour_later = folder_of(workspace), time.time() + 3600
+    uri = workspace.table(PREDICTIONS_TABLE)
+    assert commit.commit_spool(folder, uri, PREDICTIONS, clock=lambda: an_hour_later) == 1
+    assert request_ids(workspace) == ["a", "b"]
+    second.close()
+
+
+def test_a_death_in_the_middle_of_a_commit(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit has seen the writer alive. What another one records in its place is left to the
+    next commit, which finds it dead."""
+    first, second = new_spool(workspace), new_spool(workspace)
+    first.append([record("a")])
+    second.append([record("b")])
+    assert commit_spool(workspace) == 2
+    really_open = commit._open
+
+    def open_late(*arguments: Any) -> Any:
+        if first._file is not None:
+            die(first)
+            second.append([record("a"), record("c")])
+        return really_open(*arguments)
+
+    monkeypatch.setattr(commit, "_open", open_late)
+    assert commit_spool(workspace) == 0
+    assert commit_spool(workspace) == 1
+    assert request_ids(workspace) == ["a", "b", "c"]
+    second.close()
