@@ -165,7 +165,7 @@ class ServingConfig(Config):
     have less than their share."""
     max_turn_ms: float = Field(default=20, gt=0)
     """Fewer at a time are taken where a turn of the replica's event loop, for which every request
-    waits, takes more CPU time than this."""
+    waits, takes more CPU time than this and 20 ms."""
     num_cpus: float = Field(default=0.5, ge=0)
     num_gpus: float = Field(default=0, ge=0)
     max_batch_rows: int = Field(default=256, ge=1)

@@ -8,8 +8,7 @@ reached, a fifth less for each long one (additive increase, multiplicative decre
 only waits for its core, because another process has it, refuses nobody.
 
 Where the limit is reached, a tenant that has its fair share of it or more is refused; one that has
-less is not, so a crowd of one caller does not shut out the others. They may be as many again as the
-limit, and no more.
+less is not, so a crowd of one caller does not shut out the others.
 """
 
 import asyncio
@@ -19,14 +18,15 @@ from collections.abc import Callable
 
 from rayapp.errors import Unavailable
 
-TICK_S = 0.005
-"""How often the turns are looked at; to within this their length is known."""
-MIN_LIMIT = 8.0
-"""So many a replica always takes."""
+TICK_S = 0.02
+"""How often the turns are looked at. Shorter ones cannot be told apart, so this much is added to
+what a turn may take."""
+MIN_LIMIT = 32.0
+"""So many a replica always takes: under a flood the refusals alone make turns long."""
 MOST = 2
-"""Times the limit: so many at a time, whoever they are."""
+"""Times max_ongoing: so many at a time, whoever they are."""
 _LESS = 0.8
-_WINDOW_TICKS = 200
+_WINDOW_TICKS = 50
 """For one to two of these windows a tenant that asked counts among those that share."""
 
 
@@ -62,7 +62,7 @@ class Admission:
         if self.num_ongoing >= self.limit:
             self._was_full = True
             share = self.limit / len(self._recent | self._before)
-            if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self.limit:
+            if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self._max_ongoing:
                 raise Unavailable(
                     f"this replica answers {self.num_ongoing} requests already, "
                     "which is as many as it keeps pace with",

@@ -64,10 +64,10 @@ def turn(admission: Admission, cpu: Cpu, cost_s: float, tenant: str | None = Non
 
 
 async def test_the_limit_finds_what_fits_into_a_turn(cpu: Cpu) -> None:
-    """2 ms a request: 22 fit into a tick and the longest turn together."""
+    """1 ms a request: 60 fit into a tick and the longest turn together."""
     admission = Admission(128, MAX_TURN_S, cpu)
-    taken = [turn(admission, cpu, 0.002) for _ in range(200)]
-    fitting = (TICK_S + MAX_TURN_S) / 0.002
+    taken = [turn(admission, cpu, 0.001) for _ in range(200)]
+    fitting = (TICK_S + MAX_TURN_S) / 0.001
     assert taken[0] == 100
     assert all(0.75 * fitting <= one <= fitting + 1 for one in taken[-100:])
 
