@@ -12,15 +12,12 @@ median of the rounds' own, since other load comes and goes between rounds, and i
 """
 
 import functools
-import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ import ray
 import ray.data
 from deltalake import DeltaTable
 
+from benchmarks import results_file
 from benchmarks.cpu import cpu_s
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.contract import load_contract
@@ -183,8 +181,7 @@ def run(folder: Path) -> dict[str, Any]:
         "cpu_s": seconds,
         "ratio_to_ray_data": _ratio(seconds["contract"], seconds["ray_data"]),
         "ratio_to_unchecked": _ratio(seconds["contract"], seconds["unchecked"]),
-        "num_cpus": os.cpu_count(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **results_file.measured_here(),
     }
 
 
@@ -194,15 +191,12 @@ def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    today = datetime.now(UTC).date().isoformat()
-    output = Path(sys.argv[1] if len(sys.argv) > 1 else f"benchmarks/results/contract-{today}.json")
+    output = results_file.path_of("contract", sys.argv[1] if len(sys.argv) > 1 else None)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         result = run(Path(folder))
     ray.shutdown()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    results_file.tell(output, result)
 
 
 if __name__ == "__main__":

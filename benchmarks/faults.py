@@ -22,24 +22,24 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import orjson
 import psutil
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import results_file
 from benchmarks.cpu import family
 from benchmarks.open_loop import Generator, Outcome, post
 from benchmarks.served import ENDPOINT, EVERYTHING_ON, Case, deploy, head, prepared
+from benchmarks.serving import SERVERS, is_right
 from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.storage import Workspace
 
-PATH = f"/endpoints/{ENDPOINT}/invocations"
+OURS = SERVERS["rayapp"]
 SETTINGS = EVERYTHING_ON | {
     "min_replicas": 2,
     "max_replicas": 2,
@@ -50,7 +50,6 @@ CALM_S, BEFORE_S, AFTER_S, AFTER_INGRESS_S = 30.0, 3.0, 17.0, 37.0
 AFTERMATH_S = 1.0
 """So long after a fault latencies do not count."""
 SETTLE_S, COMMITS_S = 180, 5
-TOLERANCE = 2e-6
 MIN_HELD = 3
 """So many requests wait in a replica when it is killed."""
 REPLICA, CONTROLLER = "ray::ServeReplica:gateway", "ray::ServeController"
@@ -191,18 +190,17 @@ async def run(site: Site, name: str, rate_rps: float) -> Run:
     credential = {"Authorization": f"Bearer {site.case.key}"}
     requests = [
         post(
-            PATH,
-            orjson.dumps({"dataframe_records": [rows[i % len(rows)]]}),
+            OURS.path,
+            OURS.body([rows[i % len(rows)]]),
             credential | {"X-Request-Id": one},
         )
         for i, one in enumerate(ids)
     ]
 
-    def is_right(index: int, body: bytes) -> bool:
-        (found,) = orjson.loads(body)["predictions"]
-        return abs(found - expected[index % len(expected)]) <= TOLERANCE
+    def check(index: int, body: bytes) -> bool:
+        return is_right(OURS, body, [expected[index % len(expected)]])
 
-    generator = Generator("127.0.0.1", site.port, requests, is_right, max_connections=256)
+    generator = Generator("127.0.0.1", site.port, requests, check, max_connections=256)
     began_s = time.perf_counter()
 
     async def strike() -> tuple[int, float]:
@@ -233,8 +231,7 @@ async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
             for found in [run.figures()]
         ],
         "log": await asyncio.to_thread(log_figures, site, answered),
-        "num_cpus": os.cpu_count(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **results_file.measured_here(),
     }
 
 
@@ -269,8 +266,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50, help="requests a second")
     parser.add_argument("output", nargs="?", help="default: benchmarks/results/faults-DATE.json")
     chosen = parser.parse_args()
-    today = datetime.now(UTC).date().isoformat()
-    output = Path(chosen.output or f"benchmarks/results/faults-{today}.json")
+    output = results_file.path_of("faults", chosen.output)
     workspace = Workspace.from_environment(os.environ)
     with (
         tempfile.TemporaryDirectory() as bundle,
@@ -280,9 +276,7 @@ def main() -> None:
     ):
         site = Site(case, root, port, Path(folder), f"fault-{secrets.token_hex(4)}")
         result = asyncio.run(run_all(site, chosen.rate))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(output.read_text())
+    results_file.tell(output, result)
 
 
 if __name__ == "__main__":

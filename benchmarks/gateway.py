@@ -14,7 +14,6 @@ import asyncio
 import json
 import logging
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -27,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
+from benchmarks import results_file
 from rayapp.config.serving import ServingConfig
 from rayapp.families.base import Floats
 from rayapp.families.bundle import Bundle, write_bundle
@@ -303,13 +303,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1, help="rows of each request")
     parser.add_argument("output", nargs="?", help="default: benchmarks/results/gateway-DATE.json")
     chosen = parser.parse_args()
-    today = datetime.now(UTC).date().isoformat()
-    output = Path(chosen.output or f"benchmarks/results/gateway-{today}.json")
+    output = results_file.path_of("gateway", chosen.output)
     with tempfile.TemporaryDirectory() as folder:
         result = asyncio.run(measure(Path(folder), chosen.rows))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    results_file.tell(output, result)
 
 
 if __name__ == "__main__":

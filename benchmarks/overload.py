@@ -16,19 +16,16 @@ on one core. Told:
 
 import argparse
 import asyncio
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import uvloop
 
+from benchmarks import results_file
 from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import Case, head, prepared
 from benchmarks.serving import (
@@ -36,8 +33,8 @@ from benchmarks.serving import (
     ONE_REPLICA,
     P99_LIMIT_MS,
     SERVERS,
-    TOLERANCE,
     Climber,
+    is_right,
     wait_ready,
 )
 from rayapp.govern.keys import create_key, revoke_key
@@ -105,16 +102,13 @@ async def together(
     """Each tenant at its rate, at the same time."""
     server = SERVERS["rayapp"]
 
-    def is_right(index: int, body: bytes) -> bool:
-        (found,) = orjson.loads(body)["predictions"]
-        return bool(abs(found - case.expected[index]) <= TOLERANCE)
+    def check(index: int, body: bytes) -> bool:
+        return is_right(server, body, [case.expected[index]])
 
     async def one(tenant: str, seed: int) -> Outcome:
         credential = {"Authorization": f"Bearer {keys[tenant]}"}
         requests = [post(server.path, server.body([row]), credential) for row in case.rows]
-        return await run(
-            "127.0.0.1", port, requests, is_right, rates[tenant], OFFENDED_S, seed=seed
-        )
+        return await run("127.0.0.1", port, requests, check, rates[tenant], OFFENDED_S, seed=seed)
 
     outcomes = await asyncio.gather(*(one(tenant, i) for i, tenant in enumerate(rates)))
     return dict(zip(rates, outcomes, strict=True))
@@ -167,8 +161,7 @@ def main() -> None:
     parser.add_argument("output", nargs="?", help="default: benchmarks/results/overload-DATE.json")
     chosen = parser.parse_args()
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    today = datetime.now(UTC).date().isoformat()
-    output = Path(chosen.output or f"benchmarks/results/overload-{today}.json")
+    output = results_file.path_of("overload", chosen.output)
     workspace = Workspace.from_environment(os.environ)
     with (
         tempfile.TemporaryDirectory() as bundle,
@@ -181,10 +174,7 @@ def main() -> None:
             climber.step(50, 4)  # warm
             result = overload(climber, chosen.seconds)
         result["tenants"] = tenants(case, Path(folder), result["sustainable_rps"])
-    result |= {"num_cpus": os.cpu_count(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(output.read_text())
+    results_file.tell(output, result | results_file.measured_here())
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ import orjson
 import psutil
 import uvloop
 
+from benchmarks import results_file
 from benchmarks.cpu import cpu_s, family
 from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import (
@@ -243,7 +243,7 @@ def wait_ready(name: str, case: Case, port: int) -> None:
         try:
             with urllib.request.urlopen(request, timeout=5) as response:
                 body = response.read()
-            if _is_right(server, body, case.expected[:1]):
+            if is_right(server, body, case.expected[:1]):
                 return
             raise SystemExit(f"{name}: a wrong answer: {body[:300]!r}, not {case.expected[0]}")
         except OSError as error:
@@ -258,7 +258,7 @@ def _headers(name: str, case: Case) -> dict[str, str]:
     return {"Authorization": f"Bearer {case.key}"} if SERVERS[name].command is None else {}
 
 
-def _is_right(server: Server, body: bytes, expected: Sequence[float]) -> bool:
+def is_right(server: Server, body: bytes, expected: Sequence[float]) -> bool:
     found = server.values(body)
     if found is None:  # bare: nothing to check
         return True
@@ -318,12 +318,12 @@ class Climber:
     def step(self, rate_rps: float, seconds: float, batch: bool = False) -> Step:
         requests = self._many if batch else self._one
 
-        def is_right(index: int, body: bytes) -> bool:
+        def check(index: int, body: bytes) -> bool:
             own = self._slices[index] if batch else slice(index, index + 1)
-            return _is_right(self._server, body, self._case.expected[own])
+            return is_right(self._server, body, self._case.expected[own])
 
         before_s, began_s = cpu_s(self._root), time.perf_counter()
-        outcome = uvloop.run(run("127.0.0.1", self._port, requests, is_right, rate_rps, seconds))
+        outcome = uvloop.run(run("127.0.0.1", self._port, requests, check, rate_rps, seconds))
         step = Step(outcome, cpu_s(self._root) - before_s, time.perf_counter() - began_s)
         self.peak_memory_bytes = max(self.peak_memory_bytes, _memory_bytes(self._root))
         return step
@@ -411,8 +411,7 @@ def main() -> None:
     for name in names:
         python_of(name)
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    today = datetime.now(UTC).date().isoformat()
-    output = Path(chosen.output or f"benchmarks/results/serving-{today}.json")
+    output = results_file.path_of("serving", chosen.output)
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     workspace = Workspace.from_environment(os.environ)
     with tempfile.TemporaryDirectory() as folder, prepared(workspace, Path(folder)) as case:
@@ -430,11 +429,9 @@ def _write(output: Path, measured: Mapping[str, list[dict[str, Any]]]) -> None:
     result = {
         "servers": [summary(passes) for passes in measured.values() if passes],
         "rows": NUM_ROWS,
-        "num_cpus": os.cpu_count(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **results_file.measured_here(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    results_file.write(output, result)
 
 
 if __name__ == "__main__":

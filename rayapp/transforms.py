@@ -13,6 +13,7 @@ import difflib
 import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -198,9 +199,8 @@ class Expression:
 
     def result_type(self, types: Mapping[str, ColumnType]) -> ColumnType:
         """The type of the result, found on an empty table. Raises ConfigError if it has none."""
-        known = {name: pa.array([], arrow_type(kind)) for name, kind in types.items()}
         try:
-            result = column_type(self.evaluate(pa.table(known)).type)
+            result = column_type(self.evaluate(_empty_table(tuple(types.items()))).type)
         except DataError as error:
             raise ConfigError(error.what, error.next_step) from None
         if result is None:
@@ -209,6 +209,11 @@ class Expression:
                 "number(x) turns a duration into seconds",
             )
         return result
+
+
+@lru_cache(maxsize=64)  # a config asks for the types of dozens of expressions over one view
+def _empty_table(types: tuple[tuple[str, ColumnType], ...]) -> pa.Table:
+    return pa.table({name: pa.array([], arrow_type(kind)) for name, kind in types})
 
 
 def _check_node(node: ast.AST, text: str) -> None:

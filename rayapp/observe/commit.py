@@ -47,7 +47,7 @@ SETTLE_S = 120
 @dataclass(frozen=True)
 class RecordTable:
     """How records of one kind become rows. rows: records → a table of exactly `schema`. key: the
-    columns that are alike in two rows only if both are of one row of one request."""
+    columns that are alike in two rows where one request was recorded twice."""
 
     schema: pa.Schema
     partition_by: tuple[str, ...]
@@ -204,7 +204,7 @@ def _remove_finished(segments: Sequence[_Segment], table: DeltaTable) -> None:
     for segment in segments:
         if not segment.is_complete or not segment.path.exists():
             continue
-        if (table.transaction_version(segment.application) or 0) >= segment.path.stat().st_size:
+        if (table.transaction_version(segment.application) or 0) >= segment.size:
             segment.path.unlink()
 
 

@@ -51,8 +51,8 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # what may wait (a fit) lowers itself.
         "RAY_worker_niceness": "0",
         # A replica that dies with a request has its connection closed or reset without a byte of an
-        # answer; the request goes to another one. A prediction may be computed twice, and
-        # observe/commit.py keeps its row single. No more than twice: a request that kills its
+        # answer; the request goes to another one. A prediction may be computed again, and
+        # observe/commit.py keeps its row single. Twice again and no more: a request that kills its
         # replica must not take them all along.
         "RAY_SERVE_HAPROXY_RETRY_ON": _RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "2",
