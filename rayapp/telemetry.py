@@ -40,6 +40,16 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_cache_lookups": MetricSpec(
         "counter", "requests", "Looked up in the answer cache", ("endpoint", "outcome")
     ),
+    "rayapp_second_asks": MetricSpec(
+        "counter", "requests", "Asked of a pool once more", ("endpoint", "reason")
+    ),
+    "rayapp_pool_asks": MetricSpec(
+        "counter", "calls", "Calls by whether the replica held the model", ("pool", "outcome")
+    ),
+    "rayapp_pool_loads": MetricSpec("counter", "models", "Models loaded when asked", ("pool",)),
+    "rayapp_pool_load_seconds": MetricSpec("counter", "s", "Time that they took", ("pool",)),
+    "rayapp_pool_models": MetricSpec("gauge", "models", "Models held by a replica", ("pool",)),
+    "rayapp_pool_bytes": MetricSpec("gauge", "bytes", "Memory that they take", ("pool",)),
     "rayapp_batch_rows": MetricSpec(
         "histogram", "rows", "Rows of one model call", ("endpoint",), (1, 2, 4, 8, 16, 32, 64, 128)
     ),

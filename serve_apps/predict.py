@@ -6,7 +6,7 @@ arguments only when they are classes.
 """
 
 import os
-from pathlib import Path
+from functools import partial
 
 from ray.serve import Application
 
@@ -17,15 +17,15 @@ from rayapp.observe.predictions import NodeLog
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import SignedManifest
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.follow import release_key
+from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
 
 
 def build(config: ServingConfig) -> Application:
-    return gateway(config, connect)
+    return gateway(config, connect, connect_store)
 
 
 def named_releases(config: ServingConfig) -> tuple[dict[str, Pointer], set[str]]:
@@ -44,10 +44,7 @@ def named_releases(config: ServingConfig) -> tuple[dict[str, Pointer], set[str]]
 
 
 def connect(config: ServingConfig) -> Parts:
-    environ = dict(os.environ)
-    if config.workspace is not None:
-        environ["RAYAPP_WORKSPACE"] = config.workspace
-    workspace = Workspace.from_environment(environ)
+    workspace = _workspace(config)
     ledger = Ledger.of(workspace, "gateway")
     prefix = champion_pointer("")
 
@@ -58,12 +55,23 @@ def connect(config: ServingConfig) -> Parts:
         wanted = {*config.endpoints, *others} if config.endpoints else found.keys()
         return {name: p for name, p in found.items() if name in wanted} | fixed
 
-    def fetch_release(release_id: str, folder: Path) -> SignedManifest:
-        signed = read_manifest(workspace, release_id)
-        fetch_bundle(signed.manifest.bundle, folder)
-        return signed
-
     def read_keys() -> dict[str, ApiKey]:
         return {key.key_id: key for key in list_keys(ledger)}
 
-    return Parts(read_pointers, read_keys, fetch_release, NodeLog(workspace, commits_aside=True))
+    store = _store(workspace)
+    return Parts(read_pointers, read_keys, store, NodeLog(workspace, commits_aside=True))
+
+
+def connect_store(config: ServingConfig) -> Store:
+    return _store(_workspace(config))
+
+
+def _store(workspace: Workspace) -> Store:
+    return Store(partial(read_manifest, workspace), fetch_bundle)
+
+
+def _workspace(config: ServingConfig) -> Workspace:
+    environ = dict(os.environ)
+    if config.workspace is not None:
+        environ["RAYAPP_WORKSPACE"] = config.workspace
+    return Workspace.from_environment(environ)

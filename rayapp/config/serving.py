@@ -109,9 +109,65 @@ class LimitsConfig(Config):
         return self.tenants.get(tenant, self.default)
 
 
+class PoolConfig(Config):
+    """Replicas that hold many models, apart from the gateway: for models that need a GPU, much
+    memory or batches of their own, and for more models than one process holds. A request pays for
+    the way there and back."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=2, ge=1)
+    num_cpus: float = Field(default=0.5, ge=0)
+    """Of each replica; likewise num_gpus."""
+    num_gpus: float = Field(default=0, ge=0)
+    max_model_bytes: int = Field(default=1024**3, ge=1024)
+    """Models that a replica holds at a time, by the size of their files; a tenth of it is for
+    newcomers, which have to be asked for more than others to stay."""
+    max_loads: int = Field(default=2, ge=1)
+    """Models that a replica loads at a time."""
+    max_batch_rows: int = Field(default=256, ge=1)
+    """Rows of one model call; requests that arrive together share it."""
+    batch_wait_ms: float = Field(default=0, ge=0)
+    """How long an idle model waits for more rows; 0 takes what has arrived by then."""
+    max_calls: int = Field(default=8, ge=1)
+    """Calls that a gateway replica has under way for one model; what arrives meanwhile shares the
+    next."""
+    max_ongoing_requests: int = Field(default=64, ge=1)
+    """Calls that a replica takes at a time."""
+    retry_share: float = Field(default=0.1, ge=0, le=1)
+    """Of the requests, so many may be asked again of another replica when one is dead or full."""
+    hedge_after_ms: float | None = Field(default=None, gt=0)
+    """A request that has no answer after so long is asked a second time; the first answer
+    counts."""
+    hedge_share: float = Field(default=0.05, gt=0, le=1)
+    """Of the requests, so many may be."""
+    target_busy_share: float = Field(default=0.6, gt=0, le=1)
+    """Share of one core above which a replica should have company, and share of the time in its
+    calls above which a model should have another copy."""
+    target_ongoing_requests: float = Field(default=16, gt=0)
+    """Calls in a replica's hands above which it should have company."""
+    upscale_delay_s: float = Field(default=5, ge=0)
+    """So long more replicas must have been wanted before there are more."""
+    downscale_delay_s: float = Field(default=120, ge=0)
+    """So long fewer must have been enough before there are fewer."""
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.hedge_after_ms is None and "hedge_share" in self.model_fields_set:
+            raise ValueError("`hedge_share` has no effect without `hedge_after_ms`")
+        return self
+
+
+INLINE = "inline"
+
+
 class EndpointConfig(Config):
     """What stands between one endpoint's requests and its champion."""
 
+    placement: str | None = None
+    """Where the endpoint's releases answer: `inline`, in the gateway itself, or the name of one of
+    `pools`. null: as `placement` of the whole says."""
+    is_pinned: bool = False
+    """The champion is loaded in its pool before the endpoint is ready, and never unloaded."""
     timeout_ms: float | None = Field(default=None, gt=0)
     """The champion, each arm, and each fallback but the last has this long before the next one is
     asked."""
@@ -144,6 +200,10 @@ class ServingConfig(Config):
 
     endpoints: dict[EndpointName, EndpointConfig] = Field(default={})
     """Endpoints to answer for and how; empty means each one that has a champion in the ledger."""
+    placement: str = INLINE
+    """Of endpoints that do not say otherwise: `inline`, or the name of one of `pools`."""
+    pools: dict[EndpointName, PoolConfig] = Field(default={})
+    """By the name that `placement` calls them."""
     requires_key: bool = False
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
     Where it need not, one that is sent must still be right."""
@@ -194,6 +254,29 @@ class ServingConfig(Config):
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
         return self
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if INLINE in self.pools:
+            raise ValueError(f"`pools`: none can be named {INLINE}: that is the gateway itself")
+        named = {self.placement, *(self.placement_of(name) for name in self.endpoints)}
+        unknown = sorted(named - self.pools.keys() - {INLINE})
+        if unknown:
+            raise ValueError(f"`placement` {unknown[0]!r} is neither inline nor one of `pools`")
+        unused = sorted(self.pools.keys() - named)
+        if unused:
+            raise ValueError(f"`pools`: {unused[0]} has no effect, since nothing is placed there")
+        for name, endpoint in self.endpoints.items():
+            if endpoint.is_pinned and self.placement_of(name) == INLINE:
+                raise ValueError(
+                    f"`endpoints`: {name}: is_pinned has no effect on a model that is inline"
+                )
+        return self
+
+    def placement_of(self, endpoint: str) -> str:
+        """`inline`, or the name of a pool."""
+        config = self.endpoints.get(endpoint)
+        return (config.placement if config is not None else None) or self.placement
 
 
 BUILDER = "serve_apps.predict:build"

@@ -50,7 +50,7 @@ def _quantile(share: float, name: str, by: str = "endpoint") -> str:
 
 
 def panels() -> tuple[Panel, ...]:
-    return (*_answers(), *_inside())
+    return (*_answers(), *_inside(), *_pools())
 
 
 def _answers() -> tuple[Panel, ...]:
@@ -139,6 +139,45 @@ def _inside() -> tuple[Panel, ...]:
                     _rate("rayapp_cache_lookups", where=is_hit), _rate("rayapp_cache_lookups")
                 )
             },
+        ),
+    )
+
+
+def _pools() -> tuple[Panel, ...]:
+    """Models that answer apart from the gateway."""
+    absent = _rate("rayapp_pool_asks", "pool", 'outcome="absent"')
+    loads = _rate("rayapp_pool_loads", "pool", "")
+    return (
+        Panel(
+            "Models not held when asked",
+            "Share of a pool's calls that had to wait for their model to be loaded",
+            "percentunit",
+            {"{{pool}}": _share(absent, _rate("rayapp_pool_asks", "pool", ""))},
+            (0.05, 0.2),
+        ),
+        Panel(
+            "Time to load a model",
+            "Mean of those that were loaded because somebody asked",
+            "s",
+            {"{{pool}}": f"{_rate('rayapp_pool_load_seconds', 'pool', '')} / {loads}"},
+        ),
+        Panel(
+            "Models held",
+            "Copies of models in all replicas of a pool",
+            "short",
+            {"{{pool}}": f"sum by (pool) ({series('rayapp_pool_models')})"},
+        ),
+        Panel(
+            "Memory of models",
+            "By the size of their files, in all replicas of a pool",
+            "bytes",
+            {"{{pool}}": f"sum by (pool) ({series('rayapp_pool_bytes')})"},
+        ),
+        Panel(
+            "Second asks",
+            "Requests a second that were asked of a pool again: a replica was gone, or slow",
+            "reqps",
+            {"{{endpoint}} {{reason}}": _rate("rayapp_second_asks", "endpoint, reason")},
         ),
     )
 

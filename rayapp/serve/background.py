@@ -4,22 +4,27 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from rayapp.serve.http import Receive, Send
 
 log = logging.getLogger("rayapp.serve.background")
 
+REFRESH_S = 0.5
+"""A release that takes longer to load does not keep a replica from looking at keys and pointers."""
+
 
 class Background:
     """Runs with the server: starts before the first request, stops after the last.
 
-    refresh and commit block, so each runs in a thread. refresh must not raise. flush is the last
-    commit, which also waits for another process of this node that is committing.
+    refresh and commit block, so each runs in a thread. refresh must not raise; it is told how long
+    to wait for what it began, None for as long as it takes. flush is the last commit, which also
+    waits for another process of this node that is committing.
     """
 
     def __init__(
         self,
-        refresh: Callable[[], object],
+        refresh: Callable[[float | None], object],
         follow_every_s: float,
         commit: Callable[[], object],
         commit_every_s: float,
@@ -49,9 +54,10 @@ class Background:
                 return
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._refresh)
+        await asyncio.to_thread(self._refresh, None)
+        refresh = partial(self._refresh, REFRESH_S)
         self._tasks = [
-            asyncio.create_task(self._every(self._follow_every_s, self._refresh)),
+            asyncio.create_task(self._every(self._follow_every_s, refresh)),
             asyncio.create_task(self._every(self._commit_every_s, self._commit)),
         ]
 

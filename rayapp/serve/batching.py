@@ -25,6 +25,42 @@ class ModelFault(Exception):
     """The model gave something that is no answer: ours to mend, not the caller's."""
 
 
+class Queue:
+    """Requests that wait for one model."""
+
+    def __init__(self, max_rows: int, clock_s: Callable[[], float]) -> None:
+        self._max_rows = max_rows
+        self._clock_s = clock_s
+        self._waiting: deque[Waiting] = deque()
+        self.num_rows = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, x_NF: Floats, deadline_s: float) -> "asyncio.Future[Floats]":
+        future: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+        self._waiting.append((x_NF, future, deadline_s))
+        self.num_rows += len(x_NF)
+        return future
+
+    def take(self) -> list[Waiting]:
+        """The requests of the next call: as many as fit, but at least one where there is any that
+        is still wanted."""
+        taken: list[Waiting] = []
+        size, now_s = 0, self._clock_s()
+        while self._waiting and (not taken or size + len(self._waiting[0][0]) <= self._max_rows):
+            x_NF, future, deadline_s = self._waiting.popleft()
+            self.num_rows -= len(x_NF)
+            if future.cancelled():
+                continue  # its client has gone meanwhile
+            if deadline_s <= now_s:
+                future.set_exception(DeadlineExceeded())
+                continue
+            taken.append((x_NF, future, deadline_s))
+            size += len(x_NF)
+        return taken
+
+
 class Batcher:
     """One model's queue. Requests that arrive in the same turn of the event loop share a call, and
     so do those that arrive while a call runs: batches grow with the load, and a lone request does
@@ -43,9 +79,7 @@ class Batcher:
         self._max_rows = max_rows
         self._wait_s = wait_ms / 1000
         self._on_batch = on_batch
-        self._clock_s = clock_s
-        self._waiting: deque[Waiting] = deque()
-        self._num_rows = 0
+        self._waiting = Queue(max_rows, clock_s)
         self._due: asyncio.Handle | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -53,11 +87,9 @@ class Batcher:
         """Scores [N, K] of these rows. Raises what the model raises for them, and DeadlineExceeded
         where their turn comes after deadline_s, of time.monotonic: then no model sees them."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Floats] = loop.create_future()
-        self._waiting.append((x_NF, future, deadline_s))
-        self._num_rows += len(x_NF)
+        future = self._waiting.put(x_NF, deadline_s)
         if self._running is None:
-            if self._wait_s and self._num_rows >= self._max_rows:
+            if self._wait_s and self._waiting.num_rows >= self._max_rows:
                 self._run_next()
             elif self._due is None:
                 self._due = (
@@ -71,39 +103,23 @@ class Batcher:
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        batch = self._take()
+        batch = self._waiting.take()
         if sum(len(x_NF) for x_NF, _, _ in batch) > INLINE_ROWS:
             self._running = asyncio.get_running_loop().create_task(self._run_aside(batch))
             return
         if batch:
-            _deliver(batch, self._outcomes([x_NF for x_NF, _, _ in batch]))
+            deliver(batch, self._outcomes([x_NF for x_NF, _, _ in batch]))
         if self._waiting:
             self._due = asyncio.get_running_loop().call_soon(self._run_next)
 
     async def _run_aside(self, batch: list[Waiting]) -> None:
         try:
             parts = [x_NF for x_NF, _, _ in batch]
-            _deliver(batch, await asyncio.to_thread(self._outcomes, parts))
+            deliver(batch, await asyncio.to_thread(self._outcomes, parts))
         finally:
             self._running = None
             if self._waiting:
                 self._run_next()
-
-    def _take(self) -> list[Waiting]:
-        """The requests of the next call: as many as fit, but at least one."""
-        taken: list[Waiting] = []
-        size, now_s = 0, self._clock_s()
-        while self._waiting and (not taken or size + len(self._waiting[0][0]) <= self._max_rows):
-            x_NF, future, deadline_s = self._waiting.popleft()
-            self._num_rows -= len(x_NF)
-            if future.cancelled():
-                continue  # its client has gone meanwhile
-            if deadline_s <= now_s:
-                future.set_exception(DeadlineExceeded())
-                continue
-            taken.append((x_NF, future, deadline_s))
-            size += len(x_NF)
-        return taken
 
     def _outcomes(self, parts: Sequence[Floats]) -> list[Floats | Exception]:
         """The scores of each request, or its error: one's rows must not fail the others', so after
@@ -132,7 +148,7 @@ class Batcher:
         return scores_NK
 
 
-def _deliver(batch: Sequence[Waiting], outcomes: Sequence[Floats | Exception]) -> None:
+def deliver(batch: Sequence[Waiting], outcomes: Sequence[Floats | Exception]) -> None:
     for (_, future, _), outcome in zip(batch, outcomes, strict=True):
         if future.done():
             continue

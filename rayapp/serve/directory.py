@@ -4,7 +4,7 @@ configuration puts around them."""
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from rayapp.config.serving import EndpointConfig, ServingConfig
+from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.model import BundleSchema
@@ -30,7 +30,9 @@ class Directory:
     ) -> None:
         self._config = config
         self._follower = follower
-        self._builder = Builder(self._find, self._release_id, deadlines, hooks, heard)
+        self._builder = Builder(
+            self._find, self._release_id, deadlines, hooks, heard, self._pool_of
+        )
         self._endpoints: dict[str, Endpoint] = {}
 
     def names(self) -> list[str]:
@@ -153,6 +155,9 @@ class Directory:
                 "by itself",
             )
         return loaded
+
+    def _pool_of(self, endpoint: str) -> PoolConfig | None:
+        return self._config.pools.get(self._config.placement_of(endpoint))
 
     def _release_id(self, key: str) -> str | None:
         loaded = self._follower.current.get(key)

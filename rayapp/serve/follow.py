@@ -6,36 +6,32 @@ or opened never replaces the one that serves; it is named in `problems` and trie
 """
 
 import logging
-import tempfile
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
-from rayapp.errors import DataError, RayappError, TamperedError
+from rayapp.errors import RayappError
 from rayapp.families.base import Floats
-from rayapp.families.bundle import Bundle
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import Manifest, SignedManifest
-from rayapp.serve.batching import Batcher
-from rayapp.serve.rows import RowEncoder, row_encoder
-from rayapp.transforms import arrow_type
+from rayapp.schemas.release import Manifest
+from rayapp.serve.rows import RowEncoder
 
 log = logging.getLogger("rayapp.serve.follow")
 
 RETRY_AFTER_S = 5.0
+MOST_SWAPS = 4
+"""At a time: a large model that takes long must not keep the others waiting."""
 LEDGER = "ledger"
 """The key in `problems` for what concerns every endpoint."""
 ReadPointers = Callable[[], Mapping[str, Pointer]]
 """release_key → the pointer to the release that it stands for."""
-FetchRelease = Callable[[str, Path], SignedManifest]
-"""(release id, empty folder) → the verified manifest; its verified bundle now lies in the folder.
-Raises TamperedError or WorkspaceError."""
 
 
 def release_key(endpoint: str, release_id: str | None = None) -> str:
@@ -43,12 +39,22 @@ def release_key(endpoint: str, release_id: str | None = None) -> str:
     return endpoint if release_id is None else f"{endpoint}@{release_id}"
 
 
-class Predictor(Protocol):
+class Encoder(Protocol):
+    """The part of a bundle that understands rows."""
+
     @property
     def schema(self) -> BundleSchema: ...
 
     def encode(self, table: pa.Table) -> Floats: ...
-    def score(self, x_NF: Floats) -> Floats: ...
+
+
+class Scorer(Protocol):
+    """The part that answers them, wherever the model is."""
+
+    async def predict(self, x_NF: Floats, deadline_s: float = math.inf) -> Floats:
+        """Scores [N, K] of encoded rows. Raises what the model raises, DeadlineExceeded after
+        deadline_s of time.monotonic, and Unavailable."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,18 @@ class Loaded:
     endpoint: str
     release_id: str
     manifest: Manifest
-    bundle: Predictor
-    batcher: Batcher
+    bundle: Encoder
+    scorer: Scorer
     row_encoder: RowEncoder | None
 
     @property
     def schema(self) -> BundleSchema:
         return self.bundle.schema
+
+
+OpenRelease = Callable[[str, str, Loaded | None], Loaded]
+"""(endpoint, release id, the one in whose place it comes) → the release, verified and ready to
+answer. Raises TamperedError, WorkspaceError or DataError."""
 
 
 class ChampionFollower:
@@ -73,18 +84,18 @@ class ChampionFollower:
     def __init__(
         self,
         read_pointers: ReadPointers,
-        fetch_release: FetchRelease,
-        make_batcher: Callable[[str, Predictor], Batcher],
+        open_release: OpenRelease,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current: Mapping[str, Loaded] = {}
         self.problems: Mapping[str, str] = {}
         self._read_pointers = read_pointers
-        self._fetch_release = fetch_release
-        self._make_batcher = make_batcher
+        self._open_release = open_release
         self._clock = clock
         self._failed: dict[str, tuple[Pointer, float]] = {}
-        self._refreshing = threading.Lock()
+        self._swapping: dict[str, Future[None]] = {}
+        self._executor = ThreadPoolExecutor(MOST_SWAPS, thread_name_prefix="swap")
+        self._changing = threading.Lock()
 
     @property
     def endpoints(self) -> frozenset[str]:
@@ -92,21 +103,25 @@ class ChampionFollower:
         keys = {*self.current, *self.problems} - {LEDGER}
         return frozenset(key for key in keys if "@" not in key)
 
-    def refresh(self) -> None:
-        """Look at the pointers once. Never raises for a release or a ledger that is not in order:
-        what serves goes on serving."""
-        with self._refreshing:
-            try:
-                pointers = self._read_pointers()
-            except Exception as error:  # noqa: BLE001 - a database driver's own errors too
-                self._note(LEDGER, f"the ledger cannot be read: {error}", error)
-                return
-            self._forget(LEDGER)
-            for key, pointer in pointers.items():
-                if self._is_current(key, pointer):
-                    self._forget(key)
-                elif not self._is_too_early(key, pointer):
-                    self._swap(key, pointer)
+    def refresh(self, patience_s: float | None = None) -> None:
+        """Look at the pointers once, and swap in what has moved; what takes longer than patience_s
+        goes on afterwards. Never raises for a release or a ledger that is not in order: what serves
+        goes on serving. Called by one thread at a time."""
+        try:
+            pointers = self._read_pointers()
+        except Exception as error:  # noqa: BLE001 - a database driver's own errors too
+            self._note(LEDGER, f"the ledger cannot be read: {error}", error)
+            return
+        self._forget(LEDGER)
+        self._swapping = {k: swap for k, swap in self._swapping.items() if not swap.done()}
+        for key, pointer in pointers.items():
+            if key in self._swapping:
+                continue
+            if self._is_current(key, pointer):
+                self._forget(key)
+            elif not self._is_too_early(key, pointer):
+                self._swapping[key] = self._executor.submit(self._swap, key, pointer)
+        wait(self._swapping.values(), patience_s)
 
     def _is_current(self, key: str, pointer: Pointer) -> bool:
         loaded = self.current.get(key)
@@ -120,15 +135,16 @@ class ChampionFollower:
 
     def _swap(self, key: str, pointer: Pointer) -> None:
         start_s = self._clock()
+        previous = self.current.get(key)
         try:
-            loaded = self._load(key.partition("@")[0], pointer.target)
+            loaded = self._open_release(key.partition("@")[0], pointer.target, previous)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
             self._failed[key] = (pointer, self._clock())
             reason = error.what if isinstance(error, RayappError) else repr(error)
             self._note(key, f"release {pointer.target[:12]}: {reason}", error)
             return
-        previous = self.current.get(key)
-        self.current = {**self.current, key: loaded}
+        with self._changing:
+            self.current = {**self.current, key: loaded}
         self._forget(key)
         log.info(
             "release_loaded",
@@ -140,45 +156,15 @@ class ChampionFollower:
             },
         )
 
-    def _load(self, endpoint: str, release_id: str) -> Loaded:
-        with tempfile.TemporaryDirectory(prefix="rayapp-release-") as folder:
-            manifest = self._fetch_release(release_id, Path(folder)).manifest
-            if manifest.endpoint != endpoint:
-                raise TamperedError(
-                    f"it was sealed for endpoint {manifest.endpoint!r}, not {endpoint!r}",
-                    "move the pointer back to a release of this endpoint",
-                )
-            bundle = Bundle.open(Path(folder))
-        prove(bundle)
-        return Loaded(
-            endpoint,
-            release_id,
-            manifest,
-            bundle,
-            self._make_batcher(endpoint, bundle),
-            row_encoder(bundle.schema),
-        )
-
     def _note(self, key: str, problem: str, error: Exception) -> None:
         if self.problems.get(key) != problem:  # a poll repeats itself, the log need not
             extra = {"about": key, "problem": problem}
             log.error("champion_not_followed", extra=extra, exc_info=error)
-        self.problems = {**self.problems, key: problem}
+        with self._changing:
+            self.problems = {**self.problems, key: problem}
 
     def _forget(self, key: str) -> None:
         self._failed.pop(key, None)
         if key in self.problems:
-            self.problems = {k: v for k, v in self.problems.items() if k != key}
-
-
-def prove(bundle: Predictor) -> None:
-    """One row with nothing in it through the model: it answers, and its first call is over before a
-    request comes. Raises DataError for scores of a wrong shape."""
-    columns = {c.name: pa.nulls(1, arrow_type(c.type)) for c in bundle.schema.inputs}
-    scores_NK = bundle.score(bundle.encode(pa.table(columns)))
-    expected = (1, 1 if bundle.schema.task == "regression" else len(bundle.schema.classes))
-    if scores_NK.shape != expected:
-        raise DataError(
-            f"the bundle gave scores of shape {scores_NK.shape} for one row, not {expected}",
-            "train again; such a model must not serve",
-        )
+            with self._changing:
+                self.problems = {k: v for k, v in self.problems.items() if k != key}

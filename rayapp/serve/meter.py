@@ -15,7 +15,7 @@ Labels = tuple[str, ...]
 """Of one series, in the order of the metric's tag_keys."""
 
 
-class ServeMeter:
+class _Meter:
     """Counters are summed here and handed to Ray once a second: a call of Ray's costs some 5 µs,
     several for each request. Called on the event loop only."""
 
@@ -23,6 +23,25 @@ class ServeMeter:
         self._made = {name: (make or _make)(name) for name in METRICS}
         self._counts: dict[tuple[str, Labels], float] = defaultdict(float)
         self._timer: asyncio.TimerHandle | None = None
+
+    def _count(self, name: str, amount: float, labels: Labels) -> None:
+        self._counts[name, labels] += amount
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand over what was counted since the last time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        counts, self._counts = self._counts, defaultdict(float)
+        for (name, labels), amount in counts.items():
+            tags = dict(zip(METRICS[name].tag_keys, labels, strict=True))
+            self._made[name].inc(amount, tags)
+
+
+class ServeMeter(_Meter):
+    """A gateway replica's."""
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         self._count("rayapp_requests", 1, (endpoint, release, str(status)))
@@ -45,20 +64,30 @@ class ServeMeter:
     def batch(self, endpoint: str, num_rows: int) -> None:
         self._made["rayapp_batch_rows"].observe(num_rows, {"endpoint": endpoint})
 
-    def _count(self, name: str, amount: float, labels: Labels) -> None:
-        self._counts[name, labels] += amount
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+    def second_ask(self, endpoint: str, reason: str) -> None:
+        self._count("rayapp_second_asks", 1, (endpoint, reason))
 
-    def flush(self) -> None:
-        """Hand over what was counted since the last time."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        counts, self._counts = self._counts, defaultdict(float)
-        for (name, labels), amount in counts.items():
-            tags = dict(zip(METRICS[name].tag_keys, labels, strict=True))
-            self._made[name].inc(amount, tags)
+
+class PoolMeter(_Meter):
+    """A pool replica's."""
+
+    def __init__(self, pool: str, make: Callable[[str], Any] | None = None) -> None:
+        super().__init__(make)
+        self._pool = pool
+
+    def ask(self, is_held: bool) -> None:
+        self._count("rayapp_pool_asks", 1, (self._pool, "held" if is_held else "absent"))
+
+    def load(self, seconds: float) -> None:
+        self._count("rayapp_pool_loads", 1, (self._pool,))
+        self._count("rayapp_pool_load_seconds", seconds, (self._pool,))
+
+    def held(self, num_models: int, num_bytes: int) -> None:
+        self._made["rayapp_pool_models"].set(num_models, {"pool": self._pool})
+        self._made["rayapp_pool_bytes"].set(num_bytes, {"pool": self._pool})
+
+    def batch(self, endpoint: str, num_rows: int) -> None:
+        self._made["rayapp_batch_rows"].observe(num_rows, {"endpoint": endpoint})
 
 
 def _make(name: str) -> Any:

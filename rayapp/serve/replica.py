@@ -11,19 +11,24 @@ import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.serving import ServingConfig
+from rayapp.families.bundle import Bundle
 from rayapp.schemas.record import canonical_json
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
-from rayapp.serve.follow import ChampionFollower, FetchRelease, Predictor, ReadPointers
+from rayapp.serve.follow import ChampionFollower, Loaded, ReadPointers
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.http import Receive, Scope, Send
 from rayapp.serve.identity import KeyRing
 from rayapp.serve.limits import Grant, Keeper, Limiter
+from rayapp.serve.loading import Inline, Store
 from rayapp.serve.meter import ServeMeter
+from rayapp.serve.pool.client import Pool, Pooled
+from rayapp.serve.pool.replica import planner, pool
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.scaling import Load, ScalingPolicy
 from rayapp.storage import sha256
@@ -52,7 +57,7 @@ class Parts:
 
     read_pointers: ReadPointers
     read_keys: Callable[[], Mapping[str, ApiKey]]
-    fetch_release: FetchRelease
+    store: Store
     log: RequestLog
 
 
@@ -68,14 +73,19 @@ class BehindServe:
 
 @serve.ingress()
 class GatewayReplica:
-    def __init__(self, config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> None:
+    def __init__(
+        self,
+        config: ServingConfig,
+        connect: Callable[[ServingConfig], Parts],
+        pools: Mapping[str, "DeploymentHandle[Any]"],
+    ) -> None:
         configure_logging()
         # A thread that wants Python's lock gets it after so long; the default of 5 ms, twenty
         # times an answer, is what a request would wait for each look at the ledger.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
 
-        def make_batcher(endpoint: str, bundle: Predictor) -> Batcher:
+        def make_batcher(endpoint: str, bundle: Bundle) -> Batcher:
             return Batcher(
                 bundle.score,
                 config.max_batch_rows,
@@ -84,12 +94,26 @@ class GatewayReplica:
             )
 
         parts = connect(config)
-        follower = ChampionFollower(parts.read_pointers, parts.fetch_release, make_batcher)
+        inline = Inline(parts.store, make_batcher)
+        made = {
+            name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
+            for name, handle in pools.items()
+        }
+
+        def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+            found = made.get(config.placement_of(endpoint))
+            if found is None:
+                return inline(endpoint, release_id, previous)
+            own = config.endpoints.get(endpoint)
+            is_pinned = own is not None and own.is_pinned
+            return Pooled(parts.store, found, is_pinned)(endpoint, release_id, previous)
+
+        follower = ChampionFollower(parts.read_pointers, open_release)
         keys = KeyRing(parts.read_keys, config.requires_key)
 
-        def refresh() -> None:
+        def refresh(patience_s: float | None) -> None:
             keys.refresh()
-            follower.refresh()
+            follower.refresh(patience_s)
 
         self._gateway = Gateway(
             config,
@@ -137,8 +161,13 @@ def make_limiter(config: ServingConfig) -> Limiter | None:
     return Limiter(config.limits, lease, share=1 / config.max_replicas)
 
 
-def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) -> Application:
-    """connect runs in each replica and must be importable there."""
+def gateway(
+    config: ServingConfig,
+    connect: Callable[[ServingConfig], Parts],
+    connect_store: Callable[[ServingConfig], Store],
+) -> Application:
+    """The gateway and the pools behind it. connect runs in each of its replicas, connect_store in
+    each of a pool's; they must be importable there."""
     scaling = AutoscalingConfig(
         min_replicas=config.min_replicas,
         max_replicas=config.max_replicas,
@@ -153,6 +182,7 @@ def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) ->
             },
         ),
     )
+    pools = {name: pool(name, config, connect_store) for name in config.pools}
     deploy = serve.deployment(
         name="gateway",
         autoscaling_config=scaling,
@@ -162,5 +192,5 @@ def gateway(config: ServingConfig, connect: Callable[[ServingConfig], Parts]) ->
         max_ongoing_requests=config.max_ongoing_requests,
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
     )
-    bound: Application = deploy(GatewayReplica).bind(config, connect)
+    bound: Application = deploy(GatewayReplica).bind(config, connect, pools)
     return bound

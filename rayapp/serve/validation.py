@@ -13,7 +13,7 @@ from rayapp.families.inputs import InputProblem, Values, first_problem, to_arrow
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import UNIT_ID
-from rayapp.serve.follow import Predictor
+from rayapp.serve.follow import Encoder
 from rayapp.serve.protocols import Parsed, bad_request, is_missing, plain_values
 from rayapp.serve.rows import MAX_ROWS, EncodedRows, RowEncoder
 
@@ -38,7 +38,7 @@ class Rows:
 
 def validated(
     parsed: Parsed,
-    bundle: Predictor,
+    bundle: Encoder,
     encoder: RowEncoder | None,
     ignores_unknown: bool = False,
 ) -> Rows:

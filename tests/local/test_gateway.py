@@ -1,9 +1,7 @@
 """The gateway on Ray Serve over real sockets, asked by the clients that people have."""
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +11,19 @@ import pandas as pd
 import pytest
 import tritonclient.http as triton
 from ray import serve
-from serving_case import ENDPOINT, ROW, rows_table, seal_release
+from served import RECORDS, SCORE, Served, wait
+from serving_case import ENDPOINT, ROW, rows_table
 from tritonclient.utils import InferenceServerException
 
 from rayapp.config.serving import ServingConfig
-from rayapp.families.bundle import Bundle
-from rayapp.ledger import Ledger
 from rayapp.observe.predictions import find_predictions, read_feedback
 from rayapp.register.manifest import manifest_uri
-from rayapp.release.promote import champion_pointer, promote
-from rayapp.schemas.release import SignedManifest
-from rayapp.storage import Workspace
 from serve_apps.predict import build
 
 pytestmark = [
     pytest.mark.usefixtures("ray_local"),
     pytest.mark.filterwarnings("ignore::Warning:gevent.*"),
 ]
-
-SCORE = f"/endpoints/{ENDPOINT}/invocations"
-RECORDS = {"dataframe_records": [ROW]}
-
-
-class Served:
-    """A workspace with two sealed releases, and the gateway that answers from it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.workspace = Workspace(str(folder / "workspace"))
-        Path(self.workspace.uri).mkdir()
-        self.ledger = Ledger.of(self.workspace, "test")
-        self.releases = [seal_release(self.workspace, folder / str(seed), seed) for seed in (1, 2)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def bundle(self, number: int) -> Bundle:
-        return Bundle.open(Path(self.releases[number].manifest.bundle.uri))
-
-    def promote(self, signed: SignedManifest) -> None:
-        pointer = self.ledger.pointer(champion_pointer(ENDPOINT))
-        promote(self.ledger, signed, pointer.revision if pointer else 0)
-
-    def release(self) -> str | None:
-        return httpx.get(f"{self.url}/v2").headers.get("x-release")
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +39,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
     assert early.status_code == 503
     assert early.headers["retry-after"] == "1"
     made.promote(made.releases[0])
-    _wait(lambda: made.release() == made.releases[0].release_id)
+    wait(lambda: made.release() == made.releases[0].release_id)
     yield made
     serve.shutdown()
-
-
-def _wait(until: Callable[[], bool], seconds: float = 20) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def _inputs(num_rows: int) -> tuple[list[triton.InferInput], Any]:
@@ -168,13 +128,13 @@ def test_the_request_id_leads_to_the_record_and_takes_feedback(served: Served) -
         said = client.post("/feedback", json={"request_id": request_id, "label": "late"})
     assert given.headers.get_list("x-request-id") == ["trace-me"]
     assert said.status_code == 202
-    _wait(lambda: len(find_predictions(served.workspace, request_id)) == 2)
+    wait(lambda: len(find_predictions(served.workspace, request_id)) == 2)
     kept = find_predictions(served.workspace, request_id)
     assert [one.unit_id for one in kept] == ["UA1", None]
     assert {one.release_id for one in kept} == {made.headers["x-release"]}
     assert [one.scores[1] for one in kept] == pytest.approx(made.json()["predictions"])
     uri = served.workspace.table("feedback")
-    _wait(lambda: read_feedback(uri, request_id=request_id).num_rows == 1)
+    wait(lambda: read_feedback(uri, request_id=request_id).num_rows == 1)
 
 
 async def test_replicas_follow_without_a_failed_request(served: Served) -> None:
@@ -191,15 +151,15 @@ async def test_replicas_follow_without_a_failed_request(served: Served) -> None:
 
     async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(4)]
-        await asyncio.to_thread(_wait, lambda: len(answered_by) >= 50)
+        await asyncio.to_thread(wait, lambda: len(answered_by) >= 50)
         await asyncio.to_thread(served.promote, served.releases[1])
-        await asyncio.to_thread(_wait, lambda: set(answered_by[-50:]) == {new})
+        await asyncio.to_thread(wait, lambda: set(answered_by[-50:]) == {new})
         stop.set()
         await asyncio.gather(*asking)
     assert statuses == {200}
     assert set(answered_by) == {old, new}
     await asyncio.to_thread(served.promote, served.releases[0])
-    await asyncio.to_thread(_wait, lambda: served.release() == old)
+    await asyncio.to_thread(wait, lambda: served.release() == old)
 
 
 def test_a_tampered_manifest_is_never_served(served: Served) -> None:
@@ -208,13 +168,13 @@ def test_a_tampered_manifest_is_never_served(served: Served) -> None:
     path.write_bytes(honest.replace(b'"run_id":"run"', b'"run_id":"rum"'))
     try:
         served.promote(served.releases[1])
-        _wait(lambda: bool(httpx.get(served.url).json()["problems"]))
+        wait(lambda: bool(httpx.get(served.url).json()["problems"]))
         response = httpx.post(served.url + SCORE, json=RECORDS)
     finally:
         path.write_bytes(honest)
     assert response.status_code == 200
     assert response.headers["x-release"] == served.releases[0].release_id
-    _wait(lambda: served.release() == served.releases[1].release_id)  # mended by itself
+    wait(lambda: served.release() == served.releases[1].release_id)  # mended by itself
 
 
 def test_at_shutdown_everything_is_committed(served: Served) -> None:

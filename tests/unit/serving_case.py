@@ -15,7 +15,7 @@ import pyarrow as pa
 from rayapp.config.serving import ServingConfig
 from rayapp.config.training import TabularConfig
 from rayapp.families.base import Batch, Compute, Problem, Progress, family
-from rayapp.families.bundle import write_bundle
+from rayapp.families.bundle import Bundle, write_bundle
 from rayapp.families.encoding import Encode
 from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
@@ -26,9 +26,10 @@ from rayapp.schemas.release import Manifest, SignedManifest, Verdict
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
-from rayapp.serve.follow import ChampionFollower, Predictor
+from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.identity import KeyRing
+from rayapp.serve.loading import Inline, Store
 from rayapp.storage import Workspace, commit_folder, folder_digest
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -109,13 +110,15 @@ def make_bundle(folder: Path, task: Task = "binary", seed: int = 1) -> BundleSch
     return schema
 
 
-def signed_manifest(release_id: str, schema: BundleSchema, endpoint: str) -> SignedManifest:
+def signed_manifest(
+    release_id: str, schema: BundleSchema, endpoint: str, uri: str = "memory"
+) -> SignedManifest:
     """Of the right form; signatures are register's to verify, and its tests do."""
     manifest = Manifest(
         endpoint=endpoint,
         created_at=NOON,
         run_id="run",
-        bundle=BundleRef(uri="memory", digest="d", files=(), bundle_schema=schema),
+        bundle=BundleRef(uri=uri, digest="d", files=(), bundle_schema=schema),
         snapshot_id="s",
         data_digests={},
         contracts=(),
@@ -168,6 +171,7 @@ class MemoryMeter:
         self.degradations: list[tuple[str, str]] = []
         self.breakers: list[tuple[str, str]] = []
         self.lookups: list[bool] = []
+        self.second_asks: list[str] = []
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -184,6 +188,9 @@ class MemoryMeter:
 
     def cache(self, endpoint: str, is_hit: bool) -> None:
         self.lookups.append(is_hit)
+
+    def second_ask(self, endpoint: str, reason: str) -> None:
+        self.second_asks.append(reason)
 
 
 @dataclass
@@ -204,8 +211,9 @@ class Case:
         self.work: list[str] = []
         self.keys: dict[str, ApiKey] = {}
         self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
+        store = Store(self.read, self.fetch)
         self.follower = ChampionFollower(
-            lambda: self.pointers, self.fetch, self.batcher, lambda: self.now_s
+            lambda: self.pointers, Inline(store, self.batcher), lambda: self.now_s
         )
         background = Background(
             self.follower.refresh,
@@ -225,17 +233,21 @@ class Case:
             self.ring,
         )
 
-    def batcher(self, endpoint: str, bundle: Predictor) -> Batcher:
+    def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:
         config = self.config
         count = self.meter.batches.append
         return Batcher(bundle.score, config.max_batch_rows, config.batch_wait_ms, count)
 
-    def fetch(self, release_id: str, folder: Path) -> SignedManifest:
+    def read(self, release_id: str) -> SignedManifest:
         if release_id in self.refusals:
             raise self.refusals[release_id]
-        shutil.copytree(self.releases[release_id], folder, dirs_exist_ok=True)
+        folder = self.releases[release_id]
         schema = BundleSchema.parse((folder / "schema.json").read_bytes())
-        return signed_manifest(release_id, schema, self.sealed_for)
+        return signed_manifest(release_id, schema, self.sealed_for, uri=str(folder))
+
+    @staticmethod
+    def fetch(bundle: BundleRef, folder: Path) -> None:
+        shutil.copytree(bundle.uri, folder, dirs_exist_ok=True)
 
     def promote(self, release_id: str, endpoint: str = ENDPOINT) -> None:
         old = self.pointers.get(endpoint)

@@ -52,7 +52,7 @@ def break_model(case: Case, key: str = ENDPOINT) -> None:
     def fail(x_NF: Any) -> Any:
         raise ValueError("a broken model")
 
-    case.follower.current[key].batcher._score = fail
+    case.follower.current[key].scorer._score = fail
 
 
 async def test_a_declared_answer_stands_in_and_is_labelled(bundles: dict[str, Path]) -> None:
@@ -191,7 +191,7 @@ async def test_a_champion_that_takes_too_long_is_stood_in_for(bundles: dict[str,
     async def wait(x_NF: Any, deadline_s: float) -> Any:
         await never.wait()
 
-    case.follower.current[ENDPOINT].batcher.predict = wait  # type: ignore[method-assign]
+    case.follower.current[ENDPOINT].scorer.predict = wait  # type: ignore[method-assign]
     answers = await in_parallel(*[score(case) for _ in range(4)])
     assert {(a.status_code, a.headers["x-degraded"]) for a in answers} == {(200, "timeout")}
 
@@ -247,8 +247,8 @@ async def test_a_request_in_the_queue_past_its_deadline_reaches_no_model(
     bundles: dict[str, Path],
 ) -> None:
     case = started(bundles)
-    batcher = case.follower.current[ENDPOINT].batcher
-    batcher._clock_s = lambda: 1e12
+    batcher = case.follower.current[ENDPOINT].scorer
+    batcher._waiting._clock_s = lambda: 1e12
     response = await score(case)
     assert response.status_code == 504
     assert case.meter.batches == []

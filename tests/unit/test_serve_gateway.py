@@ -379,7 +379,7 @@ async def test_our_own_fault_is_a_500_without_our_inside(
     def fail(table: pa.Table) -> None:
         raise KeyError("secret detail")
 
-    monkeypatch.setattr(case.follower.current[ENDPOINT].batcher, "_score", fail)
+    monkeypatch.setattr(case.follower.current[ENDPOINT].scorer, "_score", fail)
     async with case.client() as client:
         response = await client.post(SCORE, json=records(ROW))
     assert error_of(response)[:2] == (500, "internal")

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from rayapp.serve.meter import ServeMeter
+from rayapp.serve.meter import PoolMeter, ServeMeter
 from rayapp.telemetry import METRICS
 
 
@@ -49,5 +49,12 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter.breaker("e", "e", "open")
     meter.cache("e", True)
     meter.batch("e", 4)
+    meter.second_ask("e", "retry")
     meter.flush()
+    pool = PoolMeter("p", lambda name: made[name])
+    pool.ask(is_held=False)
+    pool.load(0.5)
+    pool.held(3, 1000)
+    pool.batch("e", 4)
+    pool.flush()
     assert {name for name, recorded in made.items() if recorded.seen} == set(METRICS)

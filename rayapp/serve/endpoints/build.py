@@ -1,6 +1,6 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
-    Fallback( Shadow( Split( Cache( Breaker( Timeout( Release ))), … )), …, Static )
+    Fallback( Shadow( Split( Cache( Breaker( Timeout( Hedge( Retry( Release ))))), … )), …, Static )
 
 What is not configured is not there, and costs nothing.
 """
@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from rayapp.config.serving import EndpointConfig, FallbackConfig, ShadowConfig, Target
+from rayapp.config.serving import (
+    EndpointConfig,
+    FallbackConfig,
+    PoolConfig,
+    ShadowConfig,
+    Target,
+)
+from rayapp.serve.endpoints.again import Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.cache import Cache
@@ -27,20 +34,22 @@ class Hooks(Protocol):
 
     def breaker(self, endpoint: str, target: str, state: State) -> None: ...
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
+    def second_ask(self, endpoint: str, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
 class Builder:
     """find: the release that a key stands for now (follow.release_key), or raises Unavailable.
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
-    the milliseconds that it took.
-    shadows: all that were built."""
+    the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
+    that do in this process. shadows: all that were built."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
     deadlines: Deadlines
     hooks: Hooks
     heard: Callable[[str, Ask, Reply, float], Awaitable[None]]
+    pool_of: Callable[[str], PoolConfig | None] = lambda endpoint: None
     shadows: list[Shadow] = field(default_factory=list)
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
@@ -89,7 +98,7 @@ class Builder:
     ) -> Endpoint:
         """stands_in: a model of other columns; those that it has not are passed over, and its time
         is limited by whom it stands in for."""
-        built: Endpoint = Release(lambda: self.find(key), stands_in)
+        built = self._at_hand(name, key, stands_in)
         release_id = partial(self.release_id, key)
         if not stands_in:
             built = self._in_time(built, config)
@@ -98,6 +107,20 @@ class Builder:
             built = Breaker(built, release_id, config.breaker, on_state)
         if config.cache is not None:
             built = Cache(built, release_id, config.cache, partial(self.hooks.cache, name))
+        return built
+
+    def _at_hand(self, name: str, key: str, stands_in: bool) -> Endpoint:
+        """The release, asked again where it is in a pool and a replica of it fails."""
+        built: Endpoint = Release(lambda: self.find(key), stands_in)
+        pool = self.pool_of(key.partition("@")[0])
+        if pool is None:
+            return built
+        if pool.retry_share:
+            on_again = partial(self.hooks.second_ask, name, "retry")
+            built = Retry(built, Budget(pool.retry_share), on_again)
+        if pool.hedge_after_ms is not None:
+            on_again = partial(self.hooks.second_ask, name, "hedge")
+            built = Hedge(built, pool.hedge_after_ms / 1000, Budget(pool.hedge_share), on_again)
         return built
 
     def _in_time(self, inner: Endpoint, config: EndpointConfig) -> Endpoint:

@@ -25,7 +25,7 @@ class Release:
     async def predict(self, ask: Ask) -> Reply:
         loaded = self._find()
         rows = await _understood(ask, loaded, self._ignores_unknown)
-        scores_NK = await loaded.batcher.predict(rows.x_NF, ask.deadline_s)
+        scores_NK = await loaded.scorer.predict(rows.x_NF, ask.deadline_s)
         return Reply(loaded.release_id, loaded.schema, rows, scores_NK)
 
 

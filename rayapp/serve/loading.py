@@ -1,0 +1,79 @@
+"""Opening a release: its model in this process, or in a pool of replicas."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rayapp.errors import DataError, TamperedError
+from rayapp.families.base import Floats
+from rayapp.families.bundle import Bundle
+from rayapp.families.encoding import encode
+from rayapp.schemas.model import BundleRef, BundleSchema
+from rayapp.schemas.release import Manifest, SignedManifest
+from rayapp.serve.follow import Loaded, Scorer
+from rayapp.serve.rows import row_encoder
+from rayapp.transforms import arrow_type
+
+
+@dataclass(frozen=True)
+class Store:
+    """read: the verified manifest of a release id. fetch: copies its verified bundle into an empty
+    folder. Both raise TamperedError or WorkspaceError."""
+
+    read: Callable[[str], SignedManifest]
+    fetch: Callable[[BundleRef, Path], None]
+
+
+class Inline:
+    """OpenRelease for models that answer in this process."""
+
+    def __init__(self, store: Store, make_scorer: Callable[[str, Bundle], Scorer]) -> None:
+        self._store = store
+        self._make_scorer = make_scorer
+
+    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+        manifest = sealed_for(self._store, endpoint, release_id)
+        bundle = open_proven(self._store, manifest.bundle)
+        scorer = self._make_scorer(endpoint, bundle)
+        return Loaded(endpoint, release_id, manifest, bundle, scorer, row_encoder(bundle.schema))
+
+
+@dataclass(frozen=True)
+class RowsOnly:
+    """What a gateway needs of a bundle whose model is elsewhere."""
+
+    schema: BundleSchema
+
+    def encode(self, table: pa.Table) -> Floats:
+        return encode(self.schema.features, table)
+
+
+def sealed_for(store: Store, endpoint: str, release_id: str) -> Manifest:
+    """Raises TamperedError where the pointer leads to another endpoint's release."""
+    manifest = store.read(release_id).manifest
+    if manifest.endpoint != endpoint:
+        raise TamperedError(
+            f"it was sealed for endpoint {manifest.endpoint!r}, not {endpoint!r}",
+            "move the pointer back to a release of this endpoint",
+        )
+    return manifest
+
+
+def open_proven(store: Store, ref: BundleRef) -> Bundle:
+    """The bundle, after one row with nothing in it went through its model: it answers, and its
+    first call is over before a request comes. Raises DataError for scores of a wrong shape."""
+    with tempfile.TemporaryDirectory(prefix="rayapp-release-") as folder:
+        store.fetch(ref, Path(folder))
+        bundle = Bundle.open(Path(folder))
+    columns = {c.name: pa.nulls(1, arrow_type(c.type)) for c in bundle.schema.inputs}
+    scores_NK = bundle.predict(pa.table(columns))
+    expected = (1, 1 if bundle.schema.task == "regression" else len(bundle.schema.classes))
+    if scores_NK.shape != expected:
+        raise DataError(
+            f"the bundle gave scores of shape {scores_NK.shape} for one row, not {expected}",
+            "train again; such a model must not serve",
+        )
+    return bundle

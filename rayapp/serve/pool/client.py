@@ -1,0 +1,131 @@
+"""A pool as a gateway replica sees it: calls through Ray Serve's handle, and whose trouble is
+whose."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from rayapp.config.serving import PoolConfig
+from rayapp.errors import RayappError, Unavailable
+from rayapp.schemas.model import BundleRef
+from rayapp.serve.follow import Loaded
+from rayapp.serve.loading import RowsOnly, Store, sealed_for
+from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer
+from rayapp.serve.rows import row_encoder
+
+PREPARE_S = 120
+"""Longer than this no new release is waited for; it is tried again."""
+_GONE = (
+    RayActorError,
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    grpc.aio.AioRpcError,
+)
+"""What calls raise when a replica is dead, away or full, or none is there."""
+
+
+class Pool:
+    """Made on the event loop of the replica."""
+
+    def __init__(
+        self, name: str, config: PoolConfig, handle: "DeploymentHandle[Any]", planner: Any
+    ) -> None:
+        self._name = name
+        self._config = config
+        # by value: half the price of a hop through the object store's references
+        self._handle = handle.options(_by_reference=False)
+        self._planner = planner
+        self._loop = asyncio.get_running_loop()
+
+    def scorer(self, release_id: str, num_bytes: int) -> PoolScorer:
+        ask = self._handle.options(method_name="score", multiplexed_model_id=release_id)
+
+        async def call(parts: Sequence[Part]) -> list[Outcome]:
+            try:
+                outcomes: list[Outcome] = await ask.remote(release_id, num_bytes, parts)
+            except _GONE as error:
+                raise self._unavailable(error) from error
+            except RayTaskError as error:
+                raise _cause(error) from None
+            return outcomes
+
+        return PoolScorer(call, self._config.max_batch_rows, self._config.max_calls)
+
+    def prepare(
+        self, endpoint: str, release_id: str, num_bytes: int, like: str | None, is_pinned: bool
+    ) -> None:
+        """Blocks until a replica holds the release, and all that hold `like` do. Called off the
+        event loop. Raises Unavailable, or what loading it raises."""
+        prepared = self._prepared(endpoint, release_id, num_bytes, like, is_pinned)
+        try:
+            asyncio.run_coroutine_threadsafe(prepared, self._loop).result(PREPARE_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"pool {self._name!r} did not load release {release_id[:12]} in {PREPARE_S} s",
+                "see the pool's replicas in the dashboard",
+            ) from None
+
+    async def _prepared(
+        self, endpoint: str, release_id: str, num_bytes: int, like: str | None, is_pinned: bool
+    ) -> None:
+        try:
+            if is_pinned:
+                await self._planner.pin.remote(endpoint, {release_id: num_bytes})
+            if like is not None:
+                followed = self._handle.broadcast("follow", release_id, num_bytes, like)
+                await followed.results_async()
+            at_home = self._handle.options(method_name="prepare", multiplexed_model_id=release_id)
+            await at_home.remote(release_id, num_bytes, is_pinned)
+        except _GONE as error:
+            raise self._unavailable(error) from error
+        except RayTaskError as error:
+            raise _cause(error) from None
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        what = "all busy" if isinstance(error, BackPressureError) else "not there"
+        return Unavailable(
+            f"the replicas of pool {self._name!r} are {what}",
+            "try again after the seconds in retry-after",
+        )
+
+
+class Pooled:
+    """OpenRelease for models that answer in a pool. One that takes another's place is loaded there
+    before it does; one that is pinned, before it is asked at all."""
+
+    def __init__(self, store: Store, pool: Pool, is_pinned: bool) -> None:
+        self._store = store
+        self._pool = pool
+        self._is_pinned = is_pinned
+
+    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+        manifest = sealed_for(self._store, endpoint, release_id)
+        num_bytes = size_of(manifest.bundle)
+        if previous is not None or self._is_pinned:
+            like = previous.release_id if previous is not None else None
+            self._pool.prepare(endpoint, release_id, num_bytes, like, self._is_pinned)
+        schema = manifest.bundle.bundle_schema
+        scorer = self._pool.scorer(release_id, num_bytes)
+        encoder = row_encoder(schema)
+        return Loaded(endpoint, release_id, manifest, RowsOnly(schema), scorer, encoder)
+
+
+def size_of(bundle: BundleRef) -> int:
+    """What a model is taken to need in memory: as much as its files on disk."""
+    return sum(file.num_bytes for file in bundle.files)
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What was raised over there, where it is one of ours, which knows what to tell a caller."""
+    cause = error.cause
+    return cause if isinstance(cause, RayappError) else error

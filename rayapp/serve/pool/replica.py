@@ -1,0 +1,224 @@
+"""A pool as a Ray Serve deployment: replicas that hold many models, and answer encoded rows."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.errors import Unavailable
+from rayapp.families.base import Floats
+from rayapp.schemas.record import canonical_json
+from rayapp.serve.batching import Batcher
+from rayapp.serve.loading import Store, open_proven
+from rayapp.serve.meter import PoolMeter
+from rayapp.serve.pool.plan import ModelLoad, Planner, Report
+from rayapp.serve.pool.router import HELD, ModelRouter
+from rayapp.serve.pool.scorer import Outcome, Part
+from rayapp.serve.pool.shelf import Shelf
+from rayapp.serve.scaling import Load, ScalingPolicy
+from rayapp.storage import sha256
+from rayapp.telemetry import configure_logging
+
+log = logging.getLogger("rayapp.serve.pool")
+
+REPORT_EVERY_S = 1.0
+PLANNER_WAIT_S = 2.0
+
+
+@dataclass(eq=False)
+class Model:
+    """One that is loaded. busy_s: how long its calls took, all together."""
+
+    batcher: Batcher
+    busy_s: float = 0.0
+    reported_s: float = 0.0
+
+
+def planner(name: str, config: PoolConfig) -> Any:
+    """The actor that plans this pool, which the first one to ask starts. Another configuration has
+    another planner, while replicas of both may answer side by side."""
+    remote = ray.remote(num_cpus=0, max_restarts=-1)(Planner)
+    digest = sha256(canonical_json(config.model_dump(mode="json")))[:12]
+    options = {"namespace": "rayapp", "lifetime": "detached", "get_if_exists": True}
+    return remote.options(name=f"pool-{name}-{digest}", **options).remote(config.target_busy_share)
+
+
+class PoolReplica:
+    def __init__(
+        self,
+        name: str,
+        config: ServingConfig,
+        connect: Callable[[ServingConfig], Store],
+    ) -> None:
+        configure_logging()
+        self._config = config.pools[name]
+        self._store = connect(config)
+        self._meter = PoolMeter(name)
+        self._num_ongoing = 0
+        self._load = Load(lambda: self._num_ongoing)
+        self._shelf: Shelf[Model] = Shelf(
+            self._loaded, self._config.max_model_bytes, self._config.max_loads, self._meter.ask
+        )
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._planner = planner(name, self._config)
+        self._reported_s = time.monotonic()
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._stock()
+        self._reporting = asyncio.get_running_loop().create_task(self._report_on())
+
+    async def score(self, release_id: str, num_bytes: int, parts: Sequence[Part]) -> list[Outcome]:
+        """Outcomes of the parts, by the release's model. Raises Unavailable where there is no room
+        for it."""
+        now_s = time.monotonic()
+        self._num_ongoing += 1
+        try:
+            async with self._shelf.use(release_id, num_bytes) as model:
+                asked = [model.batcher.predict(x_NF, now_s + left_s) for x_NF, left_s in parts]
+                outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            self._num_ongoing -= 1
+        return [_outcome(one) for one in outcomes]
+
+    async def prepare(self, release_id: str, num_bytes: int, is_pinned: bool) -> None:
+        """Have a release's model before it is asked. Raises Unavailable where there is no room."""
+        await self._shelf.prepare(release_id, num_bytes, is_pinned=is_pinned)
+
+    async def follow(self, release_id: str, num_bytes: int, like: str) -> None:
+        """The same, where this replica holds the model that the release is to follow."""
+        if like in self._shelf.held():
+            await self._shelf.prepare(release_id, num_bytes, like)
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Ray Serve asks for these by this name."""
+        return {HELD: sorted(self._shelf.held())}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks for these by this name."""
+        return self._load.figures()
+
+    def _stock(self) -> None:
+        """What others hold is here before the first request."""
+        try:
+            asked = self._planner.first.remote(self._shelf.main_bytes)
+            wanted: Mapping[str, int] = ray.get(asked, timeout=PLANNER_WAIT_S)
+        except Exception:
+            log.warning("pool_without_planner", exc_info=True)
+            return
+        for release_id, num_bytes in wanted.items():
+            try:
+                self._shelf.stock(release_id, num_bytes, self._opened(release_id))
+            except Exception:
+                log.exception("model_not_stocked", extra={"release_id": release_id})
+
+    async def _loaded(self, release_id: str) -> Model:
+        start_s = time.monotonic()
+        model = await asyncio.to_thread(self._opened, release_id)
+        self._meter.load(time.monotonic() - start_s)
+        return model
+
+    def _opened(self, release_id: str) -> Model:
+        manifest = self._store.read(release_id).manifest
+        bundle = open_proven(self._store, manifest.bundle)
+
+        def score(x_NF: Floats) -> Floats:
+            start_s = time.monotonic()
+            try:
+                return bundle.score(x_NF)
+            finally:
+                model.busy_s += time.monotonic() - start_s
+
+        model = Model(
+            Batcher(
+                score,
+                self._config.max_batch_rows,
+                self._config.batch_wait_ms,
+                lambda num_rows: self._meter.batch(manifest.endpoint, num_rows),
+            )
+        )
+        return model
+
+    async def _report_on(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            try:
+                await self._report()
+            except Exception:  # the planner is away: what is held is kept
+                log.warning("pool_without_planner", exc_info=True)
+
+    async def _report(self) -> None:
+        now_s = time.monotonic()
+        passed_s, self._reported_s = now_s - self._reported_s, now_s
+        models = {}
+        for release_id, (num_bytes, model) in self._shelf.loaded().items():
+            busy = (model.busy_s - model.reported_s) / passed_s
+            model.reported_s = model.busy_s
+            models[release_id] = ModelLoad(num_bytes, busy, self._shelf.heat(release_id))
+        self._meter.held(len(models), self._shelf.used_bytes)
+        async with asyncio.timeout(PLANNER_WAIT_S):
+            wanted, pinned = await self._planner.report.remote(
+                self._replica, Report(self._shelf.main_bytes, models)
+            )
+        self._shelf.pin(pinned)
+        for release_id, num_bytes in wanted.items():
+            task = asyncio.get_running_loop().create_task(
+                self._prepared(release_id, num_bytes, release_id in pinned)
+            )
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
+    async def _prepared(self, release_id: str, num_bytes: int, is_pinned: bool) -> None:
+        try:
+            await self._shelf.prepare(release_id, num_bytes, is_pinned=is_pinned)
+        except Unavailable as error:
+            log.info("model_not_prepared", extra={"release_id": release_id, "why": error.what})
+        except Exception:
+            log.exception("model_not_prepared", extra={"release_id": release_id})
+
+
+def _outcome(one: "Floats | BaseException") -> Outcome:
+    if isinstance(one, np.ndarray | Exception):
+        return one
+    raise one
+
+
+def pool(
+    name: str, config: ServingConfig, connect: Callable[[ServingConfig], Store]
+) -> Application:
+    """connect runs in each replica and must be importable there."""
+    own = config.pools[name]
+    scaling = AutoscalingConfig(
+        min_replicas=own.min_replicas,
+        max_replicas=own.max_replicas,
+        target_ongoing_requests=own.target_ongoing_requests,
+        upscale_delay_s=own.upscale_delay_s,
+        downscale_delay_s=own.downscale_delay_s,
+        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+            policy_function=ScalingPolicy,
+            policy_kwargs={
+                "target_busy": own.target_busy_share,
+                "target_ongoing": own.target_ongoing_requests,
+            },
+        ),
+    )
+    deploy = serve.deployment(
+        name=f"pool-{name}",
+        autoscaling_config=scaling,
+        max_surge_percent=100,
+        max_ongoing_requests=own.max_ongoing_requests,
+        request_router_config=RequestRouterConfig(
+            request_router_class=ModelRouter,  # type: ignore[arg-type]
+            request_routing_stats_period_s=REPORT_EVERY_S,  # type: ignore[arg-type]
+        ),
+        ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
+    )
+    bound: Application = deploy(PoolReplica).bind(name, config, connect)
+    return bound

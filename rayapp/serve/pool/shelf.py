@@ -1,0 +1,233 @@
+"""The models that one replica of a pool holds, within the memory that it was given.
+
+Who stays is decided by how much each is asked for, not by who came last: a newcomer gets a place in
+the main part only where those that would have to go are, together, asked for less than it is. Until
+then it lives in a small part of its own, where newcomers push out one another. So a model that few
+ask for is answered, and one that serves many is never unloaded for it. After G. Einziger, R.
+Friedman and B. Manes, "TinyLFU: A Highly Efficient Cache Admission Policy" (2017), with exact
+counts in the place of a sketch, and bytes in that of entries.
+
+Ray Serve's own multiplexing counts models rather than bytes, unloads the least recently used even
+while it is being used, and loads one model at a time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rayapp.errors import Unavailable
+from rayapp.serve.pool.heat import Heat
+
+log = logging.getLogger("rayapp.serve.pool")
+
+HALF_LIFE_S = 60.0
+NEWCOMERS_SHARE = 0.1
+"""Of the memory."""
+MAX_REMEMBERED = 4096
+"""So many models that are not held have their asks counted."""
+
+M = TypeVar("M")
+
+
+@dataclass(slots=True, eq=False)
+class _Place(Generic[M]):
+    """loading: done once the model is there. num_using: requests that have it in their hands, or
+    wait for it. is_newcomer: it is in the small part."""
+
+    num_bytes: int
+    loading: "asyncio.Task[M]"
+    num_using: int = 0
+    is_newcomer: bool = False
+    is_pinned: bool = False
+
+
+class Shelf(Generic[M]):
+    """load: the model of an id; different ones load side by side, num_loads at a time, and one
+    model once however many ask. Used on one event loop."""
+
+    def __init__(
+        self,
+        load: Callable[[str], Awaitable[M]],
+        max_bytes: int,
+        num_loads: int = 2,
+        on_ask: Callable[[bool], None] = lambda is_held: None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._loads = asyncio.Semaphore(num_loads)
+        self._on_ask = on_ask
+        self._clock_s = clock_s
+        self._places: dict[str, _Place[M]] = {}
+        self._heats: dict[str, Heat] = {}
+
+    @property
+    def main_bytes(self) -> int:
+        return self._max_bytes - int(self._max_bytes * NEWCOMERS_SHARE)
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(place.num_bytes for place in self._places.values())
+
+    def held(self) -> frozenset[str]:
+        """Models that are here, or on their way."""
+        return frozenset(self._places)
+
+    def loaded(self) -> Mapping[str, tuple[int, M]]:
+        """Models that can be asked at once, with their bytes."""
+        done = {i: p for i, p in self._places.items() if p.loading.done()}
+        return {i: (place.num_bytes, place.loading.result()) for i, place in done.items()}
+
+    def pin(self, model_ids: AbstractSet[str]) -> None:
+        """These, and no others of those that are held, are never unloaded."""
+        for model_id, place in self._places.items():
+            place.is_pinned = model_id in model_ids
+
+    def heat(self, model_id: str) -> float:
+        heat = self._heats.get(model_id)
+        return 0.0 if heat is None else heat.at(self._clock_s())
+
+    @asynccontextmanager
+    async def use(self, model_id: str, num_bytes: int) -> AsyncIterator[M]:
+        """The model, which stays at least until the block ends. Raises what `load` raises, and
+        Unavailable where it finds no room."""
+        self._heated(model_id).add(self._clock_s())
+        place = self._places.get(model_id)
+        self._on_ask(place is not None and place.loading.done())
+        if place is None:
+            place = self._placed(model_id, num_bytes)
+        elif place.is_newcomer:
+            self._promote(model_id, place)
+        place.num_using += 1
+        try:
+            yield await asyncio.shield(place.loading)
+        finally:
+            place.num_using -= 1
+
+    async def prepare(
+        self, model_id: str, num_bytes: int, like: str | None = None, is_pinned: bool = False
+    ) -> None:
+        """Have the model before somebody asks. like: a model whose place in people's favour this
+        one takes over. is_pinned: it is never unloaded; raises Unavailable where there is no room
+        for it beside the others of that kind."""
+        if like is not None:
+            inherited = self.heat(like) - self.heat(model_id)
+            self._heated(model_id).add(self._clock_s(), max(0.0, inherited))
+        place = self._places.get(model_id)
+        if place is None:
+            place = self._placed(model_id, num_bytes, is_pinned)
+        elif is_pinned and place.is_newcomer:
+            self._promote(model_id, place, at_any_cost=True)
+        place.is_pinned = place.is_pinned or is_pinned
+        place.num_using += 1
+        try:
+            await asyncio.shield(place.loading)
+        finally:
+            place.num_using -= 1
+
+    def stock(self, model_id: str, num_bytes: int, model: M) -> bool:
+        """Place a model that is loaded already, if there is room beside those that are held."""
+        if self._main_used() + num_bytes > self.main_bytes or model_id in self._places:
+            return False
+        self._heated(model_id)
+        loading = asyncio.get_running_loop().create_task(_the(model))
+        self._places[model_id] = _Place(num_bytes, loading)
+        return True
+
+    def _placed(self, model_id: str, num_bytes: int, is_pinned: bool = False) -> _Place[M]:
+        is_newcomer = not self._clear(model_id, num_bytes, at_any_cost=is_pinned)
+        if is_newcomer:
+            self._clear_newcomers(model_id, num_bytes)
+        loading = asyncio.get_running_loop().create_task(self._loaded(model_id))
+        place = _Place(num_bytes, loading, is_newcomer=is_newcomer, is_pinned=is_pinned)
+        self._places[model_id] = place
+        return place
+
+    async def _loaded(self, model_id: str) -> M:
+        try:
+            async with self._loads:
+                return await self._load(model_id)
+        except BaseException:
+            self._places.pop(model_id, None)  # the next one who asks tries again
+            raise
+
+    def _promote(self, model_id: str, place: _Place[M], at_any_cost: bool = False) -> None:
+        if self._clear(model_id, place.num_bytes, at_any_cost):
+            place.is_newcomer = False
+
+    def _clear(self, model_id: str, num_bytes: int, at_any_cost: bool = False) -> bool:
+        """Make room in the main part. False, and nobody goes, where those that would have to are
+        asked for more than this one, or are in use."""
+        lacking = self._main_used() + num_bytes - self.main_bytes
+        going: list[str] = []
+        heat = 0.0
+        for found in self._idle(is_newcomer=False):
+            if lacking <= 0:
+                break
+            going.append(found)
+            heat += self.heat(found)
+            lacking -= self._places[found].num_bytes
+        if lacking > 0 or (not at_any_cost and going and heat > self.heat(model_id)):
+            return False
+        self._unload(going)
+        return True
+
+    def _clear_newcomers(self, model_id: str, num_bytes: int) -> None:
+        """Raises Unavailable."""
+        lacking = self.used_bytes + num_bytes - self._max_bytes
+        going: list[str] = []
+        for found in self._idle(is_newcomer=True):
+            if lacking <= 0:
+                break
+            going.append(found)
+            lacking -= self._places[found].num_bytes
+        if lacking > 0:
+            raise Unavailable(
+                f"model {model_id[:12]} needs {num_bytes:,} bytes, {lacking:,} more than can be "
+                f"freed of the {self._max_bytes:,} of a replica: the models there are asked for "
+                "more, pinned or in use",
+                "try again; raise max_model_bytes or max_replicas of the pool",
+            )
+        self._unload(going)
+
+    def _idle(self, is_newcomer: bool) -> list[str]:
+        """Those that may go, the one that is least asked for by the byte first."""
+        found = [
+            model_id
+            for model_id, place in self._places.items()
+            if place.is_newcomer == is_newcomer and not place.num_using and not place.is_pinned
+        ]
+        return sorted(found, key=lambda m: self.heat(m) / max(1, self._places[m].num_bytes))
+
+    def _unload(self, going: list[str]) -> None:
+        for model_id in going:
+            del self._places[model_id]
+            log.info("model_unloaded", extra={"model_id": model_id, "heat": self.heat(model_id)})
+
+    def _main_used(self) -> int:
+        return sum(p.num_bytes for p in self._places.values() if not p.is_newcomer)
+
+    def _heated(self, model_id: str) -> Heat:
+        heat = self._heats.get(model_id)
+        if heat is None:
+            now_s = self._clock_s()
+            if len(self._heats) >= MAX_REMEMBERED + len(self._places):
+                self._forget(now_s)
+            heat = self._heats[model_id] = Heat(HALF_LIFE_S, now_s)
+        return heat
+
+    def _forget(self, now_s: float) -> None:
+        """The colder half of those that are not held."""
+        absent = [m for m in self._heats if m not in self._places]
+        absent.sort(key=lambda m: self._heats[m].at(now_s))
+        for model_id in absent[: len(absent) // 2 + 1]:
+            del self._heats[model_id]
+
+
+async def _the(model: M) -> M:
+    return model
