@@ -28,11 +28,9 @@ class Panel:
     limits: tuple[float, float] | None = None
 
 
-def series(name: str, part: str = "") -> str:
-    """A metric of the table as Ray exports it. part: `bucket` of a histogram. Raises KeyError."""
-    spec = METRICS[name]
-    suffix = {"counter": "_total", "gauge": "", "histogram": f"_{part}"}[spec.kind]
-    return f"ray_{name}{suffix}"
+def series(name: str) -> str:
+    """A metric of the table as Ray exports it. Raises KeyError."""
+    return f"ray_{name}" + ("" if METRICS[name].kind == "gauge" else "_total")
 
 
 def _rate(name: str, by: str = "endpoint", where: str = _OF) -> str:
@@ -45,7 +43,7 @@ def _share(part: str, whole: str) -> str:
 
 
 def _quantile(share: float, name: str, by: str = "endpoint") -> str:
-    buckets = f"rate({series(name, 'bucket')}{{{_OF}}}[$__rate_interval])"
+    buckets = f"rate({series(name)}{{{_OF}}}[$__rate_interval])"
     return f"histogram_quantile({share}, sum by (le, {by}) ({buckets}))"
 
 

@@ -14,10 +14,11 @@ help: the HTTP server itself waits for its requests.
 """
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 HOT_PATHS = ("/v2/models/", "/endpoints/", "/invocations")
 
@@ -62,4 +63,54 @@ class Door:
         ):
             await self._app(scope, receive, send)
         else:
-            await opened.gateway(scope, receive, send)
+            await opened.gateway(scope, receive, in_one_write(send))
+
+
+def in_one_write(send: Send) -> Send:
+    """uvicorn writes an answer's head and its body apart: two system calls here, and for whoever
+    reads them. Under this `send` they are one, where the server is the one that we know."""
+    cycle = getattr(send, "__self__", None)
+    return _OneWrite(cycle) if isinstance(cycle, RequestResponseCycle) else send
+
+
+class _OneWrite:
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    async def __call__(self, message: Message) -> None:
+        cycle: Any = self._cycle
+        if message["type"] == "http.response.start":
+            cycle.transport = _Held(cycle.transport)
+            await cycle.send(message)
+            return
+        await cycle.send(message)
+        held = cycle.transport
+        if isinstance(held, _Held):
+            held.flush()  # of an answer without a body nothing was written yet
+            cycle.transport = held.real
+
+
+class _Held:
+    """A connection that keeps what is written first for what comes next."""
+
+    def __init__(self, real: asyncio.Transport) -> None:
+        self.real = real
+        self._kept: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._kept is None:
+            self._kept = data
+        else:
+            kept, self._kept = self._kept, b""
+            self.real.write(kept + data)
+
+    def flush(self) -> None:
+        if self._kept:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self.real.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)

@@ -7,6 +7,7 @@ controller, proxies and replicas inherit them. HAProxy passes requests straight 
 own HTTP servers, and the door (door.py) answers in there.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # A dead HAProxy is started again after three checks. Every 10 s, Serve's default, is half a
         # minute without an answer.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # Serve's default of 4 on a node of few cores wake one another up for every request.
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(num_threads(len(os.sched_getaffinity(0)))),
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
         # counts requests itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
@@ -73,6 +76,11 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback_http,
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": fallback_grpc,
     }
+
+
+def num_threads(num_cores: int) -> int:
+    """Of HAProxy. One passes on tens of thousands of requests a second."""
+    return max(1, min(4, num_cores // 4))
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
 """The gateway's metrics, exported by Ray's metrics agent under the names of telemetry.METRICS."""
 
 import asyncio
+import threading
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from ray.serve import metrics
@@ -17,17 +20,32 @@ Labels = tuple[str, ...]
 
 class _Meter:
     """Counters are summed here and handed to Ray once a second: a call of Ray's costs some 5 µs,
-    several for each request. Called on the event loop only."""
+    several for each request. Called on the event loop, but for `batch`."""
 
     def __init__(self, make: Callable[[str], Any] | None = None) -> None:
         self._made = {name: (make or _make)(name) for name in METRICS}
         self._counts: dict[tuple[str, Labels], float] = defaultdict(float)
+        self._observed: dict[tuple[str, Labels], list[int]] = {}
+        self._observing = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
 
     def _count(self, name: str, amount: float, labels: Labels) -> None:
         self._counts[name, labels] += amount
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _observe(self, name: str, value: float, labels: Labels) -> None:
+        """Into the bucket of a metric that has them. Handed over with what is counted. Long work
+        calls it in a thread."""
+        limits = METRICS[name].boundaries
+        with self._observing:
+            found = self._observed.get((name, labels))
+            if found is None:
+                found = self._observed[name, labels] = [0] * (len(limits) + 1)
+            found[bisect_left(limits, value)] += 1
+
+    def batch(self, endpoint: str, num_rows: int) -> None:
+        self._observe("rayapp_batch_rows", num_rows, (endpoint,))
 
     def flush(self) -> None:
         """Hand over what was counted since the last time."""
@@ -38,6 +56,14 @@ class _Meter:
         for (name, labels), amount in counts.items():
             tags = dict(zip(METRICS[name].tag_keys, labels, strict=True))
             self._made[name].inc(amount, tags)
+        with self._observing:
+            observed, self._observed = self._observed, {}
+        for (name, labels), found in observed.items():
+            tags = dict(zip(METRICS[name].tag_keys, labels, strict=True))
+            limits = [*(f"{limit:g}" for limit in METRICS[name].boundaries), "+Inf"]
+            for limit, total in zip(limits, accumulate(found), strict=True):
+                if total:
+                    self._made[name].inc(total, tags | {"le": limit})
 
 
 class ServeMeter(_Meter):
@@ -46,7 +72,7 @@ class ServeMeter(_Meter):
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         self._count("rayapp_requests", 1, (endpoint, release, str(status)))
         self._count("rayapp_request_seconds", seconds, (endpoint,))
-        self._made["rayapp_request_latency_ms"].observe(seconds * 1e3, {"endpoint": endpoint})
+        self._observe("rayapp_request_latency_ms", seconds * 1e3, (endpoint,))
 
     def rows(self, endpoint: str, release: str, num_rows: int) -> None:
         self._count("rayapp_rows", num_rows, (endpoint, release))
@@ -60,9 +86,6 @@ class ServeMeter(_Meter):
 
     def cache(self, endpoint: str, is_hit: bool) -> None:
         self._count("rayapp_cache_lookups", 1, (endpoint, "hit" if is_hit else "miss"))
-
-    def batch(self, endpoint: str, num_rows: int) -> None:
-        self._made["rayapp_batch_rows"].observe(num_rows, {"endpoint": endpoint})
 
     def second_ask(self, endpoint: str, reason: str) -> None:
         self._count("rayapp_second_asks", 1, (endpoint, reason))
@@ -86,9 +109,6 @@ class PoolMeter(_Meter):
         self._made["rayapp_pool_models"].set(num_models, {"pool": self._pool})
         self._made["rayapp_pool_bytes"].set(num_bytes, {"pool": self._pool})
 
-    def batch(self, endpoint: str, num_rows: int) -> None:
-        self._made["rayapp_batch_rows"].observe(num_rows, {"endpoint": endpoint})
-
 
 def _make(name: str) -> Any:
     spec = METRICS[name]
@@ -96,6 +116,6 @@ def _make(name: str) -> Any:
     tag_keys: Any = spec.tag_keys  # annotated there as a tuple of exactly one
     if spec.kind == "counter":
         return metrics.Counter(name, description, tag_keys=tag_keys)
-    if spec.kind == "gauge":
-        return metrics.Gauge(name, description, tag_keys=tag_keys)
-    return metrics.Histogram(name, description, boundaries=list(spec.boundaries), tag_keys=tag_keys)
+    if spec.kind == "buckets":
+        return metrics.Counter(name, description, tag_keys=(*tag_keys, "le"))
+    return metrics.Gauge(name, description, tag_keys=tag_keys)

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from rayapp.serve import door
-from rayapp.serve.ingress import DOOR, NUM_PORTS, ingress_settings
+from rayapp.serve.http import Response, respond
+from rayapp.serve.ingress import DOOR, NUM_PORTS, ingress_settings, num_threads
 
 
 class Recorder:
@@ -67,6 +71,11 @@ async def test_a_server_on_another_event_loop_goes_to_serve(gateway: Recorder) -
     assert (gateway.paths, serve.paths) == ([], ["/invocations"])
 
 
+@pytest.mark.parametrize(("num_cores", "expected"), [(1, 1), (2, 1), (8, 2), (96, 4)])
+def test_haproxys_threads_follow_the_cores(num_cores: int, expected: int) -> None:
+    assert num_threads(num_cores) == expected
+
+
 def test_serve_is_told_where_the_door_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     told = ingress_settings(Path("/tmp/x"), range(20_000, 20_000 + NUM_PORTS))
@@ -80,3 +89,65 @@ def test_serve_is_told_where_the_door_is(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_haproxy_serve_keeps_its_own_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert ingress_settings(Path("/tmp/x"), range(20_000, 20_000 + NUM_PORTS)) == {}
+
+
+class Connection(asyncio.Transport):
+    """Notes each write of the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+
+async def answers(app: Any, *requests: bytes) -> list[list[bytes]]:
+    """What uvicorn writes for each of them, on one connection."""
+    config = uvicorn.Config(app, lifespan="off")
+    config.load()
+    protocol = HttpToolsProtocol(config, ServerState(), {})
+    connection = Connection()
+    protocol.connection_made(connection)
+    found = []
+    for request in requests:
+        connection.writes = []
+        protocol.data_received(request)
+        await asyncio.gather(*protocol.tasks)
+        found.append(connection.writes)
+    return [*found, [b"closed"] if connection.is_closed else []]
+
+
+async def test_an_answer_behind_the_door_is_one_write(gateway: Recorder) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await respond(send, Response(200, b"{}"), [(b"x-release", b"r")])
+
+    door.open_to(answer)
+    line = b" HTTP/1.1\r\nhost: h\r\n"
+    posted, head, other, continued, closed, end = await answers(
+        door.Door(answer),
+        b"POST /invocations" + line + b"content-length: 2\r\n\r\n{}",
+        b"HEAD /invocations" + line + b"\r\n",
+        b"GET /" + line + b"\r\n",
+        b"POST /invocations" + line + b"content-length: 2\r\nexpect: 100-continue\r\n\r\n{}",
+        b"POST /invocations" + line + b"connection: close\r\ncontent-length: 2\r\n\r\n{}",
+    )
+    assert len(posted) == 1
+    assert posted[0].startswith(b"HTTP/1.1 200 OK")
+    assert posted[0].endswith(b"x-release: r\r\n\r\n{}")
+    assert len(head) == 1
+    assert head[0].endswith(b"\r\n\r\n")
+    assert [len(part) > 2 for part in other] == [True, False]  # not ours: as uvicorn has it
+    assert [part[:12] for part in continued] == [b"HTTP/1.1 100", b"HTTP/1.1 200"]
+    assert len(closed) == 1
+    assert b"connection: close" in closed[0]
+    assert end == [b"closed"]

@@ -9,7 +9,8 @@ from rayapp.telemetry import METRICS
 
 class Recorded:
     def __init__(self, name: str) -> None:
-        self.tag_keys = METRICS[name].tag_keys
+        spec = METRICS[name]
+        self.tag_keys = (*spec.tag_keys, "le") if spec.kind == "buckets" else spec.tag_keys
         self.seen: list[tuple[float, dict[str, str]]] = []
 
     def inc(self, amount: float, tags: dict[str, str]) -> None:
@@ -37,7 +38,8 @@ async def test_counts_are_summed_and_handed_over_in_time(monkeypatch: Any) -> No
     ]
     assert made["rayapp_rows"].seen == [(6, tags)]
     assert made["rayapp_request_seconds"].seen == [(2.0, {"endpoint": "e"})]
-    assert len(made["rayapp_request_latency_ms"].seen) == 4
+    latencies = made["rayapp_request_latency_ms"].seen
+    assert latencies == [(4, {"endpoint": "e", "le": le}) for le in ("500", "1000", "5000", "+Inf")]
 
 
 async def test_every_metric_takes_the_labels_that_it_declares() -> None:
