@@ -208,6 +208,7 @@ def _process(
     environ = dict(os.environ) | {
         "BENCHMARK_BUNDLE": str(case.bundle),
         "PYTHONPATH": str(HERE.parent),
+        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",  # some start others by name
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "BENTOML_DO_NOT_TRACK": "True",
         **(SERVERS[name].settings or {}),
