@@ -99,6 +99,11 @@ class Ledger:
             row = connection.execute(query.order_by(_events.c.sequence.desc()).limit(1)).first()
         return _event(row) if row is not None else None
 
+    def sequence(self) -> int:
+        """Of the newest event, 0 where there is none. No pointer moves without an event."""
+        with self._reading() as connection:
+            return int(connection.execute(sa.select(sa.func.max(_events.c.sequence))).scalar() or 0)
+
     def pointer(self, name: str) -> Pointer | None:
         query = sa.select(_pointers).where(_pointers.c.name == name)
         with self._reading() as connection:

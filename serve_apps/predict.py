@@ -6,7 +6,9 @@ arguments only when they are classes.
 """
 
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from ray.serve import Application
 
@@ -22,6 +24,8 @@ from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
+
+Found = TypeVar("Found")
 
 
 def build(config: ServingConfig) -> Application:
@@ -58,8 +62,27 @@ def connect(config: ServingConfig) -> Parts:
     def read_keys() -> dict[str, ApiKey]:
         return {key.key_id: key for key in list_keys(ledger)}
 
-    store = _store(workspace)
-    return Parts(read_pointers, read_keys, store, NodeLog(workspace, commits_aside=True))
+    return Parts(
+        while_unchanged(ledger, read_pointers),
+        while_unchanged(ledger, read_keys),
+        _store(workspace),
+        NodeLog(workspace, commits_aside=True),
+    )
+
+
+def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], Found]:
+    """What was read last, while nothing was appended since: replicas look four times a second, and
+    there may be thousands of pointers."""
+    last: tuple[int, Found] | None = None
+
+    def read_if_changed() -> Found:
+        nonlocal last
+        sequence = ledger.sequence()
+        if last is None or last[0] != sequence:
+            last = sequence, read()
+        return last[1]
+
+    return read_if_changed
 
 
 def connect_store(config: ServingConfig) -> Store:

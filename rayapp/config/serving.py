@@ -220,7 +220,7 @@ class ServingConfig(Config):
     """So long more replicas must have been wanted before there are more."""
     downscale_delay_s: float = Field(default=120, ge=0)
     """So long fewer must have been enough before there are fewer."""
-    max_ongoing_requests: int = Field(default=128, ge=1)
+    max_ongoing_requests: int = Field(default=256, ge=1)
     """More than these at a time a replica refuses with 503; up to as many again of tenants that
     have less than their share."""
     max_turn_ms: float = Field(default=20, gt=0)

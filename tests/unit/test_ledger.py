@@ -9,6 +9,7 @@ from rayapp.errors import ChampionMoved, WorkspaceError
 from rayapp.ledger import Ledger, anchors_of
 from rayapp.schemas.operations import EventKind
 from rayapp.storage import Workspace
+from serve_apps.predict import while_unchanged
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def _tamper(url: str, statement: str) -> None:
 def test_untouched_ledger_has_no_problem(ledger: Ledger) -> None:
     assert ledger.verify() == []
     assert [e.sequence for e in ledger.events()] == [1, 2, 3, 4, 5]
+    assert ledger.sequence() == 5
+
+
+def test_what_was_read_is_read_again_once_something_happened(ledger: Ledger) -> None:
+    reads: list[int] = []
+    read = while_unchanged(ledger, lambda: reads.append(1) or len(reads))
+    assert [read(), read()] == [1, 1]
+    ledger.move_pointer("champion/e", "r1", 0, EventKind.CHAMPION_MOVED, {})
+    assert [read(), read()] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,299 @@
+"""What more models cost: 1, 10, 100 and 1,000 of them in a pool of three replicas, asked by Zipf's
+law, beside Ray Serve's own multiplexing with as much room.
+
+    python -m benchmarks.growth [--models 1,10,100,1000] [--seconds 30] [OUTPUT.json]
+
+Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
+it) whose head is down, and two quiet cores. The champion's bundle is released again under other
+endpoints' names, in a workspace of its own, so every model is as large as any other. A replica has
+room for ROOM of them. Open loop at RATE_RPS, every answer checked. For each number of models:
+
+    p50 and p99 from when a request was due; the share of the calls that found their model in a
+    replica; CPU of the gateway's process for each request, less what it takes idle.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import psutil
+import pyarrow as pa
+import uvloop
+
+from benchmarks import results_file
+from benchmarks.open_loop import Outcome, post, run
+from benchmarks.served import ENDPOINT, Case, head, http_port, prepared
+from benchmarks.serving import TOLERANCE
+from rayapp.cli.head_state import client_environment, running_head
+from rayapp.families.bundle import Bundle
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest, seal, write_manifest
+from rayapp.register.signing import load_or_create_key
+from rayapp.release.promote import champion_pointer, promote
+from rayapp.schemas.release import Manifest
+from rayapp.storage import Workspace
+from rayapp.transforms import arrow_type
+
+ROOM, NUM_REPLICAS = 100, 3
+RATE_RPS, IDLE_S, SETTLE_S = 40.0, 5.0, 15.0
+EXPORT_S = 12.0
+"""Ray's metrics agent takes ten seconds to show what was counted."""
+READY_S = 120
+
+
+def name_of(number: int) -> str:
+    return f"model-{number:04d}"
+
+
+class Models:
+    """Releases of one bundle under many names, in a workspace that has nothing else."""
+
+    def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
+        self.workspace = workspace
+        self._manifest = manifest
+        self._ledger = Ledger.of(workspace, "benchmark")
+        self._key = load_or_create_key(workspace.keys)
+        self.release_ids: list[str] = []
+
+    @property
+    def bytes_of_one(self) -> int:
+        return sum(file.num_bytes for file in self._manifest.bundle.files)
+
+    def have(self, count: int) -> None:
+        for number in range(len(self.release_ids), count):
+            manifest = self._manifest.model_copy(update={"endpoint": name_of(number)})
+            signed = seal(manifest, self._key)
+            write_manifest(self.workspace, signed)
+            promote(self._ledger, signed, 0)
+            self.release_ids.append(signed.release_id)
+
+
+def zipf(count: int, size: int) -> list[int]:
+    """Numbers below count; the one of rank r is as likely as 1/r."""
+    weights = 1 / np.arange(1, count + 1)
+    found = np.random.default_rng(7).choice(count, size, p=weights / weights.sum())
+    return [int(number) for number in found]
+
+
+def asked(requests: Sequence[bytes], expected: Sequence[float], seconds: float) -> Outcome:
+    def check(index: int, body: bytes) -> bool:
+        (found,) = orjson.loads(body)["predictions"]
+        return abs(found - expected[index]) <= TOLERANCE
+
+    outcome = uvloop.run(run("127.0.0.1", http_port(), requests, check, RATE_RPS, seconds))
+    if not outcome.is_clean:
+        sys.stderr.write(
+            f"{outcome.statuses}, {outcome.num_lost} lost, {outcome.num_wrong} wrong\n"
+        )
+    return outcome
+
+
+def figures(count: int, outcome: Outcome, hit_share: float) -> dict[str, Any]:
+    return {
+        "num_models": count,
+        "num_sent": outcome.num_sent,
+        "num_not_answered": outcome.num_sent - outcome.num_ok,
+        "p50_ms": round(outcome.percentile_ms(50), 2),
+        "p99_ms": round(outcome.percentile_ms(99), 2),
+        "hit_share": round(hit_share, 4),
+    }
+
+
+class Ours:
+    """A gateway with a pool, on a head that is up."""
+
+    def __init__(self, case: Case, models: Models, root: psutil.Process) -> None:
+        self._case, self._models = case, models
+        processes = root.children(recursive=True)
+        self._gateway = next(p for p in processes if "gateway:gateway" in " ".join(p.cmdline()))
+
+    def measured(self, count: int, seconds: float) -> dict[str, Any]:
+        self._models.have(count)
+        self._wait_for(name_of(count - 1))
+        size = int(RATE_RPS * seconds * 1.2)
+        rows = [number % len(self._case.rows) for number in range(size)]
+        requests = [
+            post(
+                f"/endpoints/{name_of(model)}/invocations",
+                orjson.dumps({"dataframe_records": [self._case.rows[row]]}),
+            )
+            for model, row in zip(zipf(count, size), rows, strict=True)
+        ]
+        expected = [self._case.expected[row] for row in rows]
+        asked(requests, expected, SETTLE_S)
+        time.sleep(EXPORT_S)
+        before = self._counted()
+        idle_s = self._used_s(lambda: time.sleep(IDLE_S)) / IDLE_S
+        began_s = time.monotonic()
+        outcomes: list[Outcome] = []
+        used_s = self._used_s(lambda: outcomes.append(asked(requests, expected, seconds)))
+        passed_s = time.monotonic() - began_s
+        time.sleep(EXPORT_S)
+        held, absent = (b - a for a, b in zip(before, self._counted(), strict=True))
+        told = figures(count, outcomes[0], held / (held + absent))
+        own_ms = (used_s - idle_s * passed_s) * 1e3 / outcomes[0].num_sent
+        return told | {
+            "gateway_cpu_ms_per_request_less_idle": round(own_ms, 3),
+            "gateway_idle_cpu_ms_per_s": round(idle_s * 1e3, 1),
+        }
+
+    def _used_s(self, work: Any) -> float:
+        before = self._gateway.cpu_times()
+        work()
+        after = self._gateway.cpu_times()
+        return after.user + after.system - before.user - before.system
+
+    def _wait_for(self, name: str) -> None:
+        url = f"http://127.0.0.1:{http_port()}/v2/models/{name}/ready"
+        _until(lambda: urllib.request.urlopen(url, timeout=5).status == 200)
+
+    def _counted(self) -> tuple[float, float]:
+        """The pool's calls so far whose model was held, and whose was not."""
+        running = running_head(self._case.workspace)
+        told = Path(running.temp_dir, "prom_metrics_service_discovery.json").read_text()
+        text = ""
+        for target in {t for group in json.loads(told) for t in group["targets"]}:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as response:
+                text += response.read().decode()
+        lines = re.findall(r"^ray_rayapp_pool_asks_total\{(.*)\} (\S+)$", text, re.MULTILINE)
+        held = sum(float(v) for labels, v in lines if 'outcome="held"' in labels)
+        return held, sum(float(v) for _, v in lines) - held
+
+
+class Stock:
+    """Ray Serve's multiplexing, in the place of our application on the same head."""
+
+    def __init__(self, case: Case, models: Models, folder: Path) -> None:
+        self._case, self._models = case, models
+        bundle = Bundle.open(case.bundle)
+        self._encoded = [bundle.encode(_table(bundle, row)).tolist() for row in case.rows]
+        self._deploy(folder)
+
+    def measured(self, count: int, seconds: float) -> dict[str, Any]:
+        self._models.have(count)
+        size = int(RATE_RPS * seconds * 1.2)
+        rows = [number % len(self._encoded) for number in range(size)]
+        requests = [
+            post(f"/{self._models.release_ids[model]}", orjson.dumps(self._encoded[row]))
+            for model, row in zip(zipf(count, size), rows, strict=True)
+        ]
+        expected = [self._case.expected[row] for row in rows]
+        asked(requests, expected, SETTLE_S)
+        before = self._counted()
+        outcome = asked(requests, expected, seconds)
+        asks, loads = (b - a for a, b in zip(before, self._counted(), strict=True))
+        return figures(count, outcome, 1 - loads / asks)
+
+    def _counted(self) -> list[int]:
+        url = f"http://127.0.0.1:{http_port()}/"
+        with urllib.request.urlopen(url, timeout=30) as response:
+            counts: list[int] = orjson.loads(response.read())
+        return counts
+
+    def _deploy(self, folder: Path) -> None:
+        running = running_head(self._case.workspace)
+        root = str(Path(__file__).parents[1])
+        told = {"PYTHONPATH": root, "BENCHMARK_WORKSPACE": self._case.workspace.uri}
+        application = {
+            "name": "stock",
+            "route_prefix": "/",
+            "import_path": "benchmarks.peers.multiplexed:build",
+            "runtime_env": {"env_vars": told},
+            "args": {"num_replicas": NUM_REPLICAS, "num_models": ROOM},
+        }
+        config = {"http_options": {"port": http_port()}, "applications": [application]}
+        path = folder / "stock.yaml"
+        path.write_text(json.dumps(config))
+        serve = f"{Path(sys.executable).parent}/serve"
+        subprocess.run(
+            [serve, "deploy", str(path), "--address", running.dashboard_url],
+            check=True,
+            env=dict(os.environ) | client_environment(running),
+            stdout=subprocess.DEVNULL,
+        )
+        _until(lambda: len(self._counted()) == 2)
+
+
+def _table(bundle: Bundle, row: dict[str, Any]) -> pa.Table:
+    columns = {}
+    for column in bundle.schema.inputs:
+        value = row[column.name]
+        if column.type == "timestamp" and value is not None:
+            value = datetime.fromisoformat(value)
+        columns[column.name] = pa.array([value], arrow_type(column.type))
+    return pa.table(columns)
+
+
+def _until(is_so: Any) -> None:
+    deadline_s = time.monotonic() + READY_S
+    while True:
+        with contextlib.suppress(OSError, ValueError):
+            if is_so():
+                return
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"not ready after {READY_S} s")
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def many(workspace: Workspace, folder: Path) -> Iterator[tuple[Case, Models]]:
+    ledger = Ledger.of(workspace, "benchmark")
+    with prepared(workspace, folder / "bundle") as source:
+        pointer = ledger.pointer(champion_pointer(ENDPOINT))
+        assert pointer is not None
+        own = folder / "workspace"
+        own.mkdir()
+        manifest = read_manifest(workspace, pointer.target).manifest
+        models = Models(Workspace(str(own)), manifest)
+        yield dataclasses.replace(source, workspace=models.workspace), models
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", default="1,10,100,1000", help="how many, by commas, growing")
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("output", nargs="?", help="default: benchmarks/results/growth-DATE.json")
+    chosen = parser.parse_args()
+    counts = [int(count) for count in chosen.models.split(",")]
+    output = results_file.path_of("growth", chosen.output)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        with many(Workspace.from_environment(os.environ), folder) as (case, models):
+            models.have(counts[0])
+            # a tenth of the room is for newcomers
+            pool = {"max_model_bytes": int(ROOM * models.bytes_of_one), "num_cpus": 0.1}
+            replicas = {"min_replicas": NUM_REPLICAS, "max_replicas": NUM_REPLICAS}
+            settings = {"placement": "models", "pools": {"models": pool | replicas}}
+            one = {"min_replicas": 1, "max_replicas": 1, "num_cpus": 0.1}
+            with head(case, folder, settings | one, core=None) as (root, _):
+                _until(lambda: Ours(case, models, root) is not None)
+                ours = Ours(case, models, root)
+                told = [ours.measured(count, chosen.seconds) for count in counts]
+                stock = Stock(case, models, folder)
+                beside = [stock.measured(count, chosen.seconds) for count in counts]
+    result = {
+        "room_of_a_replica": ROOM,
+        "num_replicas": NUM_REPLICAS,
+        "rate_rps": RATE_RPS,
+        "rayapp": told,
+        "serve_multiplexed": beside,
+    }
+    results_file.tell(output, result | results_file.measured_here())
+
+
+if __name__ == "__main__":
+    main()
