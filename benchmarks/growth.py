@@ -1,5 +1,5 @@
 """What more models cost: 1, 10, 100 and 1,000 of them in a pool of three replicas, asked by Zipf's
-law, beside Ray Serve's own multiplexing with as much room.
+law.
 
     python -m benchmarks.growth [--models 1,10,100,1000] [--seconds 30] [OUTPUT.json]
 
@@ -18,35 +18,30 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import psutil
-import pyarrow as pa
 import uvloop
 
 from benchmarks import results_file
 from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import ENDPOINT, Case, head, http_port, prepared
 from benchmarks.serving import TOLERANCE
-from rayapp.cli.head_state import client_environment, running_head
-from rayapp.families.bundle import Bundle
+from rayapp.cli.head_state import running_head
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import champion_pointer, promote
 from rayapp.schemas.release import Manifest
 from rayapp.storage import Workspace
-from rayapp.transforms import arrow_type
 
 ROOM, NUM_REPLICAS = 100, 3
 RATE_RPS, IDLE_S, SETTLE_S = 40.0, 5.0, 15.0
@@ -123,7 +118,7 @@ class Ours:
 
     def measured(self, count: int, seconds: float) -> dict[str, Any]:
         self._models.have(count)
-        self._wait_for(name_of(count - 1))
+        _wait_for(name_of(count - 1))
         size = int(RATE_RPS * seconds * 1.2)
         rows = [number % len(self._case.rows) for number in range(size)]
         requests = [
@@ -157,10 +152,6 @@ class Ours:
         after = self._gateway.cpu_times()
         return after.user + after.system - before.user - before.system
 
-    def _wait_for(self, name: str) -> None:
-        url = f"http://127.0.0.1:{http_port()}/v2/models/{name}/ready"
-        _until(lambda: urllib.request.urlopen(url, timeout=5).status == 200)
-
     def _counted(self) -> tuple[float, float]:
         """The pool's calls so far whose model was held, and whose was not."""
         running = running_head(self._case.workspace)
@@ -174,68 +165,9 @@ class Ours:
         return held, sum(float(v) for _, v in lines) - held
 
 
-class Stock:
-    """Ray Serve's multiplexing, in the place of our application on the same head."""
-
-    def __init__(self, case: Case, models: Models, folder: Path) -> None:
-        self._case, self._models = case, models
-        bundle = Bundle.open(case.bundle)
-        self._encoded = [bundle.encode(_table(bundle, row)).tolist() for row in case.rows]
-        self._deploy(folder)
-
-    def measured(self, count: int, seconds: float) -> dict[str, Any]:
-        self._models.have(count)
-        size = int(RATE_RPS * seconds * 1.2)
-        rows = [number % len(self._encoded) for number in range(size)]
-        requests = [
-            post(f"/{self._models.release_ids[model]}", orjson.dumps(self._encoded[row]))
-            for model, row in zip(zipf(count, size), rows, strict=True)
-        ]
-        expected = [self._case.expected[row] for row in rows]
-        asked(requests, expected, SETTLE_S)
-        before = self._counted()
-        outcome = asked(requests, expected, seconds)
-        asks, loads = (b - a for a, b in zip(before, self._counted(), strict=True))
-        return figures(count, outcome, 1 - loads / asks)
-
-    def _counted(self) -> list[int]:
-        url = f"http://127.0.0.1:{http_port()}/"
-        with urllib.request.urlopen(url, timeout=30) as response:
-            counts: list[int] = orjson.loads(response.read())
-        return counts
-
-    def _deploy(self, folder: Path) -> None:
-        running = running_head(self._case.workspace)
-        root = str(Path(__file__).parents[1])
-        told = {"PYTHONPATH": root, "BENCHMARK_WORKSPACE": self._case.workspace.uri}
-        application = {
-            "name": "stock",
-            "route_prefix": "/",
-            "import_path": "benchmarks.peers.multiplexed:build",
-            "runtime_env": {"env_vars": told},
-            "args": {"num_replicas": NUM_REPLICAS, "num_models": ROOM},
-        }
-        config = {"http_options": {"port": http_port()}, "applications": [application]}
-        path = folder / "stock.yaml"
-        path.write_text(json.dumps(config))
-        serve = f"{Path(sys.executable).parent}/serve"
-        subprocess.run(
-            [serve, "deploy", str(path), "--address", running.dashboard_url],
-            check=True,
-            env=dict(os.environ) | client_environment(running),
-            stdout=subprocess.DEVNULL,
-        )
-        _until(lambda: len(self._counted()) == 2)
-
-
-def _table(bundle: Bundle, row: dict[str, Any]) -> pa.Table:
-    columns = {}
-    for column in bundle.schema.inputs:
-        value = row[column.name]
-        if column.type == "timestamp" and value is not None:
-            value = datetime.fromisoformat(value)
-        columns[column.name] = pa.array([value], arrow_type(column.type))
-    return pa.table(columns)
+def _wait_for(name: str) -> None:
+    url = f"http://127.0.0.1:{http_port()}/v2/models/{name}/ready"
+    _until(lambda: urllib.request.urlopen(url, timeout=5).status == 200)
 
 
 def _until(is_so: Any) -> None:
@@ -280,17 +212,14 @@ def main() -> None:
             settings = {"placement": "models", "pools": {"models": pool | replicas}}
             one = {"min_replicas": 1, "max_replicas": 1, "num_cpus": 0.1}
             with head(case, folder, settings | one, core=None) as (root, _):
-                _until(lambda: Ours(case, models, root) is not None)
+                _wait_for(name_of(0))
                 ours = Ours(case, models, root)
                 told = [ours.measured(count, chosen.seconds) for count in counts]
-                stock = Stock(case, models, folder)
-                beside = [stock.measured(count, chosen.seconds) for count in counts]
     result = {
         "room_of_a_replica": ROOM,
         "num_replicas": NUM_REPLICAS,
         "rate_rps": RATE_RPS,
         "rayapp": told,
-        "serve_multiplexed": beside,
     }
     results_file.tell(output, result | results_file.measured_here())
 
