@@ -172,6 +172,7 @@ def submit(
     environ = dict(os.environ)
     if environment is not None:
         environ["RAYAPP_ENVIRONMENT"] = environment
+    _introduce_to_head()
     overlay = environ.get("RAYAPP_ENVIRONMENT")
     checked = load(CONFIG_OF_JOB[chosen], config, overrides, overlay)
     from rayapp.flows.references import check_references
@@ -329,16 +330,24 @@ def _workspace() -> "Workspace":
 
 def _jobs_address(environ: dict[str, str]) -> str:
     """The local head's Jobs API; without one, the cluster that RAY_API_SERVER_ADDRESS names."""
-    from rayapp.cli.head_state import client_environment, is_alive, read_head, running_head
+    from rayapp.cli.head_state import is_alive, read_head, running_head
 
     workspace = _workspace()
     head = read_head(workspace)
     remote = environ.get("RAY_API_SERVER_ADDRESS")
     if remote and (head is None or not is_alive(head)):
         return remote
-    running = running_head(workspace)
-    os.environ.update(client_environment(running))  # Ray's clients read it from there only
-    return running.dashboard_url
+    return running_head(workspace).dashboard_url
+
+
+def _introduce_to_head() -> None:
+    """Ray takes its credentials from the environment when it is first imported, which the check of
+    a serving config does."""
+    from rayapp.cli.head_state import client_environment, is_alive, read_head
+
+    head = read_head(_workspace())
+    if head is not None and is_alive(head):
+        os.environ.update(client_environment(head))
 
 
 def _print_answers(answers: "Sequence[Answer]") -> None:

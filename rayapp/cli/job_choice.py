@@ -8,6 +8,7 @@ from typing import Any
 from rayapp.config.load import Config
 from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
 from rayapp.config.release import ReleaseConfig
+from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
@@ -20,6 +21,7 @@ CONFIG_OF_JOB: dict[str, type[Config]] = {
     "evaluate": ReleaseConfig,
     "release": ReleaseConfig,
     "golden_path": GoldenPathConfig,
+    "deploy": ServeFile,
     "score_batch": ScoreConfig,
     "monitor": MonitorConfig,
 }
@@ -30,6 +32,7 @@ JOBS_OF_FOLDER: dict[str, tuple[str, ...]] = {
     "sweeps": ("tune",),
     "releases": ("release",),
     "golden_paths": ("golden_path",),
+    "serving": ("deploy",),
     "operations": ("score_batch", "monitor"),
 }
 
@@ -105,19 +108,23 @@ def _mb(num_bytes: int) -> str:
 def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence[str]:
     """What a person does after this job succeeded, most useful first."""
     name = PurePosixPath(config).name
-    after: dict[str, list[str]] = {
-        "build_snapshot": ["rayapp submit configs/training/<model>.yaml"],
-        "train": [f"rayapp submit configs/releases/{name}"],
-        "evaluate": [f"rayapp submit {config}"],
-        "release": [f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}", "rayapp audit verify"],
-        "score_batch": ["rayapp kpis"],
-        "monitor": ["rayapp kpis"],
-    }
-    if job == "tune":
-        found = figures["best_settings"].items()
-        settings = " ".join(f"{figures['family']}.{name}={value}" for name, value in found)
-        return [f"rayapp submit {figures['training']} {settings}"]
-    if job != "golden_path":
-        return after[job]
-    asks = [f"rayapp ask {figures['endpoint']}"] if "endpoint_url" in figures else []
-    return [*asks, "rayapp kpis", "rayapp audit verify"]
+    match job:
+        case "build_snapshot":
+            return ["rayapp submit configs/training/<model>.yaml"]
+        case "train":
+            return [f"rayapp submit configs/releases/{name}"]
+        case "tune":
+            found = figures["best_settings"].items()
+            settings = " ".join(f"{figures['family']}.{name}={value}" for name, value in found)
+            return [f"rayapp submit {figures['training']} {settings}"]
+        case "evaluate":
+            return [f"rayapp submit {config}"]
+        case "release":
+            return [f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}", "rayapp audit verify"]
+        case "deploy":
+            asks = [f"rayapp ask {champion}" for champion in figures["champions"]]
+            return asks or ["rayapp submit configs/golden_paths/<use case>.yaml"]
+        case "golden_path":
+            asks = [f"rayapp ask {figures['endpoint']}"] if "endpoint_url" in figures else []
+            return [*asks, "rayapp kpis", "rayapp audit verify"]
+    return ["rayapp kpis"]

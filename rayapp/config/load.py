@@ -45,6 +45,7 @@ class Config(BaseModel):
 
 
 ConfigT = typing.TypeVar("ConfigT", bound=Config)
+ModelT = typing.TypeVar("ModelT", bound=BaseModel)
 
 
 _KINDS: dict[type, str] = {type(None): "nothing", list: "a list", str: "one text"}
@@ -99,13 +100,12 @@ def load(
     return check(cls, data, path, places)
 
 
-def check(
-    cls: type[ConfigT], data: Any, path: str | Path, places: Mapping[Location, str]
-) -> ConfigT:
-    """The object that `data` is, read from `path`. places: where each key stands. Raises
-    ConfigError with every problem at once."""
+def check(cls: type[ModelT], data: Any, path: str | Path, places: Mapping[Location, str]) -> ModelT:
+    """The object that `data` is, read from `path`. places: where each key stands. An unknown key is
+    a problem, even where the class itself would take it. Raises ConfigError with every problem at
+    once."""
     try:
-        return cls.model_validate(data)
+        return cls.model_validate(data, extra="forbid")
     except ValidationError as error:
         problems = [_describe(problem, cls, places) for problem in error.errors()]
         raise ConfigError(
@@ -135,7 +135,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[Location, int]]:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
-        lines = dict(_key_lines(node, ()))
+        lines = dict(_key_lines(node, (), ()))
         data = loader.construct_document(node) if node is not None else None
     except yaml.YAMLError as error:
         raise ConfigError(
@@ -177,17 +177,25 @@ def _place(error: yaml.YAMLError, text: str) -> str:
     return told
 
 
-def _key_lines(node: yaml.Node | None, at: Location) -> list[tuple[Location, int]]:
+def _key_lines(
+    node: yaml.Node | None, at: Location, around: tuple[yaml.Node, ...]
+) -> list[tuple[Location, int]]:
+    """The line of each key and item below a node. around: the nodes that it stands in."""
+    if node in around:
+        raise yaml.constructor.ConstructorError(
+            None, None, "this alias is inside of what it stands for", node.start_mark
+        )
     found: list[tuple[Location, int]] = []
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*at, key.value)
-            found.append((here, key.start_mark.line + 1))
-            found += _key_lines(value, here)
+        below = [(key.value, key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            found.append(((*at, index), value.start_mark.line + 1))
-            found += _key_lines(value, (*at, index))
+        below = [(index, value, value) for index, value in enumerate(node.value)]
+    else:
+        return found
+    for name, marked, value in below:
+        here = (*at, name)
+        found.append((here, marked.start_mark.line + 1))
+        found += _key_lines(value, here, (*around, node))
     return found
 
 

@@ -1,11 +1,10 @@
 """configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from rayapp.config.load import Config, check, read_yaml
-from rayapp.errors import ConfigError
+from rayapp.config.load import Config
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -109,6 +108,11 @@ class LimitsConfig(Config):
         return self.tenants.get(tenant, self.default)
 
 
+def _check_replicas(minimum: int, maximum: int) -> None:
+    if minimum > maximum:
+        raise ValueError(f"`min_replicas` {minimum} is more than `max_replicas` {maximum}")
+
+
 class PoolConfig(Config):
     """Replicas that hold many models, apart from the gateway: for models that need a GPU, much
     memory or batches of their own, and for more models than one process holds. A request pays for
@@ -154,6 +158,7 @@ class PoolConfig(Config):
     def _with_effect(self) -> Self:
         if self.hedge_after_ms is None and "hedge_share" in self.model_fields_set:
             raise ValueError("`hedge_share` has no effect without `hedge_after_ms`")
+        _check_replicas(self.min_replicas, self.max_replicas)
         return self
 
 
@@ -253,6 +258,7 @@ class ServingConfig(Config):
                 )
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
+        _check_replicas(self.min_replicas, self.max_replicas)
         return self
 
     @model_validator(mode="after")
@@ -279,18 +285,17 @@ class ServingConfig(Config):
         return (config.placement if config is not None else None) or self.placement
 
 
-BUILDER = "serve_apps.predict:build"
+class ServeFile(Config):
+    """jobs.deploy: a Ray Serve config file. The keys and what is below them are Ray Serve's own
+    (serve/config_file.py holds them against its schema); `args` of our applications are a
+    ServingConfig."""
 
-
-def check_serving(path: str) -> None:
-    """The arguments of our own applications in a Serve config file. Raises ConfigError."""
-    data, lines = read_yaml(path)
-    applications = data.get("applications")
-    if not isinstance(applications, list) or not applications:
-        raise ConfigError(f"{path}: no `applications`", "see configs/serving/")
-    for number, application in enumerate(applications):
-        if not isinstance(application, dict) or application.get("import_path") != BUILDER:
-            continue
-        at = ("applications", number, "args")
-        places = {key[3:]: f"line {line}" for key, line in lines.items() if key[:3] == at}
-        check(ServingConfig, application.get("args") or {}, path, places)
+    applications: tuple[dict[str, Any], ...] = Field(min_length=1)
+    http_options: dict[str, Any] = Field(default={})
+    """RAYAPP_HTTP_PORT takes precedence over its `port`."""
+    grpc_options: dict[str, Any] = Field(default={})
+    proxy_location: str | None = None
+    controller_options: dict[str, Any] | None = None
+    logging_config: dict[str, Any] | None = None
+    tracing_config: dict[str, Any] | None = None
+    target_capacity: float | None = None

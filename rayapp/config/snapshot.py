@@ -119,6 +119,16 @@ class HashSplits(Config):
     """Columns that must not be torn apart between splits (a customer, a patient); default the
     key."""
 
+    @model_validator(mode="after")
+    def _leave_some(self) -> Self:
+        held_out = self.tune_share + self.test_share
+        if held_out >= 1:
+            raise ValueError(
+                f"`tune_share` and `test_share` are {held_out:g} together, which leaves no rows to "
+                "train on; less than 1 is possible"
+            )
+        return self
+
 
 class ViewConfig(Config):
     base: str

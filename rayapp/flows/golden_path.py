@@ -4,6 +4,7 @@ from typing import Any
 
 from rayapp.config.operations import GoldenPathConfig
 from rayapp.config.release import ReleaseConfig
+from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
@@ -46,7 +47,8 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
 
 
 def _deployed(session: Session, serving: str) -> dict[str, str]:
-    return deploy(serving, session.dashboard_url, session.environ, session.say)
+    file = session.load(ServeFile, serving)
+    return deploy(file, session.dashboard_url, session.environ, session.say)
 
 
 def _with_sweep(

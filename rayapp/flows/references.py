@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from rayapp.config.load import Config, Location, load, place_of
 from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
-from rayapp.config.serving import check_serving
+from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
@@ -72,6 +72,11 @@ class _Reader:
                 self._check_release(config, path)
             case GoldenPathConfig():
                 self._check_golden_path(config, path)
+            case ServeFile():
+                # Ray Serve's schema takes a second to import, which no other config should wait for
+                from rayapp.serve.config_file import check_serve_file
+
+                check_serve_file(config, path)
             case ScoreConfig():
                 self._of(SnapshotConfig, config.snapshot)
             case MonitorConfig(outcomes_snapshot=str(outcomes)):
@@ -135,4 +140,4 @@ class _Reader:
                     f"it must be one of {trainings}",
                 )
         if config.serving is not None:
-            check_serving(config.serving)
+            self._of(ServeFile, config.serving)

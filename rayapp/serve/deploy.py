@@ -1,66 +1,79 @@
-"""Deploying a Serve config file to the cluster this job runs on, and waiting until it answers."""
+"""Deploying a Serve config to the cluster this job runs on, and waiting until it answers."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import ApplicationStatusOverview
 
-from rayapp.config.load import read_yaml
-from rayapp.errors import ConfigError, Unavailable
+from rayapp.config.serving import ServeFile
+from rayapp.errors import Unavailable
 
 _WAIT_S = 180
+_ATTEMPT = "RAYAPP_DEPLOY_ATTEMPT"
 
 
 def deploy(
-    config_path: str,
+    file: ServeFile,
     dashboard_url: str | None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Send the Serve config file to the cluster behind the dashboard and wait until every
-    application runs. Returns URLs.
+    """Send the Serve config to the cluster behind the dashboard and wait until every application
+    runs. Returns URLs.
 
     The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
-    their nodes. Raises ConfigError, or Unavailable when they do not come up.
+    their nodes. Raises Unavailable when they do not come up; what answered before goes on.
     """
-    config, _ = read_yaml(config_path)
-    http = config.setdefault("http_options", {})
-    http["port"] = int(environ.get("RAYAPP_HTTP_PORT") or http.get("port", 8000))
-    _check(config, config_path)
     if dashboard_url is None:
         raise Unavailable(
             "this cluster has no dashboard, through which Ray Serve takes its config",
             "start it with one (`rayapp up` does), or leave `serving` out of the golden path",
         )
-    names = [application["name"] for application in config["applications"]]
-    _clear_failed(names)
-    ServeSubmissionClient(dashboard_url).deploy_applications(config)
-    _wait_until_running(names, say)
-    base = f"http://127.0.0.1:{http['port']}"
-    return {"endpoint_url": base, "dashboard_url": dashboard_url}
+    config = file.model_dump(exclude_unset=True)
+    port = int(environ.get("RAYAPP_HTTP_PORT") or file.http_options.get("port", 8000))
+    config["http_options"] = {**file.http_options, "port": port}
+    client = ServeSubmissionClient(dashboard_url)
+    config["applications"] = tried_again(file.applications, _deployed(client))
+    client.deploy_applications(config)
+    _wait_until_running([application["name"] for application in file.applications], say)
+    return {"endpoint_url": f"http://127.0.0.1:{port}", "dashboard_url": dashboard_url}
 
 
-def _check(config: dict[str, Any], path: str) -> None:
-    try:
-        ServeDeploySchema.model_validate(config)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a Serve config: {error}", "see configs/serving/") from None
+def _deployed(client: ServeSubmissionClient) -> dict[str, Any]:
+    applications: dict[str, Any] = client.get_serve_details()["applications"]
+    return applications
 
 
-def _clear_failed(names: list[str]) -> None:
-    """Serve does not try again what failed with the same config, though the code was mended since.
-    An application of which replicas still answer is left alone."""
-    applications = serve.status().applications
-    for name in names:
-        found = applications.get(name)
-        if found is None or found.status.value != "DEPLOY_FAILED":
-            continue
-        states = [set(d.replica_states) for d in found.deployments.values()]
-        if not any("RUNNING" in own for own in states):
-            serve.delete(name)
+def tried_again(
+    applications: Sequence[Mapping[str, Any]], deployed: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The applications as they are to be sent. deployed: details of those that Serve has.
+
+    Serve does not try again what failed with the same config, though the code was mended since; and
+    to delete it would take away the replicas of the version before, which may still answer. So each
+    attempt after a failure is a version of its own, which stays with what runs until the next
+    failure: an unchanged config starts no replica anew.
+    """
+    return [
+        _with_attempt(dict(application), deployed.get(application["name"]))
+        for application in applications
+    ]
+
+
+def _with_attempt(application: dict[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        return application
+    runtime_env = (found["deployed_app_config"] or {}).get("runtime_env", {})
+    attempt = int(runtime_env.get("env_vars", {}).get(_ATTEMPT, 0))
+    attempt += found["status"] == "DEPLOY_FAILED"
+    if attempt:
+        runtime_env = dict(application.get("runtime_env", {}))
+        runtime_env["env_vars"] = runtime_env.get("env_vars", {}) | {_ATTEMPT: str(attempt)}
+        application["runtime_env"] = runtime_env
+    return application
 
 
 def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:
@@ -79,9 +92,25 @@ def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:
             return
         failed = [n for n in names if states[n] in ("DEPLOY_FAILED", "UNHEALTHY")]
         if failed:
-            reasons = "; ".join(f"{n}: {applications[n].message}" for n in failed)
+            reasons = "; ".join(f"{name}: {_reason(applications[name])}" for name in failed)
             raise Unavailable(
-                f"deployment failed: {reasons}", "see the Serve page of the dashboard"
+                f"deployment failed: {reasons}",
+                "mend it and submit again; replicas of the version before, if there are any, go on "
+                "answering. All of the traceback: the Serve page of the dashboard",
             )
         time.sleep(0.5)  # Serve offers no event for this; the status call is a cheap actor call
     raise Unavailable(f"{shown} after {_WAIT_S} s", "see the Serve page of the dashboard")
+
+
+def _reason(application: ApplicationStatusOverview) -> str:
+    """The exception that ended it, without the frames that led there."""
+    deployments = application.deployments.values()
+    told = [d.message for d in deployments if d.message and d.status.value != "HEALTHY"]
+    return "; ".join(without_frames(message) for message in told or [application.message])
+
+
+def without_frames(traceback: str) -> str:
+    """What follows the last frame of a traceback; a text without frames as it is."""
+    lines = traceback.rstrip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("    ")]
+    return "\n".join(lines[frames[-1] + 1 :] if frames else lines)

@@ -5,6 +5,7 @@ is answered by another, and counts once."""
 import asyncio
 import http.client
 import json
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ SETTINGS = {
     "num_cpus": 0.1,
 }
 TWO_REPLICAS = SETTINGS | {"min_replicas": 2}
+FAILS = SETTINGS | {"workspace": "/proc/nowhere"}
 NUM_UPLOADS = 8
 WAIT_S = 120
 
@@ -55,6 +57,16 @@ class Served:
         return int(self.shell.environ["RAYAPP_HTTP_PORT"])
 
     def deploy(self, settings: dict[str, Any]) -> None:
+        path = self._written(settings)
+        deployed = self.shell.with_stock_tools().run("serve", "deploy", str(path))
+        assert deployed.returncode == 0, deployed.stderr
+
+    def submit(self, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        """Deploy as a job does it, which waits until the configuration answers."""
+        path = self._written(settings)
+        return self.shell.in_folder(path.parent).rayapp("submit", path.name, "--job", "deploy")
+
+    def _written(self, settings: dict[str, Any]) -> Path:
         config = {
             "http_options": {"port": self.port},
             "applications": [
@@ -66,10 +78,10 @@ class Served:
                 }
             ],
         }
-        path = Path(self.shell.workspace.uri).parent / "gateway.yaml"
+        path = Path(self.shell.workspace.uri).parent / "project/gateway.yaml"
+        path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump(config))
-        deployed = self.shell.with_stock_tools().run("serve", "deploy", str(path))
-        assert deployed.returncode == 0, deployed.stderr
+        return path
 
     def replicas(self) -> list[dict[str, Any]]:
         """Those that Serve says are running."""
@@ -190,6 +202,24 @@ async def test_a_new_configuration_comes_in_with_nothing_dropped(served: Served)
 
     assert await _load(served, is_replaced) > 100
     await deploying
+
+
+async def test_a_failed_deployment_takes_nothing_away_nor_does_the_next(served: Served) -> None:
+    finished: list[subprocess.CompletedProcess[str]] = []
+
+    async def deploy_all() -> None:
+        for settings in (FAILS, FAILS, TWO_REPLICAS):
+            finished.append(await asyncio.to_thread(served.submit, settings))
+
+    deploying = asyncio.create_task(deploy_all())
+    assert await _load(served, deploying.done) > 100
+    await deploying
+    failed, again, mended = finished
+    assert failed.returncode == again.returncode == 1
+    assert "/proc/nowhere: cannot be created" in again.stdout
+    assert "Traceback" not in again.stdout
+    assert mended.returncode == 0, mended.stdout
+    assert f"rayapp ask {ENDPOINT}" in mended.stderr
 
 
 async def test_what_a_killed_replica_was_asked_another_answers_once(served: Served) -> None:

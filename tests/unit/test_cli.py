@@ -33,6 +33,7 @@ from rayapp.storage import Workspace
 
 ROOT = Path(__file__).parents[2]
 FOUND = {
+    "champions": ["flight-delay"],
     "training": "configs/training/b.yaml",
     "family": "neural",
     "best_settings": {"learning_rate": 0.01, "embedding_dim": 8},

@@ -6,6 +6,7 @@ import pytest
 
 from rayapp.config import load as module
 from rayapp.config.load import load
+from rayapp.config.snapshot import HashSplits
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
 
@@ -50,6 +51,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ("- a\n", "must hold keys and values, holds a list"),
         ("", "holds nothing"),
         ("a: [1\n", "not valid YAML"),
+        ("a: &all [1, *all]\n", "line 1, column 4: this alias is inside of what it stands for"),
     ],
 )
 def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -98,3 +100,9 @@ def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
 def test_bad_overrides(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError):
         load(TrainConfig, _write(tmp_path, GOOD), [override])
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path: Path) -> None:
+    text = "tune_share: 0.75\ntest_share: 0.25\nkind: hash\n"
+    with pytest.raises(ConfigError, match="line 1: `tune_share` and `test_share` are 1 together"):
+        load(HashSplits, _write(tmp_path, text))

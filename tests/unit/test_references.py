@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rayapp.cli.job_choice import CONFIG_OF_JOB, choose_job
+from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import load, read_yaml
 from rayapp.errors import ConfigError, ContractError, LeakageRefused
 from rayapp.flows.references import check_references
@@ -27,7 +27,7 @@ def _check(path: str) -> None:
 
 PATHS = [
     p.relative_to(ROOT).as_posix()
-    for folder in ("golden_paths", "releases", "training", "sweeps", "snapshots", "operations")
+    for folder in JOBS_OF_FOLDER
     for p in sorted((ROOT / "configs" / folder).glob("*.yaml"))
 ]
 

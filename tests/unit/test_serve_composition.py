@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 from serving_case import ENDPOINT, ROW, Case, in_parallel, make_bundle, oip_body
 
-from rayapp.config.serving import ServingConfig, check_serving
-from rayapp.errors import ConfigError
+from rayapp.config.serving import ServingConfig
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.follow import release_key
 from serve_apps.predict import named_releases
@@ -302,19 +301,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"shadow": {"release": "abc"}}, "pattern"),
     ({"cache": {"max_byte": 5}}, "Extra inputs"),
 ]
-
-
-def test_a_mistake_in_a_serve_config_is_found_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "gateway.yaml"
-    good = Path("configs/serving/gateway.yaml").read_text()
-    path.write_text(good)
-    check_serving(str(path))
-    path.write_text(good.replace("min_replicas:", "min_replica:"))
-    with pytest.raises(ConfigError, match=r"line \d+: min_replica: unknown key; did you mean"):
-        check_serving(str(path))
-    path.write_text("applications: []")
-    with pytest.raises(ConfigError, match="no `applications`"):
-        check_serving(str(path))
 
 
 @pytest.mark.parametrize(("endpoint", "says"), BAD)

@@ -1,0 +1,61 @@
+"""A Ray Serve config file (configs/serving/), held against Serve's own schema, our applications'
+arguments, and the modules that it names, before any job."""
+
+import ast
+import difflib
+import importlib.util
+from pathlib import Path
+
+from ray.serve.schema import ServeDeploySchema
+
+from rayapp.config.load import Location, check, read_yaml
+from rayapp.config.serving import ServeFile, ServingConfig
+from rayapp.errors import ConfigError
+
+BUILDER = "serve_apps.predict:build"
+
+
+def check_serve_file(file: ServeFile, path: str) -> None:
+    """path: where `file` was read from. Raises ConfigError."""
+    places = {at: f"line {line}" for at, line in read_yaml(path)[1].items()}
+    check(ServeDeploySchema, file.model_dump(exclude_unset=True), path, places)
+    for number, application in enumerate(file.applications):
+        at: Location = ("applications", number)
+        _check_import(str(application["import_path"]), path, places.get((*at, "import_path")))
+        if application["import_path"] == BUILDER:
+            own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
+            check(ServingConfig, application.get("args") or {}, path, own)
+
+
+def _check_import(import_path: str, path: str, place: str | None) -> None:
+    """Serve imports `module:attribute` on the cluster; a module of this project can be looked into
+    here. Anything that is not found out without running it is left to Serve."""
+    module, _, attribute = import_path.replace(":", ".").rpartition(".")
+    where = f"{path}: {place}: import_path" if place else f"{path}: import_path"
+    found = Path(*module.split("."))
+    files = [f for f in (found.with_suffix(".py"), found / "__init__.py") if f.is_file()]
+    if not files:
+        if found.parent.is_dir() or importlib.util.find_spec(module.partition(".")[0]) is None:
+            raise ConfigError(f"{where}: there is no module {module!r}", "name MODULE:FUNCTION")
+        return
+    names = _names_in(ast.parse(files[0].read_bytes()))
+    if attribute not in names and "*" not in names:
+        near = difflib.get_close_matches(attribute, names, n=1)
+        raise ConfigError(
+            f"{where}: {files[0]} has no {attribute!r}",
+            f"did you mean {near[0]!r}?" if near else "name MODULE:FUNCTION",
+        )
+
+
+def _names_in(module: ast.Module) -> set[str]:
+    """What stands at the top of a module; "*" where that is decided elsewhere."""
+    names: set[str] = set()
+    for node in ast.walk(module):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add("*" if node.name == "__getattr__" else node.name)
+            case ast.Import() | ast.ImportFrom():
+                names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+    return names
