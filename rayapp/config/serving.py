@@ -121,7 +121,8 @@ class PoolConfig(Config):
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(default=2, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
-    """Of each replica; likewise num_gpus."""
+    """Reserved for each replica, whether it uses them or not: jobs cannot have these. Likewise
+    num_gpus."""
     num_gpus: float = Field(default=0, ge=0)
     max_model_bytes: int = Field(default=1024**3, ge=1024)
     """Models that a replica holds at a time, by the size of their files; a tenth of it is for
@@ -211,7 +212,7 @@ class ServingConfig(Config):
     """By the name that `placement` calls them."""
     requires_key: bool = False
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
-    Where it need not, one that is sent must still be right."""
+    Where it need not, one of ours that is sent must still be right."""
     limits: LimitsConfig | None = None
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
@@ -232,6 +233,7 @@ class ServingConfig(Config):
     """Fewer at a time are taken where a turn of the replica's event loop, for which every request
     waits, takes more CPU time than this and 20 ms."""
     num_cpus: float = Field(default=0.5, ge=0)
+    """Reserved for each replica, whether it uses them or not: jobs cannot have these."""
     num_gpus: float = Field(default=0, ge=0)
     max_batch_rows: int = Field(default=256, ge=1)
     """Rows of one model call; requests that arrive together share it."""

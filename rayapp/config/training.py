@@ -19,6 +19,11 @@ class WorkersConfig(Config):
     max_failures: int = Field(default=2, ge=0)
     """Times that a lost worker is replaced and the run goes on from its last checkpoint."""
 
+    @property
+    def each_needs(self) -> dict[str, float]:
+        """What one worker reserves, by Ray's names of resources."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
+
 
 class TabularConfig(Config):
     """Gradient-boosted trees (XGBoost, hist)."""

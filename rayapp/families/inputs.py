@@ -35,7 +35,7 @@ _PYTHON_TYPES: dict[ColumnType, frozenset[type]] = {
 }
 _WANTED: dict[ColumnType, str] = {
     "string": "a text",
-    "integer": "a whole number",
+    "integer": "a whole number (of 64 bits)",
     "number": "a number",
     "boolean": "true or false",
     "timestamp": "an ISO 8601 time with a zone, for example 2013-10-01T12:00:00Z",

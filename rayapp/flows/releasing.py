@@ -12,6 +12,7 @@ from rayapp.errors import GateRefused, TamperedError, UserError
 from rayapp.evaluate.compute import evaluate
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
+from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import train_stage
 from rayapp.register.card import render_card
@@ -118,6 +119,7 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
         session.say(f"evaluate {run.run_id}: unchanged, reusing {done.payload['report_uri']}")
         evaluation = Evaluation.parse(read_bytes(done.payload["evaluation_uri"]))
     else:
+        tell_if_it_waits(session, ONE_CPU)
         evaluation = _evaluate(session, config, run, snapshot, current)
     verdicts = decide(evaluation, policy)
     folder = session.workspace.artifact("evaluations", evaluation.content_digest())

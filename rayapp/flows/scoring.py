@@ -7,6 +7,7 @@ from typing import Any
 from rayapp.config.operations import ScoreConfig
 from rayapp.data.read import read_view
 from rayapp.flows.releasing import release_of
+from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
 from rayapp.schemas.operations import EventKind
@@ -20,6 +21,7 @@ def score_rows(session: Session, config: ScoreConfig) -> dict[str, Any]:
     dataset = read_view(snapshot, config.split, since=config.since, until=config.until)
     with tempfile.TemporaryDirectory() as folder:
         fetch_bundle(signed.manifest.bundle, Path(folder))
+        tell_if_it_waits(session, ONE_CPU)
         result = score_batch(
             dataset, Path(folder), signed.release_id, session.workspace.table(config.output_table)
         )

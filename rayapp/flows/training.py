@@ -14,6 +14,7 @@ from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
 from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.families.bundle import Bundle
+from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session, environment_lock
 from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
@@ -43,6 +44,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
         session.say(f"snapshot {config.name}: unchanged, reusing {done.subject[:12]}")
         return done.record(Snapshot, "snapshot")
     with session.exclusive(f"snapshot-{config.name}"):
+        tell_if_it_waits(session, ONE_CPU)
         snapshot = build_snapshot(config, session.workspace, session.say)
     snapshot_id = snapshot.content_digest()
     payload = {"snapshot": snapshot.model_dump(mode="json")}
@@ -113,6 +115,7 @@ def _train(
         else:
             session.say(f"train {config.name}: continuing {run_id}, which did not finish")
         _record_inputs(session, tracker, resolved, snapshot)
+        tell_if_it_waits(session, config.workers.each_needs, config.workers.num_workers)
         with tempfile.TemporaryDirectory() as folder:
             result = fit(
                 config=config,
@@ -187,6 +190,7 @@ def tune_stage(session: Session, config: SweepConfig) -> Tuned:
             run_name=name,
             tags={"snapshot": snapshot.content_digest(), "code": session.code_digest},
         ) as tracker:
+            tell_if_it_waits(session, training.workers.each_needs)
             found = sweep(
                 config=config,
                 training=training,

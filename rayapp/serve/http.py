@@ -24,6 +24,7 @@ PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")
 """What tritonclient's HTTP libraries call themselves. It takes `error` for a text, as the Open
 Inference Protocol has it, and breaks on an object."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_CHARSET = re.compile(rb"charset *= *\"?([^\"; ]*)")
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
 
 
@@ -103,7 +104,8 @@ def require_request_id(request: Request, request_id: str) -> None:
     given = request.headers.get(b"x-request-id")
     if given is not None and given != request_id.encode():
         raise RequestError(
-            "x-request-id must be 1 to 128 of the characters A-Z a-z 0-9 . _ : -",
+            f"x-request-id is {shown(given.decode('latin-1'))}, must be 1 to 128 of the characters "
+            "A-Z a-z 0-9 . _ : -",
             "send another id, or none to be given one",
             400,
             "bad_request_id",
@@ -116,7 +118,8 @@ def milliseconds(given: bytes) -> float:
     text = given.decode("latin-1").strip()
     if not text.isascii() or not text.isdigit() or not 0 < len(text) <= 9:
         raise RequestError(
-            f"x-deadline-ms is {shown(text)}, must be a whole number of milliseconds",
+            f"x-deadline-ms is {shown(text)}, must be a whole number of milliseconds, 9 digits at "
+            "most",
             "say how long you wait for the answer, or leave the header out",
             400,
             "bad_deadline",
@@ -210,10 +213,15 @@ def require_content_type(request: Request, allowed: Sequence[bytes]) -> None:
             "unsupported_encoding",
         )
     given = request.headers.get(b"content-type", allowed[0])
-    if given.split(b";")[0].strip().lower() not in allowed:
+    if given in allowed:
+        return
+    kind, _, parameters = given.lower().partition(b";")
+    charset = _CHARSET.search(parameters)
+    is_unicode = charset is None or charset[1] in (b"utf-8", b"utf8", b"us-ascii")
+    if kind.strip() not in allowed or not is_unicode:
         names = " or ".join(a.decode() for a in allowed)
         raise RequestError(
-            f"content-type is {given.decode('latin-1')!r}, must be {names}",
+            f"content-type is {shown(given.decode('latin-1'))}, must be {names}, in UTF-8",
             f"set the header content-type: {allowed[0].decode()}",
             415,
             "unsupported_media_type",

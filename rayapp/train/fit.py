@@ -153,13 +153,10 @@ def _run(
 
 def scaling(workers: WorkersConfig) -> ScalingConfig:
     """What Ray is asked for. Backend and device follow in the worker, from what it was given."""
-    resources = {"CPU": workers.cpus_per_worker}
-    if workers.use_gpu:
-        resources["GPU"] = 1
     return ScalingConfig(
         num_workers=workers.num_workers,
         use_gpu=workers.use_gpu,
-        resources_per_worker=resources,
+        resources_per_worker=workers.each_needs,
         accelerator_type=workers.accelerator_type,
     )
 

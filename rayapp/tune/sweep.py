@@ -282,9 +282,7 @@ def _run(
     storage_uri: str,
     name: str,
 ) -> None:
-    resources: dict[str, float] = {"cpu": training.workers.cpus_per_worker}
-    if training.workers.use_gpu:
-        resources["gpu"] = 1
+    resources = {name.lower(): number for name, number in training.workers.each_needs.items()}
     metric, mode = goal(data.problem.task)
     trainable = tune.with_parameters(run_trial, data=data)
     tuner = tune.Tuner(

@@ -237,6 +237,7 @@ async def test_what_is_late_is_not_worked_on(bundles: dict[str, Path]) -> None:
     case = started(bundles)
     late = await score(case, {"x-deadline-ms": "0"})
     assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
+    assert "within 0 ms" in late.json()["error"]["message"]
     assert case.meter.batches == []
     assert case.predictions.records == []
     assert (await score(case, {"x-deadline-ms": "5000"})).status_code == 200

@@ -364,12 +364,31 @@ async def test_no_answer_without_a_record(case: Case) -> None:
     assert response.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=utf-8", 200),
+        ('Application/JSON;charset="UTF-8"', 200),
+        ("application/json; charset=utf-16", 415),
+        ("text/json", 415),
+    ],
+)
+async def test_a_body_is_json_in_unicode(case: Case, content_type: str, status: int) -> None:
+    async with case.client() as client:
+        answer = await client.post(
+            SCORE, content=json.dumps(records(ROW)), headers={"content-type": content_type}
+        )
+    assert answer.status_code == status
+
+
 async def test_a_bad_request_id_is_refused_and_a_missing_one_is_made(case: Case) -> None:
     async with case.client() as client:
         bad = await client.post(SCORE, json=records(ROW), headers={"x-request-id": "a b"})
         first = await client.post(SCORE, json=records(ROW))
         second = await client.post(SCORE, json=records(ROW))
     assert error_of(bad) == (400, "bad_request_id", "x-request-id")
+    assert "is 'a b', must be" in bad.json()["error"]["message"]
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
 
 

@@ -115,10 +115,12 @@ def test_where_no_key_is_needed_a_wrong_one_is_still_refused(ledger: Ledger) -> 
     text, _ = create_key(ledger, "acme", "caller")
     keys = ring(ledger, requires_key=False)
     assert keys.identify(None) is None
-    assert keys.identify(b"Basic dXNlcjpwYXNz") is None
+    for of_others in (b"Basic dXNlcjpwYXNz", b"Bearer EMPTY", b"Bearer "):
+        assert keys.identify(of_others) is None
     assert keys.identify(bearer(text)) is not None
-    with pytest.raises(RequestError):
-        keys.identify(bearer(text[:-1]))
+    for wrong in (bearer(text[:-1]), text.encode()):  # the second lacks its "Bearer"
+        with pytest.raises(RequestError):
+            keys.identify(wrong)
 
 
 def test_while_the_ledger_is_away_known_keys_count(caplog: pytest.LogCaptureFixture) -> None:

@@ -57,8 +57,9 @@ class Deadlines:
         return Watch(self, deadline_s)
 
     def _begin(self, watch: "Watch") -> None:
-        if watch.deadline_s <= self._clock_s():
-            raise DeadlineExceeded()
+        watch.begun_s = self._clock_s()
+        if watch.deadline_s <= watch.begun_s:
+            raise watch.exceeded()
         self._buckets[watch.place].add(watch)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._end_those_due)
@@ -85,11 +86,11 @@ class Deadlines:
 class Watch:
     """Made for each request, so it is as small as can be."""
 
-    __slots__ = ("_deadlines", "_num_before", "deadline_s", "is_over", "place", "task")
+    __slots__ = ("_deadlines", "_num_before", "begun_s", "deadline_s", "is_over", "place", "task")
 
     def __init__(self, deadlines: Deadlines, deadline_s: float) -> None:
         self._deadlines = deadlines
-        self.deadline_s = deadline_s
+        self.deadline_s = self.begun_s = deadline_s
         self.place = int(deadline_s / TICK_S) + 1
         self.is_over = False
         self._num_before = 0
@@ -113,4 +114,8 @@ class Watch:
         # one: then the cancellation goes on to them (as asyncio.timeout has it).
         is_ours_alone = self.task.uncancel() <= self._num_before
         if is_ours_alone and kind is not None and issubclass(kind, asyncio.CancelledError):
-            raise DeadlineExceeded() from None
+            raise self.exceeded() from None
+
+    def exceeded(self) -> DeadlineExceeded:
+        given_ms = max(0.0, self.deadline_s - self.begun_s) * 1000
+        return DeadlineExceeded(f"there was no answer within {given_ms:.0f} ms")
