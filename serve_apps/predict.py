@@ -17,7 +17,7 @@ from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
 from rayapp.register.manifest import read_manifest
-from rayapp.release.promote import champion_pointer
+from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.follow import release_key
@@ -50,12 +50,11 @@ def named_releases(config: ServingConfig) -> tuple[dict[str, Pointer], set[str]]
 def connect(config: ServingConfig) -> Parts:
     workspace = _workspace(config)
     ledger = Ledger.of(workspace, "gateway")
-    prefix = champion_pointer("")
 
     fixed, others = named_releases(config)
 
     def read_pointers() -> dict[str, Pointer]:
-        found = {p.name.removeprefix(prefix): p for p in ledger.pointers(prefix)}
+        found = champions(ledger)
         wanted = {*config.endpoints, *others} if config.endpoints else found.keys()
         return {name: p for name, p in found.items() if name in wanted} | fixed
 

@@ -82,24 +82,30 @@ def up(
     Other Ray clusters on this machine are neither joined nor disturbed.
     """
     from rayapp.cli.head import start
+    from rayapp.ledger import Ledger
+    from rayapp.release.promote import champions
 
     asked = {"--num-cpus": num_cpus, "--num-gpus": num_gpus}
     resources = [f"{flag}={number}" for flag, number in asked.items() if number is not None]
     began_s = time.monotonic()
+    workspace = _workspace()
     with waiting("starting the Ray head") as say:
-        head, is_new = start(_workspace(), os.environ, resources, say)
+        head, is_new = start(workspace, os.environ, resources, say)
     if json:
         emit_json(head.model_dump(mode="json") | {"is_new": is_new})
         return
+    known = sorted(champions(Ledger.of(workspace, "rayapp up")))
     how = f"is up ({time.monotonic() - began_s:.0f} s)" if is_new else "was up already"
     show_pairs(
         f"The Ray head {how}.",
         {
             "dashboard": f"{head.dashboard_url}  (it asks for the token in {head.token_path})",
-            "endpoints": f"{head.endpoint_url}  (once one is deployed)",
+            "endpoints": f"{head.endpoint_url}  (what was deployed before comes back by itself)",
             "workspace": head.workspace,
             "stock tools": 'eval "$(rayapp env)"  lets `ray job` and `serve` speak to this head',
-            "next": "rayapp submit configs/golden_paths/flight_delay.yaml",
+            "next": f"rayapp ask {known[0]}"
+            if known
+            else "rayapp submit configs/golden_paths/flight_delay.yaml",
         },
     )
 

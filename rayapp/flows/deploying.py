@@ -4,13 +4,11 @@ from typing import Any
 
 from rayapp.config.serving import ServeFile
 from rayapp.flows.session import Session
-from rayapp.release.promote import champion_pointer
+from rayapp.release.promote import champions
 from rayapp.serve.deploy import deploy
 
 
 def deploy_file(session: Session, config: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
     urls = deploy(config, session.dashboard_url, session.environ, session.say)
-    prefix = champion_pointer("")
-    champions = sorted(p.name.removeprefix(prefix) for p in session.ledger.pointers(prefix))
-    return {**urls, "champions": champions}
+    return {**urls, "champions": sorted(champions(session.ledger))}

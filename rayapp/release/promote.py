@@ -11,6 +11,12 @@ def champion_pointer(endpoint: str) -> str:
     return f"champion/{endpoint}"
 
 
+def champions(ledger: Ledger) -> dict[str, Pointer]:
+    """Who answers at each endpoint that has a champion, by the endpoint's name."""
+    prefix = champion_pointer("")
+    return {p.name.removeprefix(prefix): p for p in ledger.pointers(prefix)}
+
+
 def refuse_unless_passed(subject: str, verdicts: tuple[Verdict, ...]) -> None:
     """Raises GateRefused that names each gate that did not pass, and why. subject: who is judged,
     for the message."""

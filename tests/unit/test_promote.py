@@ -7,8 +7,9 @@ import pytest
 
 from rayapp.errors import ChampionMoved, GateRefused
 from rayapp.ledger import Ledger
-from rayapp.release.promote import champion_pointer, promote, refuse_unless_passed
+from rayapp.release.promote import champion_pointer, champions, promote, refuse_unless_passed
 from rayapp.schemas.model import BundleRef, BundleSchema
+from rayapp.schemas.operations import EventKind
 from rayapp.schemas.release import Manifest, SignedManifest, Verdict
 
 PASSED = Verdict(gate="useful", value="pass", reason="auc 0.74 [0.73, 0.75] is over 0.70")
@@ -75,3 +76,10 @@ def test_of_two_that_compared_with_the_same_champion_one_wins(ledger: Ledger) ->
     assert promote(ledger, _signed("r2", PASSED), 1).target == "r2"
     previous = [event.payload["previous"] for event in ledger.events()]
     assert previous == [None, "r1"]
+
+
+def test_champions_are_listed_by_their_endpoints(ledger: Ledger) -> None:
+    assert champions(ledger) == {}
+    for name, target in ((champion_pointer("b"), "r2"), (champion_pointer("a"), "r1"), ("c", "r3")):
+        ledger.move_pointer(name, target, 0, EventKind.CHAMPION_MOVED, {})
+    assert {name: p.target for name, p in champions(ledger).items()} == {"a": "r1", "b": "r2"}
