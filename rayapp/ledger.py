@@ -6,8 +6,7 @@ also leaves an anchor (sequence and hash) in a file outside the database, on the
 and `verify` compares the two. Somebody who may write to both can still forge a shorter history:
 export the anchors to a place with other owners.
 
-SQLite (write-ahead log) is the default; any SQLAlchemy URL of PostgreSQL serves several nodes. Both
-serialise appends: SQLite by BEGIN IMMEDIATE, PostgreSQL by a transaction-scoped advisory lock.
+Appends go one after the other (rayapp/database.py).
 """
 
 import fcntl
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from rayapp.errors import ChampionMoved, TamperedError, WorkspaceError
+from rayapp.database import Database
+from rayapp.errors import ChampionMoved, TamperedError
 from rayapp.schemas.operations import Event, EventKind, Pointer, Problem
 from rayapp.schemas.record import canonical_json
 from rayapp.storage import Workspace, sha256
@@ -62,12 +61,7 @@ class Ledger:
         self.url = url
         self.actor = actor
         self._anchor_path = anchors
-        self._is_sqlite = url.startswith("sqlite")
-        arguments = {"timeout": 30} if self._is_sqlite else {}
-        self._engine = sa.create_engine(url, connect_args=arguments)
-        if self._is_sqlite:
-            sa.event.listen(self._engine, "connect", _use_wal)
-        self._create()
+        self._database = Database(url, _metadata, _LOCK_ID)
 
     @classmethod
     def of(cls, workspace: Workspace, actor: str) -> "Ledger":
@@ -86,7 +80,7 @@ class Ledger:
         query = sa.select(_events).where(_events.c.sequence > after).order_by(_events.c.sequence)
         query = query.where(_events.c.kind == kind.value) if kind else query
         query = query.where(_events.c.subject == subject) if subject is not None else query
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [_event(row) for row in connection.execute(query)]
 
     def latest(
@@ -95,25 +89,25 @@ class Ledger:
         query = sa.select(_events).where(_events.c.kind == kind.value)
         query = query.where(_events.c.key == key) if key is not None else query
         query = query.where(_events.c.subject == subject) if subject is not None else query
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query.order_by(_events.c.sequence.desc()).limit(1)).first()
         return _event(row) if row is not None else None
 
     def sequence(self) -> int:
         """Of the newest event, 0 where there is none. No pointer moves without an event."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return int(connection.execute(sa.select(sa.func.max(_events.c.sequence))).scalar() or 0)
 
     def pointer(self, name: str) -> Pointer | None:
         query = sa.select(_pointers).where(_pointers.c.name == name)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(query).first()
         return Pointer(**row._mapping) if row is not None else None
 
     def pointers(self, prefix: str) -> list[Pointer]:
         """Every pointer whose name begins with `prefix`, by name."""
         query = sa.select(_pointers).where(_pointers.c.name.startswith(prefix, autoescape=True))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query.order_by(_pointers.c.name)).all()
         return [Pointer(**row._mapping) for row in rows]
 
@@ -155,7 +149,7 @@ class Ledger:
         problems = []
         previous, expected, hashes = GENESIS, 1, {}
         query = sa.select(_events).order_by(_events.c.sequence)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query).all()
         for row in rows:
             where = f"ledger event {row.sequence}"
@@ -183,7 +177,7 @@ class Ledger:
 
     def _compare_pointers(self) -> list[Problem]:
         """A pointer that moved without an event was moved by somebody else than us."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(sa.select(_pointers)).all()
         problems = []
         for pointer in (Pointer(**row._mapping) for row in rows):
@@ -230,27 +224,11 @@ class Ledger:
         return _event_of(values)
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as connection:
-                yield connection
-        except OperationalError as error:
-            raise self._unreachable(error) from None
-
-    @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """One serialised transaction; its anchor is written once it is committed."""
-        try:
-            with self._engine.connect() as connection:
-                if self._is_sqlite:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                else:
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_ID)))
-                yield connection
-                anchor = connection.info.pop("anchor", None)
-                connection.commit()
-        except OperationalError as error:
-            raise self._unreachable(error) from None
+        with self._database.writing() as connection:
+            yield connection
+            anchor = connection.info.pop("anchor", None)
         if anchor is not None:
             self._write_anchor(*anchor)
 
@@ -265,25 +243,6 @@ class Ledger:
         lines = self._anchor_path.read_text().splitlines()
         return [(int(s), digest) for s, _, digest in (line.partition(" ") for line in lines)]
 
-    def _create(self) -> None:
-        try:
-            with self._engine.connect() as connection:
-                if self._is_sqlite:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                else:
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_ID)))
-                _metadata.create_all(connection)
-                connection.commit()
-        except SQLAlchemyError as error:
-            raise self._unreachable(error) from None
-
-    def _unreachable(self, error: SQLAlchemyError) -> WorkspaceError:
-        shown = sa.make_url(self.url).render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", error)).splitlines()[0]
-        return WorkspaceError(
-            f"ledger {shown}: {reason}", "check RAYAPP_WORKSPACE or RAYAPP_LEDGER_URL"
-        )
-
 
 def anchors_of(workspace: Workspace) -> Path:
     """This node's anchors of the workspace's ledger: beside a SQLite file, else in the workspace
@@ -293,16 +252,6 @@ def anchors_of(workspace: Workspace) -> Path:
         return Path(url.database).with_suffix(".anchors")
     place = canonical_json([url.host, url.port, url.database, dict(url.query)])
     return workspace.local / f"ledger-{sha256(place)[:12]}.anchors"
-
-
-def _use_wal(connection: Any, _: Any) -> None:
-    """Readers never wait for a writer; and transactions begin where we say, not where pysqlite
-    does."""
-    connection.isolation_level = None
-    # a damaged text must reach `verify`, which names its event, rather than fail the whole query
-    connection.text_factory = lambda raw: raw.decode(errors="replace")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _hash(values: dict[str, Any]) -> str:

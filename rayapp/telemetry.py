@@ -38,6 +38,12 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_degraded": MetricSpec(
         "counter", "requests", "Answered by a fallback", ("endpoint", "reason")
     ),
+    "rayapp_cost_usd": MetricSpec(
+        "counter",
+        "USD",
+        "What answers cost at the endpoints' prices",
+        ("endpoint", "release", "tenant"),
+    ),
     "rayapp_breaker_open": MetricSpec(
         "gauge", "0 or 1", "A release that is not asked now", ("endpoint", "target")
     ),

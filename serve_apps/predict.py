@@ -6,13 +6,17 @@ arguments only when they are classes.
 """
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 from ray.serve import Application
 
 from rayapp.config.serving import ServingConfig
+from rayapp.flows.spending import settle_abandoned
+from rayapp.govern.accounts import Accounts
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
@@ -61,12 +65,23 @@ def connect(config: ServingConfig) -> Parts:
     def read_keys() -> dict[str, ApiKey]:
         return {key.key_id: key for key in list_keys(ledger)}
 
-    return Parts(
-        while_unchanged(ledger, read_pointers),
-        while_unchanged(ledger, read_keys),
-        _store(workspace),
-        NodeLog(workspace, commits_aside=True),
-    )
+    pointers = while_unchanged(ledger, read_pointers)
+    keys = while_unchanged(ledger, read_keys)
+    if config.budgets is None:
+        return Parts(pointers, keys, _store(workspace), NodeLog(workspace, commits_aside=True))
+    accounts = Accounts(workspace.ledger_url, socket.gethostname())
+    log = NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts))
+    settle = partial(settle_now, accounts, workspace)
+    return Parts(pointers, keys, _store(workspace), log, accounts, settle)
+
+
+def settle_now(accounts: Accounts, workspace: Workspace) -> int:
+    return settle_abandoned(accounts, workspace, datetime.now(UTC))
+
+
+def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:
+    for loan_id, cost in costs.items():
+        accounts.give_back(loan_id, cost)
 
 
 def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], Found]:

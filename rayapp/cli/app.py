@@ -233,6 +233,22 @@ def ask(
     show_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
 
 
+@app.command
+def spending(*, json: Json = False) -> None:
+    """What each tenant has spent of its budgets, by the accounts and by the prediction log.
+
+    `lent` is in the hands of gateways, which return what they do not spend of it within seconds.
+    Once nothing is lent and the log is committed, `spent` and `logged` are equal.
+    """
+    from rayapp.cli.spending import show, spending_of
+
+    found = spending_of(_workspace())
+    if json:
+        emit_json([vars(one) for one in found])
+    else:
+        show(found)
+
+
 @app.command(show=False)
 def summary(figures: str, *, seconds: int) -> None:
     """The last screen of scripts/quickstart. FIGURES is what `submit --json` wrote."""

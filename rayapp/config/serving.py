@@ -1,14 +1,17 @@
 """configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.schemas.traffic import NANO
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
+Price = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of a thousand rows, in US dollars; to a millionth."""
 
 
 class Target(Config):
@@ -113,6 +116,23 @@ def _check_replicas(minimum: int, maximum: int) -> None:
         raise ValueError(f"`min_replicas` {minimum} is more than `max_replicas` {maximum}")
 
 
+class BudgetsConfig(Config):
+    """What each tenant may spend at the prices of endpoints, over all replicas together; what is
+    not covered gets 429."""
+
+    period: Literal["day", "month"] = "month"
+    """Of the calendar, in UTC."""
+    default_usd: float | None = Field(default=None, ge=0)
+    """Of each tenant that is not named, and of all callers without a key together; null: as much as
+    they like."""
+    tenants_usd: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+
+    def limit_of(self, tenant: str) -> int | None:
+        """In billionths of a dollar; None: as much as they like."""
+        usd = self.tenants_usd.get(tenant, self.default_usd)
+        return None if usd is None else round(usd * NANO)
+
+
 class PoolConfig(Config):
     """Replicas that hold many models, apart from the gateway: for models that need a GPU, much
     memory or batches of their own, and for more models than one process holds. A request pays for
@@ -185,6 +205,8 @@ class EndpointConfig(Config):
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
     cache: CacheConfig | None = None
+    usd_per_1000_rows: Price | None = None
+    """null: as `usd_per_1000_rows` of the whole says."""
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
@@ -214,6 +236,10 @@ class ServingConfig(Config):
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
     Where it need not, one of ours that is sent must still be right."""
     limits: LimitsConfig | None = None
+    usd_per_1000_rows: Price | None = None
+    """What answered rows cost at endpoints that do not say otherwise; null: nothing. The prediction
+    log has the cost of each row."""
+    budgets: BudgetsConfig | None = None
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)
@@ -261,6 +287,9 @@ class ServingConfig(Config):
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
         _check_replicas(self.min_replicas, self.max_replicas)
+        prices = [self.usd_per_1000_rows, *(e.usd_per_1000_rows for e in self.endpoints.values())]
+        if self.budgets is not None and not any(prices):
+            raise ValueError("`budgets` has no effect without `usd_per_1000_rows`")
         return self
 
     @model_validator(mode="after")
@@ -285,6 +314,12 @@ class ServingConfig(Config):
         """`inline`, or the name of a pool."""
         config = self.endpoints.get(endpoint)
         return (config.placement if config is not None else None) or self.placement
+
+    def row_cost(self, endpoint: str) -> int:
+        """Of one answered row, in billionths of a dollar."""
+        config = self.endpoints.get(endpoint)
+        usd = (config.usd_per_1000_rows if config is not None else None) or self.usd_per_1000_rows
+        return round((usd or 0) * NANO / 1000)
 
 
 class ServeFile(Config):

@@ -77,8 +77,10 @@ def commit_spool(
     kind: RecordTable,
     wait: bool = False,
     clock: Callable[[], float] = time.time,
+    on_repeated: Callable[[Sequence[Mapping[str, Any]]], object] = lambda records: None,
 ) -> int:
     """Commit what the folder's segments hold beyond what the table has; returns the rows committed.
+    on_repeated gets the records that were left out, since the table has them, once they are.
 
     Only one process of a node commits at a time: with `wait` this one waits for its turn, otherwise
     it leaves the work to the other. Raises WorkspaceError when the table does not take the commit.
@@ -90,22 +92,30 @@ def commit_spool(
         with ExitStack() as held:
             segments = _segments(folder, held)
             while segments:
-                committed, is_done = _commit_some(segments, table_uri, kind, clock())
-                num_rows += committed
+                written, is_done = _commit_some(segments, table_uri, kind, clock())
+                num_rows += written.num_rows
+                if written.repeated:
+                    on_repeated(written.repeated)
                 if is_done:
                     break
         return num_rows
 
 
+@dataclass(frozen=True)
+class _Written:
+    num_rows: int = 0
+    repeated: Sequence[Mapping[str, Any]] = ()
+
+
 def _commit_some(
     segments: Sequence[_Segment], table_uri: str, kind: RecordTable, now_s: float
-) -> tuple[int, bool]:
+) -> tuple[_Written, bool]:
     """One commit of at most MAX_COMMIT_BYTES; whether that was all there is."""
     for attempt in range(_ATTEMPTS):
         try:
             table = _open(table_uri, kind)
             parts, is_done = _pending(segments, table)
-            num_rows = _write(table, kind, parts, now_s) if parts else 0
+            written = _write(table, kind, parts, now_s) if parts else _Written()
         except CommitFailedError:
             log.info("commit_lost_a_race", extra={"table": table_uri, "attempt": attempt})
             continue
@@ -114,7 +124,7 @@ def _commit_some(
         _report_damage(parts)
         if is_done:
             _remove_finished(segments, _open(table_uri, kind))
-        return num_rows, is_done
+        return written, is_done
     raise _refused(table_uri, f"{_ATTEMPTS} commits lost against others")
 
 
@@ -138,12 +148,13 @@ def _pending(
 
 def _write(
     table: DeltaTable, kind: RecordTable, parts: Sequence[tuple[_Segment, Read]], now_s: float
-) -> int:
+) -> _Written:
     """Through the very handle whose transaction versions were read: only then does Delta refuse the
-    commit when somebody else has committed the same bytes meanwhile. Returns the rows written."""
+    commit when somebody else has committed the same bytes meanwhile."""
     done = [Transaction(segment.application, read.end) for segment, read in parts]
     records = [record for _, read in parts for record in read.records]
     rows = kind.rows(records) if records else kind.schema.empty_table()
+    repeated: list[Mapping[str, Any]] = []
     died_s = table.transaction_version(DEATHS)
     if any(segment.is_abandoned for segment, _ in parts):
         died_s = int(now_s)
@@ -151,7 +162,9 @@ def _write(
     if died_s is not None and records:
         first = pc.min(rows.column("at")).as_py()
         if first.timestamp() < died_s + SETTLE_S:
-            rows = _without_repeated(rows, table, kind, first - timedelta(seconds=SETTLE_S))
+            is_new = _are_new(rows, table, kind, first - timedelta(seconds=SETTLE_S))
+            repeated = [r for r, new in zip(records, is_new, strict=True) if not new]
+            rows = rows.filter(pa.array(is_new))
     write_deltalake(
         table,
         rows,
@@ -159,13 +172,11 @@ def _write(
         schema_mode="merge",  # a table may be older than a column of ours
         commit_properties=CommitProperties(app_transactions=done, max_commit_retries=0),
     )
-    return len(rows)
+    return _Written(len(rows), repeated)
 
 
-def _without_repeated(
-    rows: pa.Table, table: DeltaTable, kind: RecordTable, since: datetime
-) -> pa.Table:
-    """Those that are neither in the table, which is looked at from `since` on, nor earlier in
+def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: datetime) -> list[bool]:
+    """Whether each is neither in the table, which is looked at from `since` on, nor earlier in
     `rows`."""
     wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
     if "date" in kind.partition_by:
@@ -178,7 +189,7 @@ def _without_repeated(
         seen.add(key)
     if not all(is_new):
         log.info("requests_answered_again", extra={"num_rows": is_new.count(False)})
-    return rows.filter(pa.array(is_new))
+    return is_new
 
 
 def _keys(rows: pa.Table, kind: RecordTable) -> Iterator[tuple[Any, ...]]:

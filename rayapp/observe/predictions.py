@@ -1,8 +1,10 @@
 """The prediction log and the feedback: which tables they are, and how they are read."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from typing import Any
@@ -45,6 +47,8 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "unit": pa.string(),
         "tenant": pa.string(),
         "trace_id": pa.string(),
+        "cost_nano_usd": pa.int64(),
+        "loan_id": pa.string(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(
@@ -94,16 +98,36 @@ FEEDBACK = RecordTable(
 )
 
 
+OnRepeated = Callable[[Mapping[str, int]], object]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """repeated_costs: of rows that were left out, since the table had them, by the loan that paid
+    for the repetition; billionths of a dollar."""
+
+    num_rows: int
+    repeated_costs: Mapping[str, int]
+
+
 class NodeLog:
     """One replica's writers, and the commit of everything this node has spooled.
 
     commits_aside: commits run in a process of their own. In a thread they would hold Python's lock
     for a tenth of a second at a time, and every request of the process would wait for it.
+    on_repeated: gets what was paid for rows that another replica had recorded, and been paid for,
+    already.
     """
 
-    def __init__(self, workspace: Workspace, commits_aside: bool = False) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        commits_aside: bool = False,
+        on_repeated: OnRepeated = lambda costs: None,
+    ) -> None:
         self._workspace = workspace
         self._commits_aside = commits_aside
+        self._on_repeated = on_repeated
         self._aside: ProcessPoolExecutor | None = None
         self._predictions: dict[str, Spool] = {}
         self.feedback = Spool(workspace.spool(_FEEDBACK_SPOOL))
@@ -118,12 +142,12 @@ class NodeLog:
     def commit(self) -> int:
         """Rows committed, of live and of dead processes; 0 while another process is at it."""
         if not self._commits_aside:
-            return commit_node(self._workspace, wait=False)
+            return self._told(commit_node(self._workspace, wait=False))
         if self._aside is None:
             spawn = get_context("spawn")  # a fork would copy Ray's threads' locks, not the threads
             self._aside = ProcessPoolExecutor(1, spawn, initializer=step_back)
         try:
-            return self._aside.submit(commit_node, self._workspace, False).result()
+            return self._told(self._aside.submit(commit_node, self._workspace, False).result())
         except BrokenProcessPool:
             self._aside = None  # it was killed; the next commit has another
             raise
@@ -135,24 +159,36 @@ class NodeLog:
         if self._aside is not None:
             self._aside.shutdown(cancel_futures=True)
             self._aside = None
-        return commit_node(self._workspace, wait=True)
+        return self._told(commit_node(self._workspace, wait=True))
+
+    def _told(self, committed: Committed) -> int:
+        if committed.repeated_costs:
+            self._on_repeated(committed.repeated_costs)
+        return committed.num_rows
 
 
-def commit_node(workspace: Workspace, wait: bool) -> int:
-    """Commit everything that this node has spooled. Returns the number of rows."""
+def commit_node(workspace: Workspace, wait: bool) -> Committed:
+    """Commit everything that this node has spooled."""
     feedback = workspace.spool(_FEEDBACK_SPOOL)
     spools = [(feedback, FEEDBACK_TABLE, FEEDBACK)]
     for folder in sorted(feedback.parent.glob(f"*/{PREDICTIONS_TABLE}")):
         spools.append((folder, PREDICTIONS_TABLE, PREDICTIONS))
     num_rows, refused = 0, []
+    repeated: Counter[str] = Counter()
+
+    def add(records: Sequence[Mapping[str, Any]]) -> None:
+        for record in records:
+            if record.get("loan_id") is not None:
+                repeated[record["loan_id"]] += record["cost_nano_usd"]
+
     for folder, name, kind in spools:
         try:
-            num_rows += commit_spool(folder, workspace.table(name), kind, wait)
+            num_rows += commit_spool(folder, workspace.table(name), kind, wait, on_repeated=add)
         except WorkspaceError as error:  # one table's trouble must not keep the others back
             refused.append(error)
     if refused:
         raise refused[0]
-    return num_rows
+    return Committed(num_rows, repeated)
 
 
 def read_predictions(

@@ -138,6 +138,12 @@ def _inside() -> tuple[Panel, ...]:
                 )
             },
         ),
+        Panel(
+            "Cost of answers",
+            "Dollars an hour, at the endpoints' prices",
+            "currencyUSD",
+            {"{{endpoint}} {{tenant}}": f"3600 * {_rate('rayapp_cost_usd', 'endpoint, tenant')}"},
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """Nouns of online traffic: one prediction as it is logged, and what people say of it later."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,6 +21,25 @@ KEY_POINTER = "key/"
 """Begins the names of the ledger's pointers that say which keys there are."""
 
 
+NANO = 10**9
+"""Money is whole billionths of a US dollar, so that sums are exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Part of a tenant's budget in one gateway's hands. amount: billionths of a dollar."""
+
+    loan_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoLoan:
+    """Less is left than was asked for. lent: what others have and may return."""
+
+    lent: int
+
+
 class ApiKey(Record):
     """One key as it is stored: who it stands for, and a digest that its secret must have. The
     secret itself is random and long, so a plain SHA-256 of it cannot be searched for."""
@@ -38,7 +58,9 @@ class PredictionRecord(Record):
     outcome that arrives later finds its prediction. degraded: why another than the intended model
     answered, or None. arm: the side of a split that `unit` fell on, with the probability
     (propensity) of that; None where nothing was split. tenant: of the key that asked, None where
-    none was sent. trace_id: of the trace that the caller was in, where it said so.
+    none was sent. trace_id: of the trace that the caller was in, where it said so. cost_nano_usd:
+    billionths of a dollar, where the endpoint has a price; loan_id: what of the tenant's budget
+    paid it, where there is one.
     """
 
     request_id: str
@@ -56,6 +78,8 @@ class PredictionRecord(Record):
     unit: str | None = None
     tenant: str | None = None
     trace_id: str | None = None
+    cost_nano_usd: int | None = None
+    loan_id: str | None = None
 
 
 class Feedback(Record):

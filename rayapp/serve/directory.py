@@ -8,8 +8,10 @@ from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.model import BundleSchema
+from rayapp.serve.budgets import Budgets
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
+from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.release import Release
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
@@ -27,8 +29,10 @@ class Directory:
         deadlines: Deadlines,
         hooks: Hooks,
         heard: Callable[[str, Ask, Reply, float], Awaitable[None]],
+        budgets: Budgets | None = None,
     ) -> None:
         self._config = config
+        self._budgets = budgets
         self._follower = follower
         self._builder = Builder(
             self._find, self._release_id, deadlines, hooks, heard, self._pool_of
@@ -61,8 +65,10 @@ class Directory:
         return bool(names) and keys.union(names) <= self._follower.current.keys()
 
     async def drain(self) -> None:
-        """Wait for what shadows are at."""
+        """Wait for what shadows are at, and return what budgets have lent."""
         await asyncio.gather(*(shadow.drain() for shadow in self._builder.shadows))
+        if self._budgets is not None:
+            await self._budgets.drain()
 
     def blamed(self, name: str | None) -> Loaded | None:
         """Who would have answered a request that was refused: the champion of the endpoint, or of
@@ -124,14 +130,18 @@ class Directory:
         name = self.resolve(name)
         if version is not None:
             loaded = self.loaded(name, version)
-            return name, Release(lambda: loaded)
+            return name, self._charged(name, Release(lambda: loaded))
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             config = self._config.endpoints.get(name) or EndpointConfig()
-            endpoint = self._builder.endpoint(name, config)
+            endpoint = self._charged(name, self._builder.endpoint(name, config))
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
+
+    def _charged(self, name: str, endpoint: Endpoint) -> Endpoint:
+        row_cost = self._config.row_cost(name)
+        return Charged(endpoint, row_cost, self._budgets) if row_cost else endpoint
 
     def versions(self, name: str) -> list[str]:
         """Ids of the releases that answer at an endpoint, the champion's first."""

@@ -21,6 +21,7 @@ from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import SHADOW
 from rayapp.serve.admission import Admission
 from rayapp.serve.background import Background
+from rayapp.serve.budgets import Budgets
 from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.breaker import State
@@ -50,7 +51,7 @@ from rayapp.serve.identity import KeyRing, Principal, require_caller
 from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.openapi import describe
-from rayapp.serve.predicting import RecordSink, aside, prediction_records, store
+from rayapp.serve.predicting import RecordSink, aside, prediction_records, store, store_charged
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
@@ -72,6 +73,7 @@ class Meter(Protocol):
     def breaker(self, endpoint: str, target: str, state: State) -> None: ...
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
     def second_ask(self, endpoint: str, reason: str) -> None: ...
+    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class Gateway:
         now: Callable[[], datetime],
         keys: KeyRing,
         limiter: Limiter | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._config = config
         self._keys = keys
@@ -142,7 +145,7 @@ class Gateway:
         self._now = now
         self._admission = Admission(config.max_ongoing_requests, config.max_turn_ms / 1000)
         self._deadlines = Deadlines()
-        self._directory = Directory(config, follower, self._deadlines, meter, self._heard)
+        self._directory = Directory(config, follower, self._deadlines, meter, self._heard, budgets)
         self._fixed: dict[str, Route] = {
             "/": {"GET": self._index},
             "/ping": {"GET": self._ready},
@@ -321,7 +324,9 @@ class Gateway:
 
     def _record(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         records = prediction_records(name, ask, reply, self._now(), latency_ms)
-        store(self._predictions(name), records)
+        store_charged(self._predictions(name), records, reply.charge)
+        if reply.charge is not None:
+            self._meter.cost(name, reply.release_id, ask.tenant, reply.charge.cost)
 
     async def _heard(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         """A shadow's answers lie beside those that somebody got, under a name of their own."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from rayapp.schemas.traffic import NANO
 from rayapp.serve.endpoints.breaker import State
 from rayapp.telemetry import METRICS
 
@@ -89,6 +90,9 @@ class ServeMeter(_Meter):
 
     def second_ask(self, endpoint: str, reason: str) -> None:
         self._count("rayapp_second_asks", 1, (endpoint, reason))
+
+    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
+        self._count("rayapp_cost_usd", nano_usd / NANO, (endpoint, release, tenant or "none"))
 
 
 class PoolMeter(_Meter):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from rayapp.errors import Unavailable
+from rayapp.serve.budgets import Charge
 from rayapp.serve.endpoints.base import Ask, Reply
 
 log = logging.getLogger("rayapp.serve.predicting")
@@ -51,6 +52,9 @@ def prediction_records(
         "tenant": ask.tenant,
         "trace_id": trace_id(ask.headers),
     }
+    if reply.charge is not None:
+        common["cost_nano_usd"] = reply.charge.cost // ask.parsed.num_rows
+        common["loan_id"] = reply.charge.loan_id
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm
         common["propensity"] = ask.assignment.propensity
@@ -60,6 +64,26 @@ def prediction_records(
         common | {"row": row, "unit_id": unit_id, "inputs": given, "scores": scores}
         for row, (unit_id, given, scores) in enumerate(each)
     ]
+
+
+def store_charged(
+    sink: RecordSink, records: Sequence[Mapping[str, Any]], charge: Charge | None
+) -> None:
+    """As `store`; what is recorded is paid for, and what is not, is not."""
+    if charge is None:
+        store(sink, records)
+        return
+    try:
+        if charge.is_void:
+            raise Unavailable(
+                "this replica stood still for so long that the budget it pays from was returned",
+                "try again",
+            )
+        store(sink, records)
+    except BaseException:
+        charge.refund()
+        raise
+    charge.settle()
 
 
 def store(sink: RecordSink, records: Sequence[Mapping[str, Any]]) -> None:

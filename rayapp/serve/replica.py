@@ -20,7 +20,8 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
-from rayapp.serve.follow import ChampionFollower, Loaded, ReadPointers
+from rayapp.serve.budgets import Bank, Budgets
+from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.http import Receive, Scope, Send
 from rayapp.serve.identity import KeyRing
@@ -59,6 +60,10 @@ class Parts:
     read_keys: Callable[[], Mapping[str, ApiKey]]
     store: Store
     log: RequestLog
+    bank: Bank | None = None
+    """Where budgets are kept; None where none are configured."""
+    settle: Callable[[], object] = lambda: None
+    """Ends what dead gateways have borrowed from the bank; called after each commit."""
 
 
 class BehindServe:
@@ -84,32 +89,15 @@ class GatewayReplica:
         # times an answer, is what a request would wait for each look at the ledger.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
-
-        def make_batcher(endpoint: str, bundle: Bundle) -> Batcher:
-            return Batcher(
-                bundle.score,
-                config.max_batch_rows,
-                config.batch_wait_ms,
-                lambda num_rows: meter.batch(endpoint, num_rows),
-            )
-
         parts = connect(config)
-        inline = Inline(parts.store, make_batcher)
-        made = {
-            name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
-            for name, handle in pools.items()
-        }
-
-        def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
-            found = made.get(config.placement_of(endpoint))
-            if found is None:
-                return inline(endpoint, release_id, previous)
-            own = config.endpoints.get(endpoint)
-            is_pinned = own is not None and own.is_pinned
-            return Pooled(parts.store, found, is_pinned)(endpoint, release_id, previous)
-
-        follower = ChampionFollower(parts.read_pointers, open_release)
+        follower = ChampionFollower(
+            parts.read_pointers, make_opener(config, parts.store, pools, meter)
+        )
         keys = KeyRing(parts.read_keys, config.requires_key)
+
+        def commit() -> None:
+            parts.log.commit()
+            parts.settle()
 
         def refresh(patience_s: float | None) -> None:
             keys.refresh()
@@ -124,13 +112,14 @@ class GatewayReplica:
             Background(
                 refresh,
                 config.follow_every_ms / 1000,
-                parts.log.commit,
+                commit,
                 config.commit_every_s,
                 parts.log.flush,
             ),
             now=lambda: datetime.now(UTC),
             keys=keys,
             limiter=make_limiter(config),
+            budgets=make_budgets(config, parts.bank),
         )
         self._load = Load(lambda: self._gateway.num_ongoing)
 
@@ -141,6 +130,39 @@ class GatewayReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
         return self._load.figures()
+
+
+def make_opener(
+    config: ServingConfig,
+    store: Store,
+    pools: Mapping[str, "DeploymentHandle[Any]"],
+    meter: ServeMeter,
+) -> OpenRelease:
+    """Where each endpoint's releases answer, as its placement says. Called on the event loop."""
+
+    def make_batcher(endpoint: str, bundle: Bundle) -> Batcher:
+        return Batcher(
+            bundle.score,
+            config.max_batch_rows,
+            config.batch_wait_ms,
+            lambda num_rows: meter.batch(endpoint, num_rows),
+        )
+
+    inline = Inline(store, make_batcher)
+    made = {
+        name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
+        for name, handle in pools.items()
+    }
+
+    def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+        found = made.get(config.placement_of(endpoint))
+        if found is None:
+            return inline(endpoint, release_id, previous)
+        own = config.endpoints.get(endpoint)
+        is_pinned = own is not None and own.is_pinned
+        return Pooled(store, found, is_pinned)(endpoint, release_id, previous)
+
+    return open_release
 
 
 def make_limiter(config: ServingConfig) -> Limiter | None:
@@ -159,6 +181,12 @@ def make_limiter(config: ServingConfig) -> Limiter | None:
         return grant
 
     return Limiter(config.limits, lease, share=1 / config.max_replicas)
+
+
+def make_budgets(config: ServingConfig, bank: Bank | None) -> Budgets | None:
+    if config.budgets is None or bank is None:
+        return None
+    return Budgets(config.budgets, bank, config.deadline_ms / 1000)
 
 
 def gateway(

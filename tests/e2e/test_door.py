@@ -15,12 +15,14 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow.compute as pc
 import pytest
 import yaml
 from serving_case import ROW, seal_release
 from shells import Shell, end_head, new_shell
 
 from rayapp.cli.head_state import running_head
+from rayapp.govern.accounts import Accounts
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.release.promote import promote
@@ -43,6 +45,13 @@ SETTINGS = {
     "num_cpus": 0.1,
 }
 TWO_REPLICAS = SETTINGS | {"min_replicas": 2}
+NUM_COVERED = 1000
+LIMIT_NANO_USD = 10**9
+BUDGETED = TWO_REPLICAS | {
+    "deadline_ms": 2000,
+    "usd_per_1000_rows": 1,
+    "budgets": {"default_usd": 1},
+}
 FAILS = SETTINGS | {"workspace": "/proc/nowhere"}
 NUM_UPLOADS = 8
 WAIT_S = 120
@@ -95,6 +104,11 @@ class Served:
             applications = json.load(response)["applications"]
         deployment = applications.get("gateway", {}).get("deployments", {}).get("gateway", {})
         return [r for r in deployment.get("replicas", []) if r["state"] == "RUNNING"]
+
+    def account(self) -> tuple[int, int]:
+        """What callers without a key have spent, and what is lent for them, in billionths."""
+        (found,) = Accounts(self.shell.workspace.ledger_url, "test").all()
+        return found.spent, found.lent
 
     def answers(self) -> bool:
         try:
@@ -252,3 +266,59 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(served: Serv
     _until(are_logged)
     assert sorted(logged) == sorted(ids)
     _until(lambda: len(served.replicas()) == 2)
+
+
+async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served: Served) -> None:
+    """64 clients, two gateways, and twice one of them is killed amid requests. What it recorded is
+    paid for, what it had borrowed beyond that comes back and is spent by others."""
+    paid = await asyncio.to_thread(served.submit, BUDGETED)
+    assert paid.returncode == 0, paid.stdout + paid.stderr
+    answered: list[str] = []
+    may_ask = asyncio.Event()
+
+    def has_two() -> bool:
+        return len(served.replicas()) == 2
+
+    async def spend(client: httpx.AsyncClient) -> None:
+        while True:
+            await may_ask.wait()
+            answer = await client.post(SCORE, content=BODY)
+            if answer.status_code == 200:
+                answered.append(answer.headers["x-request-id"])
+                continue
+            assert answer.status_code in (429, 503), answer.text
+            if await asyncio.to_thread(served.account) == (LIMIT_NANO_USD, 0):
+                return
+            await asyncio.sleep(0.5)  # a loan may come back
+
+    async def kill_at(num_answered: int) -> None:
+        await asyncio.to_thread(_until, has_two)
+        may_ask.set()
+        while len(answered) < num_answered:
+            await asyncio.sleep(0.001)
+        psutil.Process(served.replicas()[0]["pid"]).kill()
+        may_ask.clear()
+
+    url, limits = f"http://127.0.0.1:{served.port}", httpx.Limits(max_connections=64)
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S, limits=limits) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(64):
+            group.create_task(spend(client))
+        await kill_at(NUM_COVERED // 4)
+        await kill_at(NUM_COVERED // 2)
+        may_ask.set()
+    assert len(answered) == len(set(answered)) <= NUM_COVERED
+
+    def is_logged() -> bool:
+        (found,) = served.shell.rayapp_json("spending")
+        return bool(found["logged"] == LIMIT_NANO_USD)
+
+    _until(is_logged)  # and not more: each request that two gateways recorded is there once
+    table = read_predictions(served.shell.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
+    paid_for = table.filter(pc.is_valid(table.column("loan_id"))).column("request_id").to_pylist()
+    assert len(paid_for) == len(set(paid_for)) == NUM_COVERED
+    assert set(answered) <= set(paid_for)
+    assert NUM_COVERED - len(answered) <= 2 * 64  # recorded, and never sent
+    assert served.account() == (LIMIT_NANO_USD, 0)

@@ -26,6 +26,7 @@ from rayapp.schemas.release import Manifest, SignedManifest, Verdict
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
+from rayapp.serve.budgets import Budgets
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.identity import KeyRing
@@ -172,6 +173,7 @@ class MemoryMeter:
         self.breakers: list[tuple[str, str]] = []
         self.lookups: list[bool] = []
         self.second_asks: list[str] = []
+        self.costs: list[tuple[str | None, int]] = []
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -192,6 +194,9 @@ class MemoryMeter:
     def second_ask(self, endpoint: str, reason: str) -> None:
         self.second_asks.append(reason)
 
+    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
+        self.costs.append((tenant, nano_usd))
+
 
 @dataclass
 class Case:
@@ -203,6 +208,7 @@ class Case:
     refusals: dict[str, Exception] = field(default_factory=dict)
     sealed_for: str = ENDPOINT
     now_s: float = 0.0
+    budgets: Budgets | None = None
 
     def __post_init__(self) -> None:
         self.predictions = MemorySink()
@@ -231,6 +237,7 @@ class Case:
             background,
             lambda: NOON,
             self.ring,
+            budgets=self.budgets,
         )
 
     def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:

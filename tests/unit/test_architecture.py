@@ -23,7 +23,7 @@ ROOMS = {
 DOORS = {"jobs", "serve_apps", "cli"}
 RANK = {
     **{"errors": 0, "schemas": 1},
-    **dict.fromkeys(("config", "storage", "ledger", "telemetry", "transforms"), 2),
+    **dict.fromkeys(("config", "storage", "database", "ledger", "telemetry", "transforms"), 2),
     "families": 3,
     **dict.fromkeys(ROOMS, 4),
     "flows": 5,
@@ -31,7 +31,7 @@ RANK = {
 }
 # ledger and storage stand side by side in the picture, yet neither may need the other's layer peers
 # except downwards; these few edges between equals are allowed and named.
-EQUALS_ALLOWED = {("ledger", "storage")}
+EQUALS_ALLOWED = {("ledger", "storage"), ("ledger", "database")}
 
 VENDOR_DOORS = {
     "mlflow": {"register"},
@@ -42,7 +42,7 @@ VENDOR_DOORS = {
     "torch": {"families"},
     "xgboost": {"families"},
 }
-WITHOUT_RAY = {"errors", "schemas", "config", "storage", "ledger", "telemetry", "transforms"}
+WITHOUT_RAY = {"errors", "schemas"} | {room for room, rank in RANK.items() if rank == 2}
 FORBIDDEN = {"pickle", "cloudpickle", "joblib"}
 # Partial results that one of our tasks hands to its own driver, as Ray itself does; never a file.
 PICKLE_IN_FLIGHT = {"rayapp/families/parcel.py"}

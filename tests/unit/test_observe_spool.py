@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from log_case import die
 
 from rayapp.observe import commit
 from rayapp.observe.predictions import (
@@ -283,13 +284,6 @@ def test_feedback_takes_the_same_way(workspace: Workspace) -> None:
         "true",
     ]
     spool.close()
-
-
-def die(spool: Spool) -> None:
-    """As a killed process leaves its segment: unlocked, and not closed by its writer."""
-    assert spool._file is not None
-    os.close(spool._file)
-    spool._file = None
 
 
 @pytest.mark.parametrize("second_node", ["toy", "other"])

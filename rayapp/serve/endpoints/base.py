@@ -14,6 +14,7 @@ from typing import Protocol
 from rayapp.errors import DataError, RequestError
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
+from rayapp.serve.budgets import Charge
 from rayapp.serve.protocols import Parsed
 from rayapp.serve.validation import Rows
 
@@ -47,13 +48,15 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """scores_NK: the answer to the ask's rows, in the terms of `schema`. degraded: why it is not
-    the intended answer, or None when it is."""
+    the intended answer, or None when it is. charge: what it costs, to be ended by whoever records
+    the reply; None where it costs nothing."""
 
     release_id: str
     schema: BundleSchema
     rows: Rows
     scores_NK: Floats
     degraded: str | None = None
+    charge: Charge | None = None
 
 
 class Endpoint(Protocol):

@@ -1,0 +1,63 @@
+"""Budgets where accounts and the prediction log meet: loans of dead gateways are settled, and both
+sides are shown beside each other."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from rayapp.govern.accounts import Accounts
+from rayapp.observe.costs import cost_by_tenant, cost_of_loans
+from rayapp.observe.predictions import PREDICTIONS_TABLE, commit_node
+from rayapp.storage import Workspace
+
+
+def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) -> int:
+    """End the loans of this node's gateways that died, by what they recorded. Returns how many.
+
+    Everything that this node has spooled is committed first: a gateway records nothing on a loan
+    that may be settled.
+    """
+    loans = accounts.abandoned(now)
+    if not loans:
+        return 0
+    committed = commit_node(workspace, wait=True)
+    for loan_id, cost in committed.repeated_costs.items():
+        accounts.give_back(loan_id, cost)
+    costs = cost_of_loans(workspace.table(PREDICTIONS_TABLE), loans)
+    num_settled = sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
+    accounts.forget(now)
+    return num_settled
+
+
+@dataclass(frozen=True)
+class Spending:
+    """One tenant's period, in billionths of a dollar. spent and lent: by the accounts; logged: what
+    the committed predictions cost. While gateways answer, spent and what they have used of lent
+    may be ahead of logged."""
+
+    tenant: str
+    period: str
+    spent: int
+    lent: int
+    logged: int
+
+
+def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
+    """Every tenant's periods, by period and tenant."""
+    table = workspace.table(PREDICTIONS_TABLE)
+    listed = accounts.all()
+    logged = {
+        period: cost_by_tenant(table, *bounds(period)) for period in {a.period for a in listed}
+    }
+    return [
+        Spending(a.tenant, a.period, a.spent, a.lent, logged[a.period].get(a.tenant, 0))
+        for a in listed
+    ]
+
+
+def bounds(period: str) -> tuple[datetime, datetime]:
+    """The first moment of a day (2026-11-29) or month (2026-11) in UTC, and that of the next."""
+    if period.count("-") == 2:
+        start = datetime.fromisoformat(period).replace(tzinfo=UTC)
+        return start, start + timedelta(days=1)
+    start = datetime.fromisoformat(f"{period}-01").replace(tzinfo=UTC)
+    return start, (start + timedelta(days=32)).replace(day=1)

@@ -1,0 +1,276 @@
+"""What a tenant may spend in a period, over all gateway replicas together, and never more.
+
+    gateway ── "lend me 0.02 $ for acme" ──▶ accounts (the ledger's database) ── limit, spent, lent
+            ◀─ a loan ─────────────────────
+
+A gateway pays each answer from a loan, in memory: reserve before the model is asked, settle once
+the answer is recorded, refund where there is none. A loan is for a second or two; then the gateway
+returns what is left of it. One whose gateway died is settled by the prediction log, in which each
+row has its cost and its loan. While the accounts cannot be reached nothing is spent: 503.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from rayapp.config.serving import BudgetsConfig
+from rayapp.errors import RequestError, Unavailable
+from rayapp.schemas.traffic import NANO, Loan, NoLoan
+
+log = logging.getLogger("rayapp.serve.budgets")
+
+LOAN_S = 2.0
+"""So long a loan is spent from; and what was spent so long before, it is made for."""
+MARGIN_S = 5.0
+"""After the last deadline of a request that a loan pays for, until the loan may be settled."""
+EMPTY_S = 1.0
+"""So long a gateway refuses by itself, before it asks whether something came back."""
+CLOSE_AGAIN_S = 1.0
+ANONYMOUS = ""
+"""The tenant of everybody without a key."""
+
+
+class Bank(Protocol):
+    """Implemented by govern.accounts.Accounts. Its methods block."""
+
+    def lend(
+        self,
+        tenant: str,
+        period: str,
+        limit: int,
+        wanted: int,
+        least: int,
+        until: datetime,
+    ) -> Loan | NoLoan: ...
+    def close(self, loan_id: str, spent: int) -> bool: ...
+
+
+class Purse:
+    """One loan. Charges are settled in the thread that records an answer, so it has a lock."""
+
+    def __init__(self, loan: Loan, spend_until_s: float, void_at_s: float) -> None:
+        self.loan = loan
+        self.spend_until_s = spend_until_s
+        self.void_at_s = void_at_s
+        self.left = loan.amount
+        self._num_open = 0
+        self._lock = threading.Lock()
+        self.is_retired = False
+        self.on_done: Callable[[], object] = lambda: None
+        self.was_returned = asyncio.Event()
+        """Or it was tried, at least."""
+
+    @property
+    def spent(self) -> int:
+        return self.loan.amount - self.left
+
+    def take(self, cost: int, now_s: float) -> bool:
+        with self._lock:
+            if self.is_retired or cost > self.left or now_s >= self.spend_until_s:
+                return False
+            self.left -= cost
+            self._num_open += 1
+            return True
+
+    def retire(self) -> bool:
+        """Nothing more is taken from it; on_done is called once every charge is over. Whether they
+        all are by now."""
+        with self._lock:
+            is_idle = self._num_open == 0
+            is_first = not self.is_retired
+            self.is_retired = True
+        if is_idle and is_first:
+            self.on_done()
+        return is_idle
+
+    def end(self, refund: int) -> None:
+        with self._lock:
+            self.left += refund
+            self._num_open -= 1
+            is_done = self.is_retired and self._num_open == 0
+        if is_done:
+            self.on_done()
+
+
+class Charge:
+    """What one request costs, in billionths of a dollar. purse: what pays for it; None where no
+    budget is set, and the cost is only told. Exactly one of settle and refund ends it."""
+
+    __slots__ = ("_clock_s", "_purse", "cost")
+
+    def __init__(
+        self, cost: int, purse: Purse | None = None, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.cost = cost
+        self._purse = purse
+        self._clock_s = clock_s
+
+    @property
+    def loan_id(self) -> str | None:
+        return None if self._purse is None else self._purse.loan.loan_id
+
+    @property
+    def is_void(self) -> bool:
+        """Its loan may have been settled by others by now: this process stood still for long."""
+        return self._purse is not None and self._clock_s() >= self._purse.void_at_s
+
+    def settle(self) -> None:
+        if self._purse is not None:
+            self._purse.end(0)
+
+    def refund(self) -> None:
+        if self._purse is not None:
+            self._purse.end(self.cost)
+
+
+@dataclass(slots=True)
+class _Wallet:
+    """One tenant's. Before empty_until_s the accounts are not asked again; is_spent: then nothing
+    was lent to anybody that might come back."""
+
+    purse: Purse | None = None
+    lending: "asyncio.Task[None] | None" = None
+    wanting: int = 0
+    empty_until_s: float = 0.0
+    is_spent: bool = False
+
+
+@dataclass
+class Budgets:
+    """One gateway's side. deadline_s: the most that a request may take."""
+
+    config: BudgetsConfig
+    bank: Bank
+    deadline_s: float
+    clock_s: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _wallets: dict[str, _Wallet] = field(default_factory=dict)
+    _closing: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    async def reserve(self, tenant: str | None, cost: int) -> Charge:
+        """Raises RequestError 429 where the tenant's budget does not cover it, and Unavailable
+        while nobody knows."""
+        name = tenant or ANONYMOUS
+        limit = self.config.limit_of(name)
+        if limit is None or cost == 0:
+            return Charge(cost)
+        wallet = self._wallets.get(name)
+        if wallet is None:
+            wallet = self._wallets[name] = _Wallet()
+        while True:
+            purse = wallet.purse
+            if purse is not None and purse.take(cost, self.clock_s()):
+                return Charge(cost, purse, self.clock_s)
+            if self.clock_s() < wallet.empty_until_s:
+                wait_s = _until_next(self.config.period, self.now()) if wallet.is_spent else 1
+                raise _used_up(name, limit, self.config.period, wait_s)
+            wallet.wanting += cost
+            try:
+                await asyncio.shield(self._lending(name, limit, cost, wallet))
+            finally:
+                wallet.wanting -= cost
+
+    async def drain(self) -> None:
+        """Return every loan, once all requests are over."""
+        for wallet in self._wallets.values():
+            if wallet.purse is not None and wallet.purse.retire():
+                await wallet.purse.was_returned.wait()
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _lending(self, name: str, limit: int, cost: int, wallet: _Wallet) -> "asyncio.Task[None]":
+        if wallet.lending is None:
+            wallet.lending = asyncio.create_task(self._lend(name, limit, cost, wallet))
+        return wallet.lending
+
+    async def _lend(self, name: str, limit: int, least: int, wallet: _Wallet) -> None:
+        """Another purse in the place of the last one, what is left of which is returned first where
+        it can be: it may be just what is missing."""
+        old = wallet.purse
+        try:
+            wanted = max(wallet.wanting, least)
+            if old is not None:
+                wanted = max(wanted, 2 * old.spent)
+                wallet.purse = None
+                if old.retire():
+                    await old.was_returned.wait()
+            begun_s, now = self.clock_s(), self.now()
+            lives_s = LOAN_S + self.deadline_s + MARGIN_S
+            until = now + timedelta(seconds=lives_s)
+            period = period_of(self.config.period, now)
+            try:
+                loan = await asyncio.to_thread(
+                    self.bank.lend, name, period, limit, wanted, least, until
+                )
+            except Exception as error:  # a database driver's own errors too
+                log.exception("no_loan", extra={"tenant": name})
+                raise Unavailable(
+                    "the accounts of budgets cannot be reached",
+                    "try again after the seconds in retry-after",
+                ) from error
+            if isinstance(loan, NoLoan):
+                wallet.empty_until_s = self.clock_s() + EMPTY_S
+                wallet.is_spent = loan.lent == 0
+                return
+            wallet.purse = self._purse(loan, begun_s, lives_s)
+        finally:
+            wallet.lending = None
+
+    def _purse(self, loan: Loan, begun_s: float, lives_s: float) -> Purse:
+        purse = Purse(loan, begun_s + LOAN_S, begun_s + lives_s - MARGIN_S / 2)
+        loop = asyncio.get_running_loop()
+        purse.on_done = lambda: loop.call_soon_threadsafe(self._begin_close, purse)
+        loop.call_later(LOAN_S, purse.retire)
+        return purse
+
+    def _begin_close(self, purse: Purse) -> None:
+        task = asyncio.create_task(self._close(purse))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close(self, purse: Purse) -> None:
+        loan_id, spent = purse.loan.loan_id, purse.spent
+        while self.clock_s() < purse.void_at_s:
+            try:
+                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent)
+            except Exception:  # by its end it will be settled by the prediction log
+                log.exception("loan_not_returned", extra={"loan": loan_id})
+                purse.was_returned.set()
+                await asyncio.sleep(CLOSE_AGAIN_S)
+                continue
+            if not is_ours:
+                log.error("loan_settled_by_others", extra={"loan": loan_id, "spent": spent})
+            break
+        purse.was_returned.set()
+
+
+def period_of(period: str, now: datetime) -> str:
+    """The calendar day or month in UTC, as accounts have it."""
+    return now.astimezone(UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
+
+
+def _until_next(period: str, now: datetime) -> int:
+    """Whole seconds until the next day or month begins, rounded up."""
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        following = today + timedelta(days=1)
+    else:
+        following = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return math.ceil((following - now).total_seconds())
+
+
+def _used_up(name: str, limit: int, period: str, wait_s: int) -> RequestError:
+    who = "callers without a key" if name == ANONYMOUS else f"tenant {name!r}"
+    return RequestError(
+        f"{who} may spend {limit / NANO:g} USD a {period}, which does not cover this request",
+        f"wait for the next {period} (UTC), or have the budget raised",
+        429,
+        "budget_exceeded",
+        retry_after_s=wait_s,
+    )

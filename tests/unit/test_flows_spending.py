@@ -1,0 +1,91 @@
+"""A gateway that dies owes what it recorded, no more and no less; a request that two recorded is
+paid for once."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_case import die, record
+
+from rayapp.flows.spending import settle_abandoned, spending
+from rayapp.govern.accounts import Accounts
+from rayapp.observe.predictions import NodeLog
+from rayapp.observe.spool import Spool
+from rayapp.schemas.traffic import Loan
+from rayapp.storage import Workspace
+
+LIMIT, COST = 1000, 10
+
+
+class Node:
+    """Two gateways' spools on one machine, and the accounts that they borrow from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = Workspace(str(folder))
+        self.accounts = Accounts(f"sqlite:///{folder}/ledger.db", "node")
+        self.now = datetime.now(UTC)
+        self.period = self.now.strftime("%Y-%m")
+        self.log = NodeLog(self.workspace, on_repeated=self.give_back)
+        self.folder = self.workspace.spool("toy") / "predictions"
+
+    def give_back(self, costs: Any) -> None:
+        for loan_id, cost in costs.items():
+            self.accounts.give_back(loan_id, cost)
+
+    def lend(self, amount: int) -> str:
+        until = self.now + timedelta(seconds=1)
+        loan = self.accounts.lend("acme", self.period, LIMIT, amount, amount, until)
+        assert isinstance(loan, Loan)
+        return loan.loan_id
+
+    def row(self, request_id: str, loan_id: str) -> dict[str, Any]:
+        paid = {"tenant": "acme", "cost_nano_usd": COST, "loan_id": loan_id}
+        return record("toy", request_id) | {"at": self.now} | paid
+
+    def settle(self) -> int:
+        return settle_abandoned(self.accounts, self.workspace, self.now + timedelta(minutes=1))
+
+    def figures(self) -> tuple[int, int, int]:
+        (found,) = spending(self.accounts, self.workspace)
+        return found.spent, found.lent, found.logged
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_a_dead_gateways_loan_is_settled_by_what_it_recorded(node: Node) -> None:
+    spool, loan_id = Spool(node.folder), node.lend(100)
+    spool.append([node.row("a", loan_id), node.row("b", loan_id)])
+    die(spool)
+    assert node.figures() == (0, 100, 0)
+    assert (node.settle(), node.settle()) == (1, 0)
+    assert node.figures() == (2 * COST, 0, 2 * COST)
+
+
+def test_one_that_recorded_nothing_owes_nothing(node: Node) -> None:
+    node.lend(100)
+    assert node.settle() == 1
+    assert node.figures() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("survivor_ends", ["before", "after", "by its death"])
+def test_what_two_gateways_recorded_is_paid_once(node: Node, survivor_ends: str) -> None:
+    """The first one dies with an answer recorded that never left; the second is asked again."""
+    first, second = Spool(node.folder), Spool(node.folder)
+    one, other = node.lend(100), node.lend(100)
+    first.append([node.row("a", one), node.row("twice", one)])
+    die(first)
+    second.append([node.row("twice", other), node.row("b", other)])
+    if survivor_ends == "before":
+        node.accounts.close(other, 2 * COST)
+    node.log.commit()
+    if survivor_ends == "after":
+        node.accounts.close(other, 2 * COST)
+    if survivor_ends == "by its death":
+        die(second)
+    assert node.settle() == (2 if survivor_ends == "by its death" else 1)
+    node.log.commit()
+    assert node.figures() == (3 * COST, 0, 3 * COST)

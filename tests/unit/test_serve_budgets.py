@@ -1,0 +1,263 @@
+"""What a tenant may spend: reserved before the model is asked, settled once the answer is recorded,
+refunded where there is none; over all gateways together never more than the budget."""
+
+import asyncio
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from serving_case import ENDPOINT, ROW, Case, make_bundle
+
+from rayapp.config.serving import BudgetsConfig, ServingConfig
+from rayapp.errors import RequestError, Unavailable
+from rayapp.govern.accounts import Accounts
+from rayapp.schemas.traffic import NANO, Loan, NoLoan
+from rayapp.serve import budgets as module
+from rayapp.serve.budgets import Budgets, period_of
+
+CENT = NANO // 100
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Accounts:
+    return Accounts(f"sqlite:///{tmp_path}/ledger.db", "node")
+
+
+def make_budgets(accounts: Any, usd: float = 1.0, **extra: Any) -> Budgets:
+    config = BudgetsConfig(default_usd=usd, **extra)
+    return Budgets(config, accounts, deadline_s=1, now=lambda: NOON)
+
+
+async def test_a_budget_is_spent_to_the_last_request_and_not_beyond(accounts: Accounts) -> None:
+    gateways = [make_budgets(accounts), make_budgets(accounts)]
+    num_answers = 0
+    refusals: list[RequestError] = []
+
+    async def client(number: int) -> None:
+        nonlocal num_answers
+        while True:
+            try:
+                charge = await gateways[number % 2].reserve(None, CENT)
+            except RequestError as error:
+                refusals.append(error)
+                return
+            await asyncio.sleep(0)
+            charge.settle()
+            num_answers += 1
+
+    await asyncio.gather(*(client(number) for number in range(16)))
+    for gateway in gateways:
+        await gateway.drain()
+    for gateway in gateways:  # what one had, the other may have been refused for
+        gateway._wallets[""].empty_until_s = 0
+        await client(gateways.index(gateway))
+        await gateway.drain()
+    assert num_answers == 100
+    (account,) = accounts.all()
+    assert (account.spent, account.lent) == (100 * CENT, 0)
+    assert {(error.status, error.kind) for error in refusals} == {(429, "budget_exceeded")}
+    assert "may spend 1 USD a month" in refusals[0].what
+
+
+async def test_what_is_refunded_can_be_spent_again(accounts: Accounts) -> None:
+    budgets = make_budgets(accounts, usd=0.01)
+    charge = await budgets.reserve("acme", CENT)
+    charge.refund()
+    again = await budgets.reserve("acme", CENT)
+    again.settle()
+    with pytest.raises(RequestError) as refused:
+        await budgets.reserve("acme", CENT)
+    await budgets.drain()
+    assert accounts.all()[0].spent == CENT
+    budgets._wallets["acme"].empty_until_s = 0
+    with pytest.raises(RequestError) as refused:
+        await budgets.reserve("acme", CENT)
+    assert refused.value.retry_after_s == 29 * 86_400 + 43_200  # February begins then
+
+
+async def test_a_loan_is_returned_soon_though_nobody_asks(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOAN_S", 0.02)
+    closed = threading.Event()
+    close = accounts.close
+
+    def closing(loan_id: str, spent: int) -> bool:
+        is_ours = close(loan_id, spent)
+        closed.set()
+        return is_ours
+
+    monkeypatch.setattr(accounts, "close", closing)
+    budgets = make_budgets(accounts)
+    charge = await budgets.reserve(None, CENT)
+    assert not await asyncio.to_thread(closed.wait, 0.1)  # one request is still being answered
+    charge.settle()
+    assert await asyncio.to_thread(closed.wait, 10)
+    (account,) = accounts.all()
+    assert (account.spent, account.lent) == (CENT, 0)
+
+
+async def test_a_busy_tenant_borrows_more_at_a_time(accounts: Accounts) -> None:
+    budgets = make_budgets(accounts)
+    amounts = set()
+    for _ in range(12):
+        charge = await budgets.reserve(None, CENT)
+        purse = budgets._wallets[""].purse
+        assert purse is not None
+        amounts.add(purse.loan.amount // CENT)
+        charge.settle()
+    await budgets.drain()
+    assert amounts == {1, 2, 4, 8}
+
+
+async def test_while_the_accounts_are_away_nothing_is_spent() -> None:
+    class Away:
+        def lend(self, *arguments: Any) -> Loan | NoLoan:
+            raise OSError("no database")
+
+        def close(self, loan_id: str, spent: int) -> bool:
+            return True
+
+    budgets = make_budgets(Away())
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await budgets.reserve(None, CENT)
+
+
+async def test_who_has_no_budget_is_not_asked_for_money(accounts: Accounts) -> None:
+    config = BudgetsConfig(tenants_usd={"acme": 0})
+    budgets = Budgets(config, accounts, deadline_s=1)
+    (await budgets.reserve("other", CENT)).settle()
+    assert accounts.all() == []
+    with pytest.raises(RequestError):
+        await budgets.reserve("acme", CENT)
+    (await budgets.reserve("acme", 0)).settle()
+
+
+def test_a_period_is_of_the_calendar_in_utc() -> None:
+    late = datetime.fromisoformat("2026-01-31T23:30:00-02:00")
+    assert period_of("day", late) == "2026-02-01"
+    assert period_of("month", late) == "2026-02"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"budgets": {"default_usd": 1}}, "`budgets` has no effect without `usd_per_1000_rows`"),
+        ({"usd_per_1000_rows": 0}, "greater than or equal to"),
+        ({"usd_per_1000_rows": 1, "budgets": {"tenants_usd": {"a": -1}}}, "greater than or equal"),
+        ({"usd_per_1000_rows": 1, "budgets": {"period": "week"}}, "'day' or 'month'"),
+    ],
+)
+def test_a_setting_without_sense_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ServingConfig.model_validate(settings)
+
+
+# the gateway
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    make_bundle(folder / "1")
+    return folder / "1"
+
+
+def started(bundle: Path, accounts: Accounts | None, **settings: Any) -> Case:
+    config = ServingConfig.model_validate({"usd_per_1000_rows": 10, **settings})
+    budgets = None
+    if accounts is not None:
+        budgets = make_budgets(accounts, usd=0.03)
+    case = Case(config, releases={"r1": bundle}, budgets=budgets)
+    case.promote("r1")
+    case.follower.refresh()
+    return case
+
+
+async def score(case: Case, num_rows: int = 1, path: str = SCORE) -> httpx.Response:
+    async with case.client() as client:
+        return await client.post(path, json={"dataframe_records": [ROW] * num_rows})
+
+
+async def test_each_row_is_logged_with_its_cost_and_loan(bundle: Path, accounts: Accounts) -> None:
+    case = started(bundle, accounts)
+    assert (await score(case, 2)).status_code == 200
+    costs = [(r["cost_nano_usd"], len(r["loan_id"])) for r in case.predictions.records]
+    assert costs == [(CENT, 32), (CENT, 32)]
+    assert case.meter.costs == [(None, 2 * CENT)]
+    refused = await score(case, 2)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "budget_exceeded")
+    assert refused.headers["retry-after"] == "2548800"  # one cent is left, until February
+    assert len(case.predictions.records) == 2
+
+
+async def test_a_release_that_is_asked_by_name_costs_the_same(
+    bundle: Path, accounts: Accounts
+) -> None:
+    case = started(bundle, accounts)
+    path = f"/v2/models/{ENDPOINT}/versions/r1/infer"
+    async with case.client() as client:
+        inputs = [
+            {"name": name, "shape": [1], "datatype": kind, "data": [ROW[name]]}
+            for name, kind in {
+                "distance": "FP64",
+                "flight": "INT64",
+                "carrier": "BYTES",
+                "temp": "FP64",
+                "is_holiday": "BOOL",
+                "departure": "BYTES",
+            }.items()
+        ]
+        answer = await client.post(path, json={"inputs": inputs})
+    assert answer.status_code == 200
+    assert case.meter.costs == [(None, CENT)]
+
+
+async def test_what_is_not_answered_or_not_recorded_costs_nothing(
+    bundle: Path, accounts: Accounts
+) -> None:
+    case = started(bundle, accounts)
+    async with case.client() as client:
+        wrong = await client.post(SCORE, json={"dataframe_records": [ROW | {"flight": 0}]})
+    assert wrong.status_code == 422
+    case.predictions.error = OSError(28, "No space left on device")
+    assert (await score(case, 3)).status_code == 503
+    case.predictions.error = None
+    assert (await score(case, 3)).status_code == 200  # all that there is
+    await case.budgets.drain()  # type: ignore[union-attr]
+    assert accounts.all()[0].spent == 3 * CENT
+    assert case.meter.costs == [(None, 3 * CENT)]
+
+
+async def test_after_its_loan_may_have_been_settled_nothing_is_answered(
+    bundle: Path, accounts: Accounts
+) -> None:
+    case = started(bundle, accounts)
+    assert case.budgets is not None
+    now_s = [0.0]
+    case.budgets.clock_s = lambda: now_s[0]
+    batcher: Any = case.follower.current[ENDPOINT].scorer
+    score_rows = batcher._score
+
+    def stand_still(x_NF: Any) -> Any:
+        now_s[0] = 1e9
+        return score_rows(x_NF)
+
+    batcher._score = stand_still
+    answer = await score(case)
+    assert (answer.status_code, case.predictions.records) == (503, [])
+    assert "stood still" in answer.json()["error"]["message"]
+
+
+async def test_without_budgets_a_price_is_only_told(bundle: Path) -> None:
+    case = started(bundle, None)
+    assert (await score(case)).status_code == 200
+    (record,) = case.predictions.records
+    assert (record["cost_nano_usd"], record["loan_id"]) == (CENT, None)
