@@ -31,11 +31,13 @@ from rayapp.config.serving import ServingConfig
 from rayapp.families.base import Floats
 from rayapp.families.bundle import Bundle, write_bundle
 from rayapp.families.tabular import MODEL_FILE
+from rayapp.govern.accounts import Accounts
 from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.batching import Batcher
+from rayapp.serve.budgets import Budgets
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.follow import Loaded, release_key
@@ -117,6 +119,8 @@ class NoMeter:
     def degraded(self, endpoint: str, reason: str) -> None: ...
     def breaker(self, endpoint: str, target: str, state: State) -> None: ...
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
+    def second_ask(self, endpoint: str, reason: str) -> None: ...
+    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
 
 
 @dataclass
@@ -164,6 +168,7 @@ class Site:
         secret = "s" * 43
         digest = sha256(secret.encode())
         self._key = ApiKey(key_id="0" * 12, tenant="acme", role="caller", secret_sha256=digest)
+        self.bank = Accounts(f"sqlite:///{folder}/ledger.db", "benchmark")
         self.authorization = f"Bearer rk_{self._key.key_id}_{secret}".encode()
 
     def _loaded(self, encoder: RowEncoder | None) -> Loaded:
@@ -172,10 +177,14 @@ class Site:
         return Loaded(ENDPOINT, "r" * 64, manifest, self.bundle, batcher, encoder)
 
     def gateway(
-        self, endpoint: Mapping[str, Any], limits: Any = None, by_arrow: bool = False
+        self,
+        endpoint: Mapping[str, Any],
+        by_arrow: bool = False,
+        limits: Any = None,
+        budgets: Any = None,
     ) -> Gateway:
-        plain = {"endpoints": {ENDPOINT: {"breaker": None} | dict(endpoint)}, "limits": limits}
-        config = ServingConfig.model_validate(plain)
+        plain = {"endpoints": {ENDPOINT: {"breaker": None} | dict(endpoint)}}
+        config = ServingConfig.model_validate(plain | {"limits": limits, "budgets": budgets})
         loaded = self._loaded(None) if by_arrow else self.loaded
         releases = {ENDPOINT: loaded, release_key(ENDPOINT, OTHER): loaded}
         follower: Any = Fixed(releases, {})
@@ -195,6 +204,7 @@ class Site:
             lambda: datetime.now(UTC),
             keys,
             limiter,
+            Budgets(config.budgets, self.bank, deadline_s=10) if config.budgets else None,
         )
 
 
@@ -212,6 +222,8 @@ DUTIES: dict[str, dict[str, Any]] = {
     "cache_hit": {"endpoint": {"cache": {}}},
     "api_key": {"endpoint": {}, "with_key": True},
     "rate_limit": {"endpoint": {}, "limits": LIMITS},
+    "price": {"endpoint": {"usd_per_1000_rows": 0.01}},
+    "budget": {"endpoint": {"usd_per_1000_rows": 0.01}, "budgets": {"default_usd": 1e6}},
 }
 """Each by itself on top of a gateway that only answers and keeps its records."""
 
@@ -251,7 +263,8 @@ async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
         "arrow": request(site.gateway({}, by_arrow=True), body),
     }
     for name, duty in DUTIES.items():
-        gateway = site.gateway(duty["endpoint"], duty.get("limits"))
+        configured = {name: duty[name] for name in ("limits", "budgets") if name in duty}
+        gateway = site.gateway(duty["endpoint"], **configured)
         key = site.authorization if duty.get("with_key") else None
         asked[name] = request(gateway, body, key)
     answers = {await ask() for name, ask in asked.items() if name in ("plain_python", "arrow")}

@@ -54,7 +54,7 @@ BUDGETED = TWO_REPLICAS | {
 }
 FAILS = SETTINGS | {"workspace": "/proc/nowhere"}
 NUM_UPLOADS = 8
-WAIT_S = 120
+WAIT_S = 300
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,8 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
     may_ask = asyncio.Event()
 
     def has_two() -> bool:
-        return len(served.replicas()) == 2
+        pids = [r["pid"] for r in served.replicas()]
+        return len(pids) == 2 and all(map(psutil.pid_exists, pids))
 
     async def spend(client: httpx.AsyncClient) -> None:
         while True:
