@@ -52,6 +52,27 @@ def commit_bytes(uri: str, data: bytes) -> None:
                 "artefacts are written once; `rayapp audit verify` tells which one is right",
             )
         return
+    _put(filesystem, path, uri, data)
+
+
+def replace_bytes(uri: str, data: bytes) -> None:
+    """Write atomically, whatever is there: for what says which artefact is the newest."""
+    filesystem, path = _resolve(uri)
+    _put(filesystem, path, uri, data)
+
+
+def remove(uri: str) -> None:
+    """What nobody will read any more. Raises WorkspaceError."""
+    filesystem, path = _resolve(uri)
+    try:
+        filesystem.delete_file(path)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{uri}: cannot be removed ({_first_line(error)})", "check that you may write there"
+        ) from None
+
+
+def _put(filesystem: fs.FileSystem, path: str, uri: str, data: bytes) -> None:
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
@@ -185,6 +206,10 @@ class Workspace:
 
     def artifact(self, kind: str, artifact_id: str) -> str:
         return f"{self.uri}/artifacts/{kind}/{artifact_id}"
+
+    def feed(self, name: str) -> str:
+        """Says which values of a feature feed are the newest."""
+        return f"{self.uri}/feeds/{name}.json"
 
     @property
     def ledger_url(self) -> str:

@@ -38,6 +38,12 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_degraded": MetricSpec(
         "counter", "requests", "Answered by a fallback", ("endpoint", "reason")
     ),
+    "rayapp_feature_reads": MetricSpec(
+        "counter",
+        "requests",
+        "Needed feature values, by whether those were fresh",
+        ("endpoint", "outcome"),
+    ),
     "rayapp_cost_usd": MetricSpec(
         "counter",
         "USD",

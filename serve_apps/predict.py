@@ -8,6 +8,7 @@ arguments only when they are classes.
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -15,6 +16,7 @@ from typing import TypeVar
 from ray.serve import Application
 
 from rayapp.config.serving import ServingConfig
+from rayapp.data.feed_store import newest, read_values
 from rayapp.flows.spending import settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.keys import list_keys
@@ -24,6 +26,7 @@ from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey
+from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
@@ -65,14 +68,27 @@ def connect(config: ServingConfig) -> Parts:
     def read_keys() -> dict[str, ApiKey]:
         return {key.key_id: key for key in list_keys(ledger)}
 
-    pointers = while_unchanged(ledger, read_pointers)
-    keys = while_unchanged(ledger, read_keys)
+    parts = Parts(
+        while_unchanged(ledger, read_pointers),
+        while_unchanged(ledger, read_keys),
+        _store(workspace),
+        NodeLog(workspace, commits_aside=True),
+        feeds=_feeds(config, workspace),
+    )
     if config.budgets is None:
-        return Parts(pointers, keys, _store(workspace), NodeLog(workspace, commits_aside=True))
+        return parts
     accounts = Accounts(workspace.ledger_url, socket.gethostname())
-    log = NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts))
-    settle = partial(settle_now, accounts, workspace)
-    return Parts(pointers, keys, _store(workspace), log, accounts, settle)
+    return replace(
+        parts,
+        log=NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts)),
+        bank=accounts,
+        settle=partial(settle_now, accounts, workspace),
+    )
+
+
+def _feeds(config: ServingConfig, workspace: Workspace) -> Feeds | None:
+    names = sorted({name for endpoint in config.endpoints.values() for name in endpoint.feeds})
+    return Feeds(names, partial(newest, workspace), read_values) if names else None
 
 
 def settle_now(accounts: Accounts, workspace: Workspace) -> int:

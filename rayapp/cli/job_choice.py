@@ -6,7 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rayapp.config.load import Config
-from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
+from rayapp.config.operations import (
+    FeatureFeedConfig,
+    GoldenPathConfig,
+    MonitorConfig,
+    ScoreConfig,
+)
 from rayapp.config.release import ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
@@ -22,6 +27,7 @@ CONFIG_OF_JOB: dict[str, type[Config]] = {
     "release": ReleaseConfig,
     "golden_path": GoldenPathConfig,
     "deploy": ServeFile,
+    "publish_features": FeatureFeedConfig,
     "score_batch": ScoreConfig,
     "monitor": MonitorConfig,
 }
@@ -33,6 +39,7 @@ JOBS_OF_FOLDER: dict[str, tuple[str, ...]] = {
     "releases": ("release",),
     "golden_paths": ("golden_path",),
     "serving": ("deploy",),
+    "features": ("publish_features",),
     "operations": ("score_batch", "monitor"),
 }
 
@@ -124,6 +131,8 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
         case "deploy":
             asks = [f"rayapp ask {champion}" for champion in figures["champions"]]
             return asks or ["rayapp submit configs/golden_paths/<use case>.yaml"]
+        case "publish_features":
+            return ["rayapp submit configs/serving/<name>.yaml, whose endpoint names it in `feeds`"]
         case "golden_path":
             asks = [f"rayapp ask {figures['endpoint']}"] if "endpoint_url" in figures else []
             return [*asks, "rayapp kpis", "rayapp audit verify"]

@@ -32,6 +32,7 @@ SECTIONS = (
     "golden_path",
     "score_batch",
     "monitor",
+    "publish_features",
 )
 """What an overlay may speak of: the `section` of each config that is a file of its own."""
 

@@ -26,6 +26,22 @@ class ScoreConfig(Config):
     """Delta table in the workspace that receives row id, release and scores."""
 
 
+class FeatureFeedConfig(Config):
+    """jobs.publish_features: the point-in-time features of a snapshot's view, as of now, for
+    endpoints to look up."""
+
+    section = "publish_features"
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """As `feeds` of an endpoint's serving config calls it."""
+    snapshot: str
+    """Path of the snapshot config whose sources are read and whose view.features are computed."""
+    features: tuple[str, ...] = ()
+    """Their columns; empty means all."""
+    every_s: float | None = Field(default=None, gt=0)
+    """Publish again so often, until the job is stopped; null: once."""
+
+
 class MonitorConfig(Config):
     """jobs.monitor: live quality from joined outcomes, and drift against the training profile."""
 

@@ -14,7 +14,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rayapp.config.load import Config, models_in
-from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
+from rayapp.config.operations import (
+    FeatureFeedConfig,
+    GoldenPathConfig,
+    MonitorConfig,
+    ScoreConfig,
+)
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.config.snapshot import SnapshotConfig
@@ -28,6 +33,7 @@ FILES: dict[str, type[Config]] = {
     "configs/policies/": PolicyConfig,
     "configs/releases/": ReleaseConfig,
     "configs/golden_paths/": GoldenPathConfig,
+    "configs/features/": FeatureFeedConfig,
     "configs/operations/ (score_batch)": ScoreConfig,
     "configs/operations/ (monitor)": MonitorConfig,
     "configs/serving/ (an application's args)": ServingConfig,

@@ -9,6 +9,7 @@ from rayapp.schemas.traffic import NANO
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Price = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Of a thousand rows, in US dollars; to a millionth."""
@@ -205,6 +206,10 @@ class EndpointConfig(Config):
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
     cache: CacheConfig | None = None
+    feeds: tuple[FeedName, ...] = ()
+    """Feature feeds (jobs.publish_features) from which inputs are taken that a caller does not
+    send. While one is staler than its source's contract allows, the champion cannot answer: see
+    `fallback`."""
     usd_per_1000_rows: Price | None = None
     """null: as `usd_per_1000_rows` of the whole says."""
 

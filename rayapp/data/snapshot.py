@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,7 @@ MAX_ALLOWED_VALUES = 2_000
 _VIEW_FILES = 8
 _MAX_SHOWN = 6
 _VIEW_FILE_MIN_ROWS = 10_000
+Result = TypeVar("Result")
 
 
 def build_snapshot(
@@ -52,18 +54,9 @@ def build_snapshot(
     """
     contracts = {name: load_contract(table.contract) for name, table in config.tables.items()}
     columns = plan_view(config, {name: c.columns for name, c in contracts.items()})
-    versions: dict[str, TableVersion] = {}
-    for name in _in_order(contracts):
-        table, contract = config.tables[name], contracts[name]
-        references = _referenced(contract, contracts, versions)
-        if name == config.view.base:
-            columns = tuple(_closed(c, references.get(c.name)) for c in columns)
-        ingested = ingest(
-            name, contract, table.source, table.num_blocks, references, workspace.table
-        )
-        versions[name] = ingested.version
-        _tell(ingested, on_stage)
-        _tell_staleness(ingested.version, contract, on_stage)
+    versions = ingest_tables(config, contracts, workspace, on_stage)
+    references = _referenced(contracts[config.view.base], contracts, versions)
+    columns = tuple(_closed(c, references.get(c.name)) for c in columns)
     what = "computing point-in-time features" if config.view.features else "label and splits"
     on_stage(f"view {config.name}: {what} over {config.view.base}")
     view, classes, splits, dropped = _built(config, columns, versions, workspace)
@@ -81,6 +74,26 @@ def build_snapshot(
         splits=splits,
         config_digest=_config_digest(config),
     )
+
+
+def ingest_tables(
+    config: SnapshotConfig,
+    contracts: Mapping[str, Contract],
+    workspace: Workspace,
+    on_stage: Callable[[str], None],
+) -> dict[str, TableVersion]:
+    """Every table as its source is now, checked against its contract. Needs a running Ray."""
+    versions: dict[str, TableVersion] = {}
+    for name in _in_order(contracts):
+        table, contract = config.tables[name], contracts[name]
+        references = _referenced(contract, contracts, versions)
+        ingested = ingest(
+            name, contract, table.source, table.num_blocks, references, workspace.table
+        )
+        versions[name] = ingested.version
+        _tell(ingested, on_stage)
+        _tell_staleness(ingested.version, contract, on_stage)
+    return versions
 
 
 def source_digest(config: SnapshotConfig) -> str:
@@ -213,15 +226,20 @@ def _built(
     workspace: Workspace,
 ) -> Built:
     """The view, computed and committed in one Ray task that holds the tables in memory."""
-    task = ray.remote(num_cpus=1)(build_view)
     uri = workspace.table(f"views/{config.name}")
+    return in_one_task(build_view, config, columns, dict(versions), uri)
+
+
+def in_one_task(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What the function returns in a Ray task of its own; our errors arrive as themselves."""
+    task = ray.remote(num_cpus=1)(function)
     try:
-        built: Built = ray.get(task.remote(config, columns, dict(versions), uri))
+        result: Result = ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RayappError):
             raise error.cause from None
         raise
-    return built
+    return result
 
 
 def build_view(
@@ -231,7 +249,7 @@ def build_view(
     uri: str,
 ) -> Built:
     others = {
-        f.table: _canonical(read_version(versions[f.table]))
+        f.table: canonical_rows(read_version(versions[f.table]))
         for f in config.view.features
         if f.kind == "as_of"
     }
@@ -252,7 +270,7 @@ def build_view(
     return version, view.classes, view.splits, view.dropped
 
 
-def _canonical(table: pa.Table) -> pa.Table:
+def canonical_rows(table: pa.Table) -> pa.Table:
     """Rows in an order that depends on their content alone, so that ties fall the same way."""
     (hashes,) = hash_rows(table, [table.column_names])
     return table.take(pa.array(np.lexsort(hashes.lanes_N)))

@@ -6,7 +6,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rayapp.config.load import Config, Location, load, place_of
-from rayapp.config.operations import GoldenPathConfig, MonitorConfig, ScoreConfig
+from rayapp.config.operations import (
+    FeatureFeedConfig,
+    GoldenPathConfig,
+    MonitorConfig,
+    ScoreConfig,
+)
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
@@ -72,6 +77,12 @@ class _Reader:
                 self._check_release(config, path)
             case GoldenPathConfig():
                 self._check_golden_path(config, path)
+            case FeatureFeedConfig():
+                snapshot = self._of(SnapshotConfig, config.snapshot)
+                from rayapp.data.publish import check_feed  # imports Ray, which others wait for
+
+                with _named(path):
+                    check_feed(config, snapshot)
             case ServeFile():
                 # Ray Serve's schema takes a second to import, which no other config should wait for
                 from rayapp.serve.config_file import check_serve_file

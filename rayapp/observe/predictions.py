@@ -49,6 +49,7 @@ _PREDICTIONS_SCHEMA = pa.schema(
         "trace_id": pa.string(),
         "cost_nano_usd": pa.int64(),
         "loan_id": pa.string(),
+        "feature_age_s": pa.float64(),
     }
 )
 _FEEDBACK_SCHEMA = pa.schema(

@@ -106,6 +106,7 @@ def _answers() -> tuple[Panel, ...]:
 def _inside() -> tuple[Panel, ...]:
     """Why they see it."""
     is_hit = f'{_OF}, outcome="hit"'
+    is_stale = f'{_OF}, outcome="stale"'
     return (
         Panel(
             "Open breakers",
@@ -137,6 +138,18 @@ def _inside() -> tuple[Panel, ...]:
                     _rate("rayapp_cache_lookups", where=is_hit), _rate("rayapp_cache_lookups")
                 )
             },
+        ),
+        Panel(
+            "Stale features",
+            "Share of the requests that needed feature values and found them too old",
+            "percentunit",
+            {
+                "{{endpoint}}": _share(
+                    _rate("rayapp_feature_reads", where=is_stale),
+                    _rate("rayapp_feature_reads"),
+                )
+            },
+            (0.001, 0.01),
         ),
         Panel(
             "Cost of answers",

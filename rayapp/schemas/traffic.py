@@ -60,7 +60,8 @@ class PredictionRecord(Record):
     (propensity) of that; None where nothing was split. tenant: of the key that asked, None where
     none was sent. trace_id: of the trace that the caller was in, where it said so. cost_nano_usd:
     billionths of a dollar, where the endpoint has a price; loan_id: what of the tenant's budget
-    paid it, where there is one.
+    paid it, where there is one. feature_age_s: of the oldest feature value that was looked up; None
+    where none was.
     """
 
     request_id: str
@@ -80,6 +81,7 @@ class PredictionRecord(Record):
     trace_id: str | None = None
     cost_nano_usd: int | None = None
     loan_id: str | None = None
+    feature_age_s: float | None = None
 
 
 class Feedback(Record):

@@ -14,6 +14,7 @@ from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.release import Release
+from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
 
 SHORT_ID_CHARS = 12
@@ -30,12 +31,19 @@ class Directory:
         hooks: Hooks,
         heard: Callable[[str, Ask, Reply, float], Awaitable[None]],
         budgets: Budgets | None = None,
+        feeds: Feeds | None = None,
     ) -> None:
         self._config = config
         self._budgets = budgets
         self._follower = follower
         self._builder = Builder(
-            self._find, self._release_id, deadlines, hooks, heard, self._pool_of
+            self._find,
+            self._release_id,
+            deadlines,
+            hooks,
+            heard,
+            self._pool_of,
+            lambda: feeds.current if feeds is not None else {},
         )
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -130,14 +138,18 @@ class Directory:
         name = self.resolve(name)
         if version is not None:
             loaded = self.loaded(name, version)
-            return name, self._charged(name, Release(lambda: loaded))
+            one = self._builder.looked_up(name, Release(lambda: loaded), self._config_of(name))
+            return name, self._charged(name, one)
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            config = self._config.endpoints.get(name) or EndpointConfig()
-            endpoint = self._charged(name, self._builder.endpoint(name, config))
+            endpoint = self._builder.endpoint(name, self._config_of(name))
+            endpoint = self._charged(name, endpoint)
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
+
+    def _config_of(self, name: str) -> EndpointConfig:
+        return self._config.endpoints.get(name) or EndpointConfig()
 
     def _charged(self, name: str, endpoint: Endpoint) -> Endpoint:
         row_cost = self._config.row_cost(name)

@@ -10,10 +10,9 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import RequestError
@@ -22,11 +21,12 @@ from rayapp.schemas.traffic import SHADOW
 from rayapp.serve.admission import Admission
 from rayapp.serve.background import Background
 from rayapp.serve.budgets import Budgets
+from rayapp.serve.call import Answer, Call, Meter
 from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
-from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feedback import parse_feedback
+from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.http import (
     ClientGone,
@@ -47,7 +47,7 @@ from rayapp.serve.http import (
     require_request_id,
     respond,
 )
-from rayapp.serve.identity import KeyRing, Principal, require_caller
+from rayapp.serve.identity import KeyRing, require_caller
 from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.openapi import describe
@@ -62,49 +62,6 @@ INLINE_BYTES = 32 * 1024
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
-
-
-class Meter(Protocol):
-    """Counts under the names of telemetry.METRICS."""
-
-    def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
-    def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
-    def degraded(self, endpoint: str, reason: str) -> None: ...
-    def breaker(self, endpoint: str, target: str, state: State) -> None: ...
-    def cache(self, endpoint: str, is_hit: bool) -> None: ...
-    def second_ask(self, endpoint: str, reason: str) -> None: ...
-    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Call:
-    """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
-    its path names; version: the release that it names, if any."""
-
-    request: Request
-    request_id: str
-    start_s: float
-    deadline_s: float
-    principal: Principal | None = None
-    endpoint: str | None = None
-    version: str | None = None
-    is_admitted: bool = False
-
-    @property
-    def tenant(self) -> str | None:
-        return None if self.principal is None else self.principal.tenant
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
-    should have."""
-
-    response: Response
-    endpoint: str | None = None
-    release_id: str | None = None
-    num_rows: int = 0
-    degraded: str | None = None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -133,6 +90,7 @@ class Gateway:
         keys: KeyRing,
         limiter: Limiter | None = None,
         budgets: Budgets | None = None,
+        feeds: Feeds | None = None,
     ) -> None:
         self._config = config
         self._keys = keys
@@ -145,7 +103,9 @@ class Gateway:
         self._now = now
         self._admission = Admission(config.max_ongoing_requests, config.max_turn_ms / 1000)
         self._deadlines = Deadlines()
-        self._directory = Directory(config, follower, self._deadlines, meter, self._heard, budgets)
+        self._directory = Directory(
+            config, follower, self._deadlines, meter, self._heard, budgets, feeds
+        )
         self._fixed: dict[str, Route] = {
             "/": {"GET": self._index},
             "/ping": {"GET": self._ready},

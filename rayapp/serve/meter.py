@@ -91,6 +91,9 @@ class ServeMeter(_Meter):
     def second_ask(self, endpoint: str, reason: str) -> None:
         self._count("rayapp_second_asks", 1, (endpoint, reason))
 
+    def feature_read(self, endpoint: str, is_fresh: bool) -> None:
+        self._count("rayapp_feature_reads", 1, (endpoint, "fresh" if is_fresh else "stale"))
+
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
         self._count("rayapp_cost_usd", nano_usd / NANO, (endpoint, release, tenant or "none"))
 

@@ -52,6 +52,8 @@ def prediction_records(
         "tenant": ask.tenant,
         "trace_id": trace_id(ask.headers),
     }
+    if ask.feature_age_s is not None and reply.degraded is None:
+        common["feature_age_s"] = round(ask.feature_age_s, 3)
     if reply.charge is not None:
         common["cost_nano_usd"] = reply.charge.cost // ask.parsed.num_rows
         common["loan_id"] = reply.charge.loan_id

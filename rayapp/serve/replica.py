@@ -21,6 +21,7 @@ from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.budgets import Bank, Budgets
+from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.http import Receive, Scope, Send
@@ -64,6 +65,8 @@ class Parts:
     """Where budgets are kept; None where none are configured."""
     settle: Callable[[], object] = lambda: None
     """Ends what dead gateways have borrowed from the bank; called after each commit."""
+    feeds: Feeds | None = None
+    """What endpoints look up; None where none do."""
 
 
 class BehindServe:
@@ -101,6 +104,8 @@ class GatewayReplica:
 
         def refresh(patience_s: float | None) -> None:
             keys.refresh()
+            if parts.feeds is not None:
+                parts.feeds.refresh()
             follower.refresh(patience_s)
 
         self._gateway = Gateway(
@@ -120,6 +125,7 @@ class GatewayReplica:
             keys=keys,
             limiter=make_limiter(config),
             budgets=make_budgets(config, parts.bank),
+            feeds=parts.feeds,
         )
         self._load = Load(lambda: self._gateway.num_ongoing)
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -56,6 +56,20 @@ def validated(
     unit_ids = _unit_ids(parsed, schema)
     table = _table(parsed, schema)
     return Rows(bundle.encode(table), table.to_pylist(), unit_ids)
+
+
+def with_nulls(parsed: Parsed, schema: BundleSchema) -> Parsed:
+    """The rows with null in each column that they lack and that may be null."""
+    optional = [column.name for column in schema.inputs if column.nullable]
+    records = parsed.records
+    if records is not None:
+        nulls = dict.fromkeys(optional)
+        return replace(parsed, given=[nulls | dict(record) for record in records])
+    missing = [name for name in optional if name not in parsed.columns]
+    nulls_N = {name: [None] * parsed.num_rows for name in missing}
+    kinds = {c.name: _TAKES[c.type][-1] for c in schema.inputs if c.name in nulls_N}
+    datatypes = {**parsed.datatypes, **kinds} if parsed.datatypes else parsed.datatypes
+    return replace(parsed, given={**parsed.columns, **nulls_N}, datatypes=datatypes)
 
 
 def _quickly(

@@ -27,6 +27,7 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.budgets import Budgets
+from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.identity import KeyRing
@@ -86,10 +87,13 @@ def rows_table(num_rows: int, seed: int = 1) -> pa.Table:
     )
 
 
-def make_bundle(folder: Path, task: Task = "binary", seed: int = 1) -> BundleSchema:
-    """A few trees; another seed gives another model."""
+def make_bundle(
+    folder: Path, task: Task = "binary", seed: int = 1, without: tuple[str, ...] = ()
+) -> BundleSchema:
+    """A few trees; another seed gives another model. without: columns that it does not have."""
     table = rows_table(300, seed)
-    encoded = Encode(FEATURES, "y", "regression", ())(table)
+    features = tuple(f for f in FEATURES if f.name not in without)
+    encoded = Encode(features, "y", "regression", ())(table)
     classes = CLASSES[task]
     y_N = encoded["y"] if task != "multiclass" else (np.arange(300) % 3).astype(np.float32)
     schema = BundleSchema(
@@ -98,13 +102,13 @@ def make_bundle(folder: Path, task: Task = "binary", seed: int = 1) -> BundleSch
         task=task,
         label="y",
         classes=classes,
-        inputs=INPUTS,
-        features=FEATURES,
+        inputs=tuple(c for c in INPUTS if c.name not in without),
+        features=features,
     )
     saved: list[Progress] = []
     trees = family("tabular")
     settings = TabularConfig(num_rounds=5, max_depth=3, min_child_weight=1).model_dump()
-    problem = Problem(task, len(classes), FEATURES, 7, len(y_N))
+    problem = Problem(task, len(classes), features, 7, len(y_N))
     rows = [Batch(encoded["x"], y_N)]
     trees.fit(problem, settings, lambda: iter(rows), None, 5, None, saved.append, Compute())
     write_bundle(folder, schema, Profile(num_rows=300, columns=()), saved[-1].save)
@@ -173,6 +177,7 @@ class MemoryMeter:
         self.breakers: list[tuple[str, str]] = []
         self.lookups: list[bool] = []
         self.second_asks: list[str] = []
+        self.feature_reads: list[bool] = []
         self.costs: list[tuple[str | None, int]] = []
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
@@ -194,6 +199,9 @@ class MemoryMeter:
     def second_ask(self, endpoint: str, reason: str) -> None:
         self.second_asks.append(reason)
 
+    def feature_read(self, endpoint: str, is_fresh: bool) -> None:
+        self.feature_reads.append(is_fresh)
+
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
         self.costs.append((tenant, nano_usd))
 
@@ -209,6 +217,7 @@ class Case:
     sealed_for: str = ENDPOINT
     now_s: float = 0.0
     budgets: Budgets | None = None
+    feeds: Feeds | None = None
 
     def __post_init__(self) -> None:
         self.predictions = MemorySink()
@@ -238,6 +247,7 @@ class Case:
             lambda: NOON,
             self.ring,
             budgets=self.budgets,
+            feeds=self.feeds,
         )
 
     def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:

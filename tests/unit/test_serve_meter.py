@@ -52,6 +52,7 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter.cache("e", True)
     meter.batch("e", 4)
     meter.second_ask("e", "retry")
+    meter.feature_read("e", True)
     meter.cost("e", "r", None, 5)
     meter.flush()
     pool = PoolMeter("p", lambda name: made[name])

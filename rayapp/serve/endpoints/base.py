@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rayapp.errors import DataError, RequestError
+from rayapp.errors import DataError, RequestError, Unavailable
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.budgets import Charge
@@ -33,7 +33,8 @@ class Assignment:
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
     time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
-    assignment: made by a split on the way, whoever answers in the end."""
+    assignment: made by a split on the way, whoever answers in the end. looked_up: stands for the
+    feature values that were added to what the caller sent; feature_age_s: the age of the oldest."""
 
     request_id: str
     body: bytes
@@ -43,6 +44,17 @@ class Ask:
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     tenant: str | None = None
     assignment: Assignment | None = None
+    looked_up: bytes = b""
+    feature_age_s: float | None = None
+
+
+class StaleFeature(Unavailable):
+    """A value that the model needs is too old to be used. feature: its column."""
+
+    def __init__(self, what: str, next_step: str, feature: str) -> None:
+        super().__init__(what, next_step)
+        self.args = (what, next_step, feature)
+        self.feature = feature
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
-    Fallback( Shadow( Split( Cache( Breaker( Timeout( Hedge( Retry( Release ))))), … )), …, Static )
+    Fallback( LookUp( Shadow( Split( Champion, … ))), …, Static )
+    Champion: Cache( Breaker( Timeout( Hedge( Retry( Release )))))
 
 What is not configured is not there, and costs nothing.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -17,15 +18,19 @@ from rayapp.config.serving import (
     ShadowConfig,
     Target,
 )
+from rayapp.errors import Unavailable
+from rayapp.schemas.model import BundleSchema
 from rayapp.serve.endpoints.again import Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.cache import Cache
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
+from rayapp.serve.endpoints.lookup import LookUp
 from rayapp.serve.endpoints.release import Release, Static
 from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import Arm, Split
+from rayapp.serve.feeds import Feed
 from rayapp.serve.follow import Loaded, release_key
 
 
@@ -35,6 +40,7 @@ class Hooks(Protocol):
     def breaker(self, endpoint: str, target: str, state: State) -> None: ...
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
     def second_ask(self, endpoint: str, reason: str) -> None: ...
+    def feature_read(self, endpoint: str, is_fresh: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Builder:
     """find: the release that a key stands for now (follow.release_key), or raises Unavailable.
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
-    that do in this process. shadows: all that were built."""
+    that do in this process. feeds: the newest of each feature feed. shadows: all that were
+    built."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -50,6 +57,7 @@ class Builder:
     hooks: Hooks
     heard: Callable[[str, Ask, Reply, float], Awaitable[None]]
     pool_of: Callable[[str], PoolConfig | None] = lambda endpoint: None
+    feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
     shadows: list[Shadow] = field(default_factory=list)
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
@@ -63,10 +71,27 @@ class Builder:
             built = Split(built, arms, split.salt)
         if config.shadow is not None:
             built = self._shadow(name, built, config.shadow, config)
+        built = self.looked_up(name, built, config)
         if config.fallback:
             *first, last = [self._fallback(name, f, config) for f in config.fallback]
             built = Fallback([built, *(self._in_time(f, config) for f in first), last])
         return built
+
+    def looked_up(self, name: str, inner: Endpoint, config: EndpointConfig) -> Endpoint:
+        """What answers, with the feature values that the endpoint's feeds have."""
+        if not config.feeds:
+            return inner
+
+        def schema() -> BundleSchema | None:
+            try:
+                return self.find(name).schema
+            except Unavailable:
+                return None
+
+        def feeds() -> list[Feed]:
+            return [self.feeds()[feed] for feed in config.feeds]
+
+        return LookUp(inner, feeds, schema, partial(self.hooks.feature_read, name))
 
     def _shadow(
         self, name: str, inner: Endpoint, shadow: ShadowConfig, config: EndpointConfig
@@ -84,7 +109,7 @@ class Builder:
 
     def _fallback(self, name: str, fallback: FallbackConfig, config: EndpointConfig) -> Endpoint:
         if fallback.scores is not None:
-            return Static(lambda: self.find(name), fallback.scores)
+            return Static(lambda: self.find(name), fallback.scores, bool(config.feeds))
         return self._target(name, fallback, config, stands_in=True)
 
     def _target(

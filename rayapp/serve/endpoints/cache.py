@@ -24,7 +24,8 @@ class _Entry:
 
 
 class Cache:
-    """Exact: the key is the release that would answer, the tenant, and every byte of the body.
+    """Exact: the key is the release that would answer, the tenant, every byte of the body, and the
+    feature values that were looked up.
     Requests that come while the same question is being answered wait for that answer (single
     flight). Bounded in bytes, the longest unused go first; a moved champion has another key, so no
     answer outlives it.
@@ -53,7 +54,9 @@ class Cache:
         release_id = self._release_id()
         if release_id is None:
             return await self._inner.predict(ask)
-        key = (release_id, ask.tenant, hashlib.blake2b(ask.body, digest_size=20).digest())
+        question = hashlib.blake2b(ask.body, digest_size=20)
+        question.update(ask.looked_up)
+        key = (release_id, ask.tenant, question.digest())
         entry = self._entries.get(key)
         if entry is not None and entry.until_s > self._clock_s():
             self._entries.move_to_end(key)

@@ -9,6 +9,7 @@ from rayapp.serve.endpoints.base import (
     Ask,
     Endpoint,
     Reply,
+    StaleFeature,
     is_callers_fault,
 )
 
@@ -55,4 +56,6 @@ def _reason(error: Exception) -> str:
     """The word in x-degraded; no inside of ours."""
     if isinstance(error, DeadlineExceeded):
         return "timeout"
+    if isinstance(error, StaleFeature):
+        return f"stale:{error.feature}"
     return "unavailable" if isinstance(error, Unavailable) else "failed"

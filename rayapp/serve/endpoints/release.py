@@ -1,6 +1,7 @@
 """The innermost endpoint: one loaded release answers, inside this process."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.follow import Loaded
 from rayapp.serve.oip import check_outputs
 from rayapp.serve.predicting import aside
-from rayapp.serve.validation import Rows, validated
+from rayapp.serve.validation import Rows, validated, with_nulls
 
 
 class Release:
@@ -33,12 +34,16 @@ class Static:
     """A declared answer, the same for every row: the end of a chain of fallbacks. The rows must
     still be in order, so that a caller's mistake is told whoever answers.
 
-    scores: of the classes in their order, or the one value of a regression.
+    scores: of the classes in their order, or the one value of a regression. has_feeds: what callers
+    need not send, since it is looked up, is taken to be null.
     """
 
-    def __init__(self, find: Callable[[], Loaded], scores: Sequence[float]) -> None:
+    def __init__(
+        self, find: Callable[[], Loaded], scores: Sequence[float], has_feeds: bool = False
+    ) -> None:
         self._find = find
         self._scores_K = np.asarray(scores, np.float32)
+        self._has_feeds = has_feeds
 
     async def predict(self, ask: Ask) -> Reply:
         loaded = self._find()
@@ -49,7 +54,9 @@ class Static:
                 f"{max(1, len(schema.classes))}",
                 "correct `fallback` in the serving config",
             )
-        rows = await _understood(ask, loaded)
+        if self._has_feeds:
+            ask = replace(ask, parsed=with_nulls(ask.parsed, schema))
+        rows = await _understood(ask, loaded, self._has_feeds)
         scores_NK = np.tile(self._scores_K, (len(rows.x_NF), 1))
         return Reply(STATIC, schema, rows, scores_NK)
 

@@ -1,0 +1,48 @@
+"""One request on its way through the gateway, what comes of it, and who counts it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rayapp.serve.endpoints.build import Hooks
+from rayapp.serve.http import Request, Response
+from rayapp.serve.identity import Principal
+
+
+class Meter(Hooks, Protocol):
+    """Counts under the names of telemetry.METRICS."""
+
+    def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
+    def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
+    def degraded(self, endpoint: str, reason: str) -> None: ...
+    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
+    its path names; version: the release that it names, if any."""
+
+    request: Request
+    request_id: str
+    start_s: float
+    deadline_s: float
+    principal: Principal | None = None
+    endpoint: str | None = None
+    version: str | None = None
+    is_admitted: bool = False
+
+    @property
+    def tenant(self) -> str | None:
+        return None if self.principal is None else self.principal.tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
+    should have."""
+
+    response: Response
+    endpoint: str | None = None
+    release_id: str | None = None
+    num_rows: int = 0
+    degraded: str | None = None

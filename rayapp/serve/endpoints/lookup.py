@@ -1,0 +1,195 @@
+"""Columns that a caller did not send, from feeds of feature values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rayapp.errors import RequestError
+from rayapp.schemas.model import BundleSchema
+from rayapp.serve.endpoints.base import Ask, Endpoint, Reply, StaleFeature
+from rayapp.serve.feeds import Feed, Values
+from rayapp.serve.oip import DATATYPES
+from rayapp.serve.protocols import Parsed, plain_values
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What feeds can add to a model's inputs. tables: with the places of the columns that the model
+    has. extra: columns that callers send for a look-up only."""
+
+    digests: tuple[bytes, ...]
+    tables: tuple[tuple[Values, Mapping[str, int]], ...]
+    extra: frozenset[str]
+    unpublished: tuple[str, ...]
+
+
+class LookUp:
+    """Fills the columns that the champion has and a row lacks; what the caller sends itself counts.
+    A key that a feed does not know has no values: nulls, as in training.
+
+    Raises StaleFeature for a value that is older than its source's contract allows, or was never
+    published. feeds: those of this endpoint. schema: the champion's, None where there is none.
+    on_read: told whether what was needed was fresh.
+    """
+
+    def __init__(
+        self,
+        inner: Endpoint,
+        feeds: Callable[[], Sequence[Feed]],
+        schema: Callable[[], BundleSchema | None],
+        on_read: Callable[[bool], None] = lambda is_fresh: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._inner = inner
+        self._feeds = feeds
+        self._schema = schema
+        self._on_read = on_read
+        self._now = now
+        self._planned: tuple[BundleSchema, Plan] | None = None
+
+    async def predict(self, ask: Ask) -> Reply:
+        schema = self._schema()
+        if schema is None:
+            return await self._inner.predict(ask)
+        filled = self._filled(ask, schema)
+        try:
+            return await self._inner.predict(filled)
+        finally:  # the caller's own ask goes on to a stand-in, or to the log
+            ask.assignment, ask.feature_age_s = filled.assignment, filled.feature_age_s
+
+    def _filled(self, ask: Ask, schema: BundleSchema) -> Ask:
+        plan = self._plan(schema)
+        now = self._now()
+        filler = _Filler(plan, schema, now)
+        try:
+            parsed = filler.fill(ask.parsed)
+        except StaleFeature:
+            self._on_read(False)
+            raise
+        if filler.oldest is None:
+            return ask if parsed is ask.parsed else replace(ask, parsed=parsed)
+        self._on_read(True)
+        age_s = max(0.0, (now - filler.oldest).total_seconds())
+        return replace(ask, parsed=parsed, looked_up=b"".join(plan.digests), feature_age_s=age_s)
+
+    def _plan(self, schema: BundleSchema) -> Plan:
+        feeds = self._feeds()
+        digests = tuple(feed.digest for feed in feeds)
+        if self._planned is not None:
+            planned, plan = self._planned
+            if planned is schema and plan.digests == digests:
+                return plan
+        plan = plan_of(schema, feeds)
+        self._planned = schema, plan
+        return plan
+
+
+def plan_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Plan:
+    inputs = {column.name for column in schema.inputs}
+    tables = []
+    for feed in feeds:
+        for values in feed.tables:
+            places = {name: i for i, name in enumerate(values.columns) if name in inputs}
+            if places:
+                tables.append((values, places))
+    keys = {name for values, _ in tables for name in values.keys}
+    return Plan(
+        digests=tuple(feed.digest for feed in feeds),
+        tables=tuple(tables),
+        extra=frozenset(keys - inputs),
+        unpublished=tuple(feed.name for feed in feeds if not feed.tables),
+    )
+
+
+class _Filler:
+    """Of one request. oldest: of the values that were used, once there is one."""
+
+    def __init__(self, plan: Plan, schema: BundleSchema, now: datetime) -> None:
+        self._plan = plan
+        self._schema = schema
+        self._now = now
+        self.oldest: datetime | None = None
+
+    def fill(self, parsed: Parsed) -> Parsed:
+        records = parsed.records
+        if records is not None:
+            filled = [self._record(record) for record in records]
+            return replace(parsed, given=filled) if filled != records else parsed
+        return self._columns(parsed)
+
+    def _record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._must_have_feeds(record.keys())
+        row = dict(record)
+        for values, places in self._plan.tables:
+            missing = [name for name in places if name not in record]
+            if not missing:
+                continue
+            self._must_be_fresh(values, missing[0])
+            found = self._found(values, [_key(record, name, missing[0]) for name in values.keys])
+            for name in missing:
+                row[name] = None if found is None else found[places[name]]
+        for name in self._plan.extra:
+            row.pop(name, None)
+        return row
+
+    def _columns(self, parsed: Parsed) -> Parsed:
+        columns = dict(parsed.columns)
+        self._must_have_feeds(columns.keys())
+        datatypes = dict(parsed.datatypes)
+        for values, places in self._plan.tables:
+            missing = [name for name in places if name not in parsed.columns]
+            if not missing:
+                continue
+            self._must_be_fresh(values, missing[0])
+            keys = [plain_values(_key(parsed.columns, name, missing[0])) for name in values.keys]
+            each = list(zip(*keys, strict=True)) if keys else [()] * parsed.num_rows
+            found = [self._found(values, key) for key in each]
+            for name in missing:
+                place = places[name]
+                columns[name] = [None if row is None else row[place] for row in found]
+                if datatypes:
+                    datatypes[name] = DATATYPES[values.columns[name]]
+        for name in self._plan.extra:
+            columns.pop(name, None)
+        return replace(parsed, given=columns, datatypes=datatypes)
+
+    def _must_have_feeds(self, names: Any) -> None:
+        if not self._plan.unpublished:
+            return
+        lacking = [c.name for c in self._schema.inputs if c.name not in names]
+        if lacking:
+            raise StaleFeature(
+                f"feed {self._plan.unpublished[0]!r} was never published",
+                "publish it: rayapp submit configs/features/NAME.yaml",
+                lacking[0],
+            )
+
+    def _must_be_fresh(self, values: Values, name: str) -> None:
+        if self._now >= values.stale_at:
+            raise StaleFeature(
+                f"{name!r} is of {values.as_of:%Y-%m-%d %H:%M:%S} UTC, and counted as fresh until "
+                f"{values.stale_at:%Y-%m-%d %H:%M:%S}",
+                "publish its feed again, or send the column yourself",
+                name,
+            )
+        self.oldest = values.as_of if self.oldest is None else min(self.oldest, values.as_of)
+
+    @staticmethod
+    def _found(values: Values, key: Sequence[Any]) -> tuple[Any, ...] | None:
+        try:
+            return values.rows.get(tuple(key))
+        except TypeError:  # a list or an object, which validation will name
+            return None
+
+
+def _key(given: Mapping[str, Any], name: str, wanted: str) -> Any:
+    if name not in given:
+        raise RequestError(
+            f"column {name!r} is missing, by which {wanted!r} is looked up",
+            f"send {name!r}, or {wanted!r} itself",
+            422,
+            "missing_column",
+            name,
+        )
+    return given[name]

@@ -1,0 +1,91 @@
+"""Feature values that endpoints look up: the newest publication of each feed, in this process."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from rayapp.schemas.data import ColumnType
+from rayapp.schemas.features import FeatureFeed, FeatureTable
+
+log = logging.getLogger("rayapp.serve.feeds")
+
+LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Values:
+    """One table of a feed. rows: the values of `columns` in their order, by the values of `keys`;
+    times as ISO 8601 texts, as callers send them."""
+
+    keys: tuple[str, ...]
+    columns: Mapping[str, ColumnType]
+    rows: Mapping[tuple[Any, ...], tuple[Any, ...]]
+    as_of: datetime
+    stale_at: datetime
+
+    @classmethod
+    def of(cls, table: FeatureTable, read: pa.Table) -> "Values":
+        columns = dict(table.columns)
+        lists = [_plain(read.column(name)) for name in columns]
+        keys = [_plain(read.column(name)) for name in table.keys]
+        values = zip(*lists, strict=True)
+        places = zip(*keys, strict=True) if keys else iter([()])
+        rows = dict(zip(places, values, strict=True))
+        return cls(table.keys, columns, rows, table.as_of, table.stale_at)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """digest: another one for other values. tables: none where nothing was published yet."""
+
+    name: str
+    digest: bytes
+    tables: tuple[Values, ...]
+
+
+class Feeds:
+    """read_feed: the newest publication, None where there is none. read_table: its values, proven.
+    Both block and may raise. `current` may be read from any thread."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        read_feed: Callable[[str], FeatureFeed | None],
+        read_table: Callable[[FeatureTable], pa.Table],
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.current: Mapping[str, Feed] = {name: Feed(name, b"", ()) for name in names}
+        self._read_feed = read_feed
+        self._read_table = read_table
+        self._clock_s = clock_s
+        self._look_at_s = 0.0
+
+    def refresh(self) -> None:
+        """Never raises: what was read last still counts, until it is stale."""
+        now_s = self._clock_s()
+        if now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + LOOK_EVERY_S
+        for name, before in self.current.items():
+            try:
+                feed = self._read_feed(name)
+                digest = feed.content_digest().encode() if feed is not None else b""
+                if feed is None or digest == before.digest:
+                    continue
+                tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
+            except Exception:  # a store's own errors too
+                log.exception("feed_not_read", extra={"feed": name})
+                continue
+            self.current = {**self.current, name: Feed(name, digest, tables)}
+
+
+def _plain(values: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(values.type):
+        return [None if v is None else v.isoformat() for v in values.to_pylist()]
+    plain: list[Any] = values.to_pylist()
+    return plain

@@ -1,0 +1,296 @@
+"""Columns that callers do not send come from feeds; while one is stale a stand-in answers, and says
+so; what recovers is used again."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+from serving_case import ENDPOINT, NOON, ROW, Case, make_bundle, oip_body
+
+from rayapp.config.serving import ServingConfig
+from rayapp.schemas.features import FeatureFeed, FeatureTable
+from rayapp.schemas.operations import Pointer
+from rayapp.serve.endpoints import lookup
+from rayapp.serve.feeds import LOOK_EVERY_S, Feeds, Values
+from rayapp.serve.follow import release_key
+
+SCORE = f"/endpoints/{ENDPOINT}/invocations"
+KEYED = {k: v for k, v in ROW.items() if k not in ("temp", "distance")}
+BASIC = "b" * 64
+"""A release without the columns that are looked up."""
+TYPES = {"temp": "number", "distance": "number", "unused": "number", "departure": "timestamp"}
+VALUES = pa.table(
+    {
+        "carrier": ["UA", "AA"],
+        "flight": [1545, 2],
+        "temp": [39.0, None],
+        "distance": [733.0, 100.0],
+        "unused": [1.0, 2.0],
+    }
+)
+
+
+class Store:
+    """Feeds as their store has them, and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+        self.clock_s = 0.0
+        self.values = VALUES
+        self.feed: FeatureFeed | None = None
+        self.error: OSError | None = None
+        self.feeds = Feeds(("trips",), self.read, self.read_values, lambda: self.clock_s)
+
+    def publish(self, values: pa.Table = VALUES, keys: tuple[str, ...] = ("carrier",)) -> None:
+        self.values = values
+        types = {
+            "temp": "number",
+            "distance": "number",
+            "unused": "number",
+            "departure": "timestamp",
+        }
+        columns = [(n, types[n]) for n in values.column_names if n in types]
+        table: Any = {
+            "keys": keys,
+            "columns": columns,
+            "uri": "memory",
+            "digest": str(self.now),
+            "num_rows": len(values),
+            "as_of": self.now,
+            "stale_at": self.now + timedelta(minutes=5),
+        }
+        self.feed = FeatureFeed(name="trips", at=self.now, tables=(FeatureTable(**table),))
+        self.look()
+
+    def look(self) -> None:
+        self.clock_s += LOOK_EVERY_S
+        self.feeds.refresh()
+
+    def read(self, name: str) -> FeatureFeed | None:
+        if self.error is not None:
+            raise self.error
+        return self.feed
+
+    def read_values(self, table: FeatureTable) -> pa.Table:
+        return self.values
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    for seed in (1, 2):
+        make_bundle(folder / str(seed), seed=seed)
+    make_bundle(folder / "basic", without=("temp", "distance"))
+    return {"r1": folder / "1", "r2": folder / "2", BASIC: folder / "basic"}
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = Store()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return made.now
+
+    monkeypatch.setattr(lookup, "datetime", Clock)
+    return made
+
+
+def started(bundles: dict[str, Path], store: Store, **endpoint: Any) -> Case:
+    own = {"feeds": ["trips"], **endpoint}
+    case = Case(
+        ServingConfig.model_validate({"endpoints": {ENDPOINT: own}}),
+        releases=bundles,
+        feeds=store.feeds,
+    )
+    case.promote("r1")
+    case.pointers[release_key(ENDPOINT, BASIC)] = Pointer(name="x", target=BASIC, revision=0)
+    case.follower.refresh()
+    return case
+
+
+async def score(case: Case, *rows: dict[str, Any]) -> httpx.Response:
+    async with case.client() as client:
+        return await client.post(SCORE, json={"dataframe_records": list(rows)})
+
+
+async def test_what_is_not_sent_is_looked_up(bundles: dict[str, Path], store: Store) -> None:
+    store.publish()
+    case = started(bundles, store)
+    whole, filled = await score(case, ROW), await score(case, KEYED)
+    assert (filled.status_code, filled.json()) == (200, whole.json())
+    sent, found = case.predictions.records
+    assert found["inputs"] == sent["inputs"]
+    assert (sent.get("feature_age_s"), found["feature_age_s"]) == (None, 0.0)
+    assert case.meter.feature_reads == [True]
+
+
+async def test_by_columns_and_tensors_too(bundles: dict[str, Path], store: Store) -> None:
+    store.publish()
+    case = started(bundles, store)
+    other = KEYED | {"carrier": "AA", "flight": 2}
+    expected = (await score(case, ROW, other | {"temp": None, "distance": 100.0})).json()
+    rows = [KEYED, other]
+    split = {"columns": list(KEYED), "data": [list(row.values()) for row in rows]}
+    tensors = oip_body([ROW | row for row in rows])
+    tensors["inputs"] = [t for t in tensors["inputs"] if t["name"] in KEYED]
+    async with case.client() as client:
+        by_columns = await client.post(SCORE, json={"dataframe_split": split})
+        by_tensors = await client.post(f"/v2/models/{ENDPOINT}/infer", json=tensors)
+        by_name = await client.post(f"/v2/models/{ENDPOINT}/versions/r1/infer", json=tensors)
+    assert by_columns.json() == (await score(case, *rows)).json() == expected
+    assert by_tensors.json()["outputs"][0]["data"] == expected["predictions"]
+    assert by_name.json()["outputs"] == by_tensors.json()["outputs"]
+
+
+async def test_what_a_caller_sends_itself_counts(bundles: dict[str, Path], store: Store) -> None:
+    store.publish()
+    case = started(bundles, store)
+    await score(case, KEYED | {"temp": -5.0}, KEYED)
+    temps = [r["inputs"]["temp"] for r in case.predictions.records]
+    distances = [r["inputs"]["distance"] for r in case.predictions.records]
+    assert (temps, distances) == ([-5.0, 39.0], [733.0, 733.0])
+
+
+async def test_a_key_that_nobody_knows_has_nulls(bundles: dict[str, Path], store: Store) -> None:
+    store.publish(VALUES.drop_columns(["distance"]))
+    case = started(bundles, store)
+    for key in ("DL", None, ["a list"]):
+        await score(case, {k: v for k, v in ROW.items() if k != "temp"} | {"carrier": key})
+    (record,) = case.predictions.records  # of DL; a null and a list break the contract
+    assert record["inputs"]["temp"] is None
+
+
+async def test_a_key_may_be_sent_for_the_look_up_only(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish(pa.table({"tail": ["N1"], "temp": [39.0]}), keys=("tail",))
+    case = started(bundles, store)
+    row = {k: v for k, v in ROW.items() if k != "temp"}
+    assert (await score(case, row | {"tail": "N1"})).json() == (await score(case, ROW)).json()
+    missing = await score(case, row)
+    assert missing.status_code == 422
+    error = missing.json()["error"]
+    assert (error["type"], error["param"]) == ("missing_column", "tail")
+    assert "by which 'temp' is looked up" in error["message"]
+    unknown = await score(case, row | {"tail": "N1", "tale": 1})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (422, "tale")
+
+
+async def test_one_row_for_all_and_times(bundles: dict[str, Path], store: Store) -> None:
+    at = datetime.fromisoformat(ROW["departure"])
+    store.publish(pa.table({"departure": pa.array([at], pa.timestamp("us", "UTC"))}), keys=())
+    case = started(bundles, store)
+    row = {k: v for k, v in ROW.items() if k != "departure"}
+    assert (await score(case, row)).json() == (await score(case, ROW)).json()
+
+
+async def test_while_it_is_stale_another_release_answers_and_says_why(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store, fallback=[{"release": BASIC}], cache={})
+    full = await score(case, KEYED)
+    store.now += timedelta(minutes=5) - timedelta(microseconds=1)
+    assert "x-degraded" not in (await score(case, KEYED)).headers
+    store.now += timedelta(microseconds=1)
+    stale = await score(case, KEYED)
+    assert (stale.status_code, stale.headers["x-degraded"]) == (200, "stale:temp")
+    assert stale.headers["x-release"] == BASIC
+    needs_nothing_of_it = await score(case, ROW)
+    assert "x-degraded" not in needs_nothing_of_it.headers
+    store.publish()
+    again = await score(case, KEYED)
+    assert (again.json(), again.headers["x-release"]) == (full.json(), "r1")
+    assert case.meter.feature_reads == [True, True, False, True]
+    assert case.meter.degradations == [(ENDPOINT, "stale:temp")]
+    assert case.predictions.records[2]["degraded"] == "stale:temp"
+    assert case.predictions.records[2].get("feature_age_s") is None
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+async def test_a_declared_answer_stands_in_for_a_row_without_its_features(
+    bundles: dict[str, Path], store: Store, is_published: bool
+) -> None:
+    """What is missing may be null there, and what was sent must still be in order."""
+    if is_published:
+        store.publish(pa.table({"tail": ["N1"], "temp": [39.0]}), keys=("tail",))
+        store.now += timedelta(hours=1)
+    case = started(bundles, store, fallback=[{"scores": [0.75, 0.25]}])
+    row = {k: v for k, v in ROW.items() if k != "temp"} | ({"tail": "N1"} if is_published else {})
+    answer = await score(case, row)
+    assert (answer.json(), answer.headers["x-degraded"]) == ({"predictions": [0.25]}, "stale:temp")
+    wrong = await score(case, row | {"flight": 0})
+    assert wrong.status_code == 503  # nobody can answer this one
+
+
+async def test_stale_without_a_stand_in_is_a_503_that_names_it(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store)
+    store.now += timedelta(hours=1)
+    answer = await score(case, KEYED)
+    assert (answer.status_code, case.meter.feature_reads) == (503, [False])
+    assert "'temp' is of" in answer.json()["error"]["message"]
+
+
+async def test_a_feed_that_was_never_published_is_stale(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    case = started(bundles, store)
+    answer = await score(case, KEYED)
+    assert answer.status_code == 503
+    assert "feed 'trips' was never published" in answer.json()["error"]["message"]
+    assert (await score(case, ROW)).status_code == 200
+
+
+async def test_a_cached_answer_is_of_the_values_it_was_given_for(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store, cache={})
+    for _ in range(2):
+        await score(case, KEYED)
+    store.now += timedelta(seconds=1)
+    store.publish(VALUES.set_column(2, "temp", pa.array([-20.0, 0.0])))
+    await score(case, KEYED)
+    assert case.meter.lookups == [False, True, False]
+    assert [r["inputs"]["temp"] for r in case.predictions.records] == [39.0, 39.0, -20.0]
+
+
+async def test_the_arm_is_logged_all_the_same(bundles: dict[str, Path], store: Store) -> None:
+    store.publish()
+    arms = {"new": {"release": "f" * 64, "share": 1}}
+    releases = bundles | {"f" * 64: bundles["r2"]}
+    case = started(releases, store, split={"salt": "s", "arms": arms})
+    case.pointers[release_key(ENDPOINT, "f" * 64)] = Pointer(name="x", target="f" * 64, revision=0)
+    case.follower.refresh()
+    assert (await score(case, KEYED)).status_code == 200
+    assert case.predictions.records[0]["arm"] == "new"
+
+
+def test_a_store_that_is_away_leaves_what_was_read(store: Store, caplog: Any) -> None:
+    store.publish()
+    before = store.feeds.current["trips"]
+    store.error = OSError("away")
+    store.look()
+    assert store.feeds.current["trips"] is before
+    assert "feed_not_read" in caplog.text
+    store.error = None
+    store.feeds.refresh()  # too early to look again
+    store.now += timedelta(seconds=1)
+    store.publish()
+    assert store.feeds.current["trips"].digest != before.digest
+
+
+def test_values_are_found_by_their_keys() -> None:
+    table: Any = {"uri": "", "digest": "", "num_rows": 2, "as_of": NOON, "stale_at": NOON}
+    keyed = FeatureTable(keys=("carrier", "flight"), columns=(("temp", "number"),), **table)
+    assert Values.of(keyed, VALUES).rows == {("UA", 1545): (39.0,), ("AA", 2): (None,)}
+    for_all = FeatureTable(keys=(), columns=(("temp", "number"),), **table)
+    assert Values.of(for_all, VALUES.slice(0, 1)).rows == {(): (39.0,)}
