@@ -53,7 +53,12 @@ _OPTIONS = {
     "number": {"minimum", "maximum", "format"},
     "string": {"minLength", "maxLength", "pattern"},
 }
-_HOURS = {"h": 1, "hr": 1, "hour": 1, "hours": 1, "d": 24, "day": 24, "days": 24}
+_HOURS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1 / 3600),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 1 / 60),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 1),
+    **dict.fromkeys(("d", "day", "days"), 24),
+}
 
 
 @dataclass(frozen=True)

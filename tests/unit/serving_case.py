@@ -142,10 +142,14 @@ def signed_manifest(
 
 
 def seal_release(
-    workspace: Workspace, folder: Path, seed: int, endpoint: str = ENDPOINT
+    workspace: Workspace,
+    folder: Path,
+    seed: int,
+    endpoint: str = ENDPOINT,
+    without: tuple[str, ...] = (),
 ) -> SignedManifest:
     """A bundle made in `folder`, stored in the workspace and sealed by its key."""
-    schema = make_bundle(folder, seed=seed)
+    schema = make_bundle(folder, seed=seed, without=without)
     uri = workspace.artifact("bundles", str(seed))
     files = commit_folder(folder, uri)
     bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
