@@ -35,6 +35,7 @@ from rayapp.transforms import Expression, feature_table
 MAX_VOCABULARY = 512
 NUM_BINS = 20
 OTHER = "(other)"
+_LARGEST = float(np.finfo(np.float32).max)
 """The last value of a category's profile: everything outside the vocabulary."""
 Kind = Literal["number", "category"]
 
@@ -257,6 +258,7 @@ def _as_floats(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float64]:
 
 
 def _finite(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+    """NaN for what is not finite as a float32, which is what models get."""
     try:
         x_N = _as_floats(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -264,7 +266,7 @@ def _finite(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
             f"{name!r} must be a number: {str(error).splitlines()[0]}",
             "send a number or null",
         ) from None
-    x_N[~np.isfinite(x_N)] = np.nan
+    x_N[~(np.abs(x_N) <= _LARGEST)] = np.nan
     return x_N
 
 

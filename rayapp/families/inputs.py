@@ -9,6 +9,7 @@ refused.
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -194,15 +195,20 @@ def _out_of_range(values: pa.Array, column: Column) -> Iterator[tuple[Kind, pa.A
     if minimum is not None and low < minimum:
         yield (
             "range",
-            pc.fill_null(pc.less(values, minimum), False),
+            pc.fill_null(pc.less(_as_floats(values), minimum), False),
             f"at least {minimum:g}",
         )
     if maximum is not None and high > maximum:
         yield (
             "range",
-            pc.fill_null(pc.greater(values, maximum), False),
+            pc.fill_null(pc.greater(_as_floats(values), maximum), False),
             f"at most {maximum:g}",
         )
+
+
+def _as_floats(values: pa.Array) -> pa.Array:
+    """Arrow itself compares no integer beyond 2**53 with a float."""
+    return pc.cast(values, pa.float64(), safe=False)
 
 
 def _from_python(values: Sequence[Any], kind: ColumnType) -> pa.Array:
@@ -302,7 +308,17 @@ def _is_typed(one: Values, kind: ColumnType) -> bool:
     return False
 
 
+def _brief() -> reprlib.Repr:
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxlong = brief.maxother = 200
+    return brief
+
+
+_BRIEF = _brief()
+
+
 def shown(value: Any) -> str:
-    """What somebody sent, for a message: its first 60 characters."""
-    text = "null" if value is None else repr(value)
+    """What somebody sent, for a message: its first 60 characters. No more is looked at than that
+    needs, however long the value is and however deep it goes."""
+    text = "null" if value is None else _BRIEF.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,8 +1,11 @@
 """Nouns of online traffic: one prediction as it is logged, and what people say of it later."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from types import NoneType
 from typing import Any, Literal
+
+from pydantic import Field, FiniteFloat, field_validator
 
 from rayapp.schemas.record import Record
 
@@ -11,6 +14,7 @@ UNIT_ID = "id"
 
 SHADOW = ".shadow"
 """Ends the name under which a shadow's answers are logged; no endpoint has a dot in its name."""
+LARGEST_ROW = 2**31 - 1
 STATIC = "static"
 """The release id of a declared answer, which no release gave."""
 
@@ -85,11 +89,35 @@ class PredictionRecord(Record):
 
 
 class Feedback(Record):
-    """What happened after an answer: an outcome (label), a rating (score) or words (comment)."""
+    """What happened after an answer: an outcome (label), a rating (score) or words (comment). What
+    a table could not hold is no feedback: a commit that met it would fail forever."""
 
     request_id: str
-    row: int = 0
+    row: int = Field(default=0, ge=0, le=LARGEST_ROW)
     at: datetime
-    label: str | float | bool | None = None
-    score: float | None = None
+    label: str | bool | FiniteFloat | None = None
+    score: FiniteFloat | None = None
     comment: str | None = None
+
+    @field_validator("row", "score", mode="before")
+    @classmethod
+    def _is_number(cls, given: Any) -> Any:
+        if type(given) not in (int, float, NoneType):
+            raise ValueError("must be a number")
+        return given
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _is_time(cls, given: Any) -> Any:
+        if not isinstance(given, str | datetime):
+            raise ValueError("must be an ISO 8601 time")
+        return given
+
+    @field_validator("at")
+    @classmethod
+    def _in_utc(cls, at: datetime) -> datetime:
+        """A time without a zone is taken to be in UTC."""
+        try:
+            return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("must lie in the years 1 to 9999 in UTC") from None

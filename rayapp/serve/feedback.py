@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayapp.errors import RequestError
+from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import Feedback
 from rayapp.serve.protocols import bad_request, decode_json
 
@@ -20,7 +21,7 @@ def parse_feedback(body: bytes, now: datetime) -> dict[str, Any]:
     unknown = sorted(set(given) - _FIELDS)
     if unknown:
         raise bad_request(
-            f"feedback has no field {unknown[0]!r}",
+            f"feedback has no field {shown(unknown[0])}",
             f"fields are {', '.join(Feedback.model_fields)}",
             unknown[0],
         )
@@ -40,7 +41,7 @@ def parse_feedback(body: bytes, now: datetime) -> dict[str, Any]:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         raise RequestError(
-            f"{name} is {problem['input']!r}: {problem['msg']}",
+            f"{name} is {shown(problem['input'])}: {problem['msg']}",
             f"correct {name}",
             422,
             "wrong_type",

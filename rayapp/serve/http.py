@@ -26,6 +26,7 @@ Inference Protocol has it, and breaks on an object."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CHARSET = re.compile(rb"charset *= *\"?([^\"; ]*)")
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
+MAX_PARAM_CHARS = 200
 
 
 class ClientGone(Exception):
@@ -72,7 +73,9 @@ def error_response(
     param: str | None = None,
     headers: tuple[Header, ...] = (),
 ) -> Response:
-    """The one shape of every error: {error: {type, message, param, next}}."""
+    """The one shape of every error: {error: {type, message, param, next}}. Of a param that the
+    caller made up only the beginning is said again."""
+    param = None if param is None else param[:MAX_PARAM_CHARS]
     error = {"type": kind, "message": message, "param": param, "next": next_step}
     return json_response(status, {"error": error}, headers)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from rayapp.errors import RequestError
 from rayapp.families.base import Floats
-from rayapp.families.inputs import Values
+from rayapp.families.inputs import Values, shown
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.protocols import (
@@ -27,11 +27,14 @@ from rayapp.serve.protocols import (
     bad_request,
     check_rows,
     decode_json,
+    first_repeated,
     labels,
     main_output,
 )
 
 LENGTH_HEADER = b"inference-header-content-length"
+_LENGTH_DIGITS = 20
+"""Python reads no number of thousands of digits."""
 _NUMPY: dict[str, str] = {
     "BOOL": "?",
     "INT8": "<i1",
@@ -73,10 +76,10 @@ def parse_oip(body: bytes, header_length: bytes | None, max_rows: int) -> Parsed
     for tensor in tensors:
         name, length = _name_and_length(tensor)
         if name in columns:
-            raise bad_request(f"input {name!r} is there twice", "send each column once", name)
+            raise bad_request(f"input {shown(name)} is there twice", "send each column once", name)
         if num_rows is not None and length != num_rows:
             raise bad_request(
-                f"input {name!r} has {length} row(s), the inputs before it have {num_rows}",
+                f"input {shown(name)} has {length} row(s), the inputs before it have {num_rows}",
                 "send tensors of equal length",
                 name,
             )
@@ -137,7 +140,7 @@ def check_outputs(parsed: Parsed, schema: BundleSchema) -> None:
     for output in parsed.outputs:
         if output.name not in available:
             raise bad_request(
-                f"there is no output {output.name!r}",
+                f"there is no output {shown(output.name)}",
                 f"outputs are {', '.join(available)}",
                 output.name,
             )
@@ -194,13 +197,14 @@ def _divide(body: bytes, header_length: bytes | None) -> tuple[bytes, memoryview
     """The JSON part, and the tensors' bytes after it."""
     if header_length is None:
         return body, memoryview(b"")
-    if not header_length.isdigit() or int(header_length) > len(body):
+    is_length = header_length.isdigit() and len(header_length) <= _LENGTH_DIGITS
+    length = int(header_length) if is_length else len(body) + 1
+    if length > len(body):
         raise bad_request(
-            f"{LENGTH_HEADER.decode()} is {header_length.decode('latin-1')!r}, the body has "
+            f"{LENGTH_HEADER.decode()} is {shown(header_length.decode('latin-1'))}, the body has "
             f"{len(body)} bytes",
             "send the length of the JSON part in bytes",
         )
-    length = int(header_length)
     return body[:length], memoryview(body)[length:]
 
 
@@ -209,10 +213,10 @@ def _name_and_length(tensor: Any) -> tuple[str, int]:
     if not isinstance(name, str):
         raise bad_request("an input has no name", "name each input by its column", "inputs")
     shape, datatype = tensor.get("shape"), tensor.get("datatype")
-    if datatype not in _NUMPY and datatype != "BYTES":
+    if not isinstance(datatype, str) or (datatype not in _NUMPY and datatype != "BYTES"):
         known = ", ".join(["BYTES", *_NUMPY])
         raise bad_request(
-            f"input {name!r} has datatype {datatype!r}", f"datatypes are {known}", name
+            f"input {shown(name)} has datatype {shown(datatype)}", f"datatypes are {known}", name
         )
     is_flat = (
         isinstance(shape, list)
@@ -221,7 +225,7 @@ def _name_and_length(tensor: Any) -> tuple[str, int]:
     )
     if not is_flat:
         raise bad_request(
-            f"input {name!r} has shape {shape!r}, must be [rows] or [rows, 1]",
+            f"input {shown(name)} has shape {shown(shape)}, must be [rows] or [rows, 1]",
             "send one tensor for each column",
             name,
         )
@@ -236,13 +240,14 @@ def _values(
         return _json_values(tensor.get("data"), name, length), offset
     if "data" in tensor:
         raise bad_request(
-            f"input {name!r} has both data and binary_data_size",
+            f"input {shown(name)} has both data and binary_data_size",
             "send one of them",
             name,
         )
     if type(size) is not int or size < 0 or offset + size > len(rest):
         raise bad_request(
-            f"input {name!r}: binary_data_size is {size!r}, {len(rest) - offset} bytes are left",
+            f"input {shown(name)}: binary_data_size is {shown(size)}, {len(rest) - offset} bytes "
+            "are left",
             "send as many bytes as the sizes say",
             name,
         )
@@ -252,8 +257,8 @@ def _values(
     kind = np.dtype(_NUMPY[tensor["datatype"]])
     if size != length * kind.itemsize:
         raise bad_request(
-            f"input {name!r}: {length} × {tensor['datatype']} take {length * kind.itemsize} "
-            f"bytes, binary_data_size is {size}",
+            f"input {shown(name)}: {length} × {tensor['datatype']} take "
+            f"{length * kind.itemsize} bytes, binary_data_size is {size}",
             "let shape, datatype and size agree",
             name,
         )
@@ -262,13 +267,13 @@ def _values(
 
 def _json_values(data: Any, name: str, length: int) -> list[Any]:
     if not isinstance(data, list):
-        raise bad_request(f"input {name!r} has no list `data`", "send its values", name)
+        raise bad_request(f"input {shown(name)} has no list `data`", "send its values", name)
     flat = data
     if data and all(isinstance(v, list) for v in data):  # [N, 1] may come nested
         flat = [v for row in data for v in row]
     if len(flat) != length:
         raise bad_request(
-            f"input {name!r} has {len(flat)} value(s), its shape says {length}",
+            f"input {shown(name)} has {len(flat)} value(s), its shape says {length}",
             "let shape and data agree",
             name,
         )
@@ -288,13 +293,13 @@ def _texts(raw: memoryview, name: str, length: int) -> list[str]:
             offset = end
     except (struct.error, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise bad_request(
-            f"input {name!r}: BYTES cannot be read ({error})",
+            f"input {shown(name)}: BYTES cannot be read ({error})",
             "send each element as a little-endian uint32 length and UTF-8 text",
             name,
         ) from None
     if len(texts) != length:
         raise bad_request(
-            f"input {name!r} has {len(texts)} element(s), its shape says {length}",
+            f"input {shown(name)} has {len(texts)} element(s), its shape says {length}",
             "let shape and data agree",
             name,
         )
@@ -327,6 +332,9 @@ def _wanted(request: Mapping[str, Any]) -> tuple[WantedOutput, ...]:
                 output["name"],
             )
         wanted.append(WantedOutput(output["name"], bool(parameters.get("binary_data", default))))
+    twice = first_repeated([output.name for output in wanted])
+    if twice is not None:  # a short body could ask for an answer of any length
+        raise bad_request(f"output {shown(twice)} is there twice", "ask for it once", twice)
     return tuple(wanted)
 
 

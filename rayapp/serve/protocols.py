@@ -4,10 +4,9 @@ body ─▶ parse_… ─▶ Parsed (columns as the client sent them) ─▶ val
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from json import JSONDecodeError, loads
+from json import dumps, loads
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,10 @@ import pyarrow as pa
 
 from rayapp.errors import RequestError
 from rayapp.families.base import Floats
-from rayapp.families.inputs import Values
+from rayapp.families.inputs import Values, shown
 from rayapp.schemas.model import BundleSchema
 
+LEAST_KEY, LARGEST_KEY = -(2**63), 2**64 - 1
 MLFLOW_SHAPES = ("dataframe_split", "dataframe_records", "inputs", "instances")
 
 
@@ -48,21 +48,29 @@ class Parsed:
         """Row by row, if they came so."""
         return self.given if isinstance(self.given, list) else None
 
-    @cached_property
+    @property
     def columns(self) -> Mapping[str, Values]:
-        """A key that some records lack is missing there."""
+        """Of rows that did not come as records."""
+        assert isinstance(self.given, Mapping)
+        return self.given
+
+    def names(self) -> Iterable[str]:
+        """Of every column that a row has, each once. (All columns together could be as many values
+        as the square of what was sent: each record may have names of its own.)"""
         if isinstance(self.given, Mapping):
             return self.given
-        names = dict.fromkeys(name for record in self.given for name in record)
-        return {name: [record.get(name) for record in self.given] for name in names}
+        return dict.fromkeys(name for record in self.given for name in record)
+
+    def column(self, name: str) -> Values | None:
+        """None where no row has it; missing in the records that lack it."""
+        if isinstance(self.given, Mapping):
+            return self.given.get(name)
+        has_it = any(name in record for record in self.given)
+        return [record.get(name) for record in self.given] if has_it else None
 
     def plain(self, name: str) -> Sequence[Any] | None:
         """One column as Python's own values; None where no row has it."""
-        records = self.records
-        if records is not None:
-            has_it = any(name in record for record in records)
-            return [record.get(name) for record in records] if has_it else None
-        values = self.columns.get(name)
+        values = self.column(name)
         return None if values is None else plain_values(values)
 
 
@@ -87,15 +95,24 @@ def decode_json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         if b"NaN" not in body and b"Infinity" not in body:
             raise _not_json(str(error)) from None
-        try:
-            value = loads(body)
-        except (JSONDecodeError, UnicodeDecodeError, RecursionError) as again:
-            raise _not_json(str(again)) from None
+        value = _with_constants(body)
     if not isinstance(value, dict):
         raise bad_request(
             f"the body is {_JSON_KINDS[type(value)]}, must be a JSON object",
             "see GET / for the paths and their formats",
         )
+    return value
+
+
+def _with_constants(body: bytes) -> Any:
+    """By Python's own reader, which knows NaN and Infinity. It takes half a character (a lone
+    surrogate) too, which no answer and no record could be written with."""
+    try:
+        value = loads(body.decode())
+        if b"\\ud" in body.lower():
+            dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
+        raise _not_json(str(error)) from None
     return value
 
 
@@ -117,7 +134,7 @@ def parse_mlflow(body: bytes, max_rows: int) -> Parsed:
     present = [name for name in MLFLOW_SHAPES if name in request]
     unknown = sorted(set(request) - set(MLFLOW_SHAPES) - {"params"})
     if len(present) != 1 or unknown:
-        has = f"has the keys {', '.join(sorted(request))}" if request else "is an empty object"
+        has = f"has the keys {shown(sorted(request))}" if request else "is an empty object"
         raise bad_request(
             f"the body {has}, must have exactly one of {', '.join(MLFLOW_SHAPES)}",
             'for example {"dataframe_split": {"columns": ["a"], "data": [[1]]}}',
@@ -184,11 +201,10 @@ def _split_columns(value: Any) -> dict[str, list[Any]]:
             "name every column",
             "dataframe_split.columns",
         )
-    if len(set(names)) != len(names):
+    twice = first_repeated(names)
+    if twice is not None:
         raise bad_request(
-            "dataframe_split.columns names a column twice",
-            "send each column once",
-            next(n for n in names if names.count(n) > 1),
+            "dataframe_split.columns names a column twice", "send each column once", twice
         )
     if not isinstance(rows, list):
         raise bad_request(
@@ -215,7 +231,7 @@ def _named_columns(value: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     if len(set(lengths.values())) > 1:
         short = min(lengths, key=lambda n: lengths[n])
         raise bad_request(
-            f"columns have unequal lengths, from {lengths[short]} ({short!r}) to "
+            f"columns have unequal lengths, from {lengths[short]} ({shown(short)}) to "
             f"{max(lengths.values())}",
             "send one value for each row in every column",
             short,
@@ -240,5 +256,28 @@ def _records(value: Any, shape: str, max_rows: int) -> list[dict[str, Any]]:
     return value
 
 
-def is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def is_key(value: Any) -> bool:
+    """Whether a row's business key may look so: 7.0 is 7, as it is in a column of integers. Of a
+    longer number JSON's reader has lost digits."""
+    if type(value) is float:
+        is_whole = value.is_integer() and LEAST_KEY < value < LARGEST_KEY
+        return is_whole or math.isnan(value)
+    if type(value) is int:
+        return LEAST_KEY <= value <= LARGEST_KEY
+    return value is None or type(value) is str
+
+
+def key_text(value: Any) -> str | None:
+    if value is None or (type(value) is float and math.isnan(value)):
+        return None
+    return str(int(value) if type(value) is float else value)

@@ -1,7 +1,7 @@
 """A request's columns against the bundle's schema: typed rows, or the field at fault. Pure."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from rayapp.errors import RequestError
 from rayapp.families.base import Floats
-from rayapp.families.inputs import InputProblem, Values, first_problem, to_arrow
+from rayapp.families.inputs import InputProblem, Values, first_problem, shown, to_arrow
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.follow import Encoder
-from rayapp.serve.protocols import Parsed, bad_request, is_missing, plain_values
+from rayapp.serve.protocols import Parsed, bad_request, is_key, key_text, plain_values
 from rayapp.serve.rows import MAX_ROWS, EncodedRows, RowEncoder
 
 _TAKES: dict[ColumnType, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ def validated(
     if quick is not None:
         return Rows(quick.x_NF, quick.inputs, _unit_ids(parsed, schema))
     if not ignores_unknown:
-        _refuse_unknown(parsed.columns, schema)
+        _refuse_unknown(parsed.names(), schema)
     unit_ids = _unit_ids(parsed, schema)
     table = _table(parsed, schema)
     return Rows(bundle.encode(table), table.to_pylist(), unit_ids)
@@ -78,14 +78,14 @@ def _quickly(
     """A few rows in plain Python. None: the Arrow way decides, and says what is wrong."""
     if parsed.num_rows > MAX_ROWS:
         return None
-    records = parsed.records
-    if records is not None:
-        return encoder.encode_records(records, ignores_unknown)
+    given = parsed.given
+    if not isinstance(given, Mapping):
+        return encoder.encode_records(given, ignores_unknown)
     datatypes = parsed.datatypes
     for column in schema.inputs if datatypes else ():
         if not datatypes.get(column.name, "").startswith(_TAKES[column.type]):
             return None
-    columns = {name: plain_values(values) for name, values in parsed.columns.items()}
+    columns = {name: plain_values(values) for name, values in given.items()}
     if not ignores_unknown and columns.keys() - encoder.names - {UNIT_ID}:
         return None
     return encoder.encode(columns, parsed.num_rows)
@@ -94,7 +94,8 @@ def _quickly(
 def _table(parsed: Parsed, schema: BundleSchema) -> pa.Table:
     arrays = []
     for column in schema.inputs:
-        if column.name not in parsed.columns:
+        values = parsed.column(column.name)
+        if values is None:
             raise _violation(
                 "missing_column",
                 f"column {column.name!r} is missing",
@@ -102,12 +103,11 @@ def _table(parsed: Parsed, schema: BundleSchema) -> pa.Table:
                 + (", null where it is not known" if column.nullable else ""),
                 column.name,
             )
-        arrays.append(_column(parsed, column))
+        arrays.append(_column(values, parsed.datatypes.get(column.name), column))
     return pa.Table.from_arrays(arrays, names=[c.name for c in schema.inputs])
 
 
-def _column(parsed: Parsed, column: Column) -> pa.Array:
-    datatype = parsed.datatypes.get(column.name)
+def _column(given: Values, datatype: str | None, column: Column) -> pa.Array:
     if datatype is not None and not datatype.startswith(_TAKES[column.type]):
         wanted = " or ".join(_TAKES[column.type])
         raise _violation(
@@ -116,21 +116,22 @@ def _column(parsed: Parsed, column: Column) -> pa.Array:
             f"{column.name!r} is a {column.type}: see GET /v2/models/NAME of this endpoint",
             column.name,
         )
-    values = to_arrow(parsed.columns[column.name], column)
+    values = to_arrow(given, column)
     problem = values if isinstance(values, InputProblem) else first_problem(values, column)
     if problem is not None:
         raise _violation(problem.kind, problem.what, problem.next_step, column.name)
     return values
 
 
-def _refuse_unknown(columns: Mapping[str, Values], schema: BundleSchema) -> None:
+def _refuse_unknown(names: Iterable[str], schema: BundleSchema) -> None:
     known = [c.name for c in schema.inputs]
-    for name in columns:
+    for name in names:
         if name not in known and name != UNIT_ID:
-            near = difflib.get_close_matches(name, [k for k in known if k not in columns], n=1)
+            missing = set(known).difference(names)
+            near = difflib.get_close_matches(name, [k for k in known if k in missing], n=1)
             raise _violation(
                 "unknown_column",
-                f"the model has no input {name!r}",
+                f"the model has no input {shown(name)}",
                 f"did you mean {near[0]!r}?"
                 if near
                 else "leave it out; inputs are listed at GET /v2/models/NAME of this endpoint",
@@ -143,13 +144,14 @@ def _unit_ids(parsed: Parsed, schema: BundleSchema) -> tuple[str | None, ...]:
     if plain is None or any(c.name == UNIT_ID for c in schema.inputs):
         return (None,) * parsed.num_rows
     for row, value in enumerate(plain):
-        if not is_missing(value) and type(value) not in (str, int):
+        if not is_key(value):
             raise bad_request(
-                f"{UNIT_ID!r} in row {row} is {value!r}, must be a text or a whole number",
+                f"{UNIT_ID!r} in row {row} is {shown(value)}, must be a text or a whole number "
+                "(of 64 bits)",
                 "send the row's business key, or null",
                 UNIT_ID,
             )
-    return tuple(None if is_missing(v) else str(v) for v in plain)
+    return tuple(key_text(value) for value in plain)
 
 
 def _violation(kind: str, what: str, next_step: str, param: str) -> RequestError:

@@ -101,7 +101,7 @@ def test_every_number_type(datatype: str) -> None:
     kind = {"I": "i", "U": "u", "F": "f"}[datatype[0]]
     bits = int(datatype.lstrip("UINTFP"))
     raw = np.array([1, 2], f"{kind}{bits // 8}").tobytes()
-    columns = parse_oip(*binary("distance", datatype, [2], raw), 2).columns
+    columns = parse_oip(*binary("distance", datatype, [2], raw), 2).given
     ones = {**{k: [v, v] for k, v in ROW.items()}, **columns}
     parsed = Parsed(ones, 2, datatypes={"distance": datatype})
     for encoder in (None, RowEncoder(SCHEMA)):

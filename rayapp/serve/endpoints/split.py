@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
-from rayapp.serve.protocols import is_missing
+from rayapp.serve.protocols import is_key, key_text
 
 UNIT_HEADER = b"x-unit-id"
 REST = "champion"
@@ -65,7 +65,7 @@ def unit_of(ask: Ask) -> str | None:
     if given is not None:
         return given.decode("latin-1")
     keys = ask.parsed.plain(UNIT_ID) or ()
-    units = {None if is_missing(key) else str(key) for key in keys}
+    units = {key_text(key) for key in keys if is_key(key)}
     if len(units) > 1:
         return None
     return next(iter(units), None) or ask.request_id
