@@ -9,8 +9,9 @@ from typing import Any
 
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
-from rayapp.schemas.traffic import UNIT_ID
+from rayapp.schemas.traffic import LARGEST_ROW, UNIT_ID
 from rayapp.serve.oip import DATATYPES, output_names
+from rayapp.serve.protocols import LARGEST_KEY, LEAST_KEY
 
 Json = dict[str, Any]
 _TYPES: dict[ColumnType, str] = {
@@ -85,6 +86,8 @@ def _row(schema: BundleSchema) -> Json:
     if UNIT_ID not in columns:
         columns[UNIT_ID] = {
             "type": ["string", "integer", "null"],
+            "minimum": LEAST_KEY,
+            "maximum": LARGEST_KEY,
             "description": "The row's business key, which an outcome is joined to later",
         }
     return {
@@ -102,6 +105,8 @@ def _column(column: Column) -> Json:
         made["description"] = column.description
     if column.type == "timestamp":
         made |= {"format": "date-time", "examples": ["2013-10-01T12:00:00Z"]}
+    if column.type == "integer":
+        made |= {"format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
     if column.minimum is not None:
         made["minimum"] = column.minimum
     if column.maximum is not None:
@@ -134,11 +139,20 @@ def _tensors(schema: BundleSchema, max_rows: int) -> Json:
                 "datatype": {"const": DATATYPES[column.type]},
                 "shape": {
                     "type": "array",
-                    "items": {"type": "integer", "minimum": 1, "maximum": max_rows},
+                    "prefixItems": [
+                        {"type": "integer", "minimum": 1, "maximum": max_rows},
+                        {"const": 1},
+                    ],
                     "minItems": 1,
-                    "maxItems": 1,
+                    "maxItems": 2,
                 },
-                "data": {"type": "array", "items": _column(column)},
+                "data": {
+                    "type": "array",
+                    "items": _column(column),
+                    "minItems": 1,
+                    "maxItems": max_rows,
+                    "description": "As many as shape says",
+                },
             },
             "required": ["name", "datatype", "shape", "data"],
         }
@@ -147,7 +161,7 @@ def _tensors(schema: BundleSchema, max_rows: int) -> Json:
     return {
         "type": "object",
         "properties": {
-            "id": {"type": "string"},
+            "id": {"type": ["string", "null"]},
             "inputs": {
                 "type": "array",
                 "prefixItems": inputs,
@@ -201,16 +215,22 @@ _ERROR: Json = {
             "required": ["type", "message", "param", "next"],
         }
     },
+    "required": ["error"],
 }
 _FEEDBACK: Json = {
     "type": "object",
     "properties": {
-        "request_id": {"type": "string"},
-        "row": {"type": "integer", "minimum": 0},
+        "request_id": {"type": "string", "minLength": 1},
+        "row": {"type": "integer", "minimum": 0, "maximum": LARGEST_ROW},
+        "at": {"type": "string", "format": "date-time"},
         "label": {"type": ["string", "number", "boolean", "null"]},
         "score": {"type": ["number", "null"]},
         "comment": {"type": ["string", "null"]},
     },
     "required": ["request_id"],
-    "anyOf": [{"required": [name]} for name in ("label", "score", "comment")],
+    "additionalProperties": False,
+    "anyOf": [
+        {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+        for name in ("label", "score", "comment")
+    ],
 }

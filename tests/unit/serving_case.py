@@ -212,13 +212,15 @@ class MemoryMeter:
 
 @dataclass
 class Case:
-    """A gateway whose ledger and store are dictionaries: releases[id] is a bundle's folder."""
+    """A gateway whose ledger and store are dictionaries: releases[id] is a bundle's folder.
+    endpoints: those that releases are sealed for, where it is not sealed_for."""
 
     config: ServingConfig
     releases: dict[str, Path] = field(default_factory=dict)
     pointers: dict[str, Pointer] = field(default_factory=dict)
     refusals: dict[str, Exception] = field(default_factory=dict)
     sealed_for: str = ENDPOINT
+    endpoints: dict[str, str] = field(default_factory=dict)
     now_s: float = 0.0
     budgets: Budgets | None = None
     feeds: Feeds | None = None
@@ -264,7 +266,8 @@ class Case:
             raise self.refusals[release_id]
         folder = self.releases[release_id]
         schema = BundleSchema.parse((folder / "schema.json").read_bytes())
-        return signed_manifest(release_id, schema, self.sealed_for, uri=str(folder))
+        endpoint = self.endpoints.get(release_id, self.sealed_for)
+        return signed_manifest(release_id, schema, endpoint, uri=str(folder))
 
     @staticmethod
     def fetch(bundle: BundleRef, folder: Path) -> None:
@@ -279,6 +282,19 @@ class Case:
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+def case_of_tasks(folder: Path) -> Case:
+    """An endpoint for each task, named by it."""
+    releases = {str(task): folder / task for task in CLASSES}
+    for task in CLASSES:
+        make_bundle(folder / task, task)
+    names = {str(task): str(task) for task in CLASSES}
+    case = Case(ServingConfig(), releases=releases, endpoints=names)
+    for task in CLASSES:
+        case.promote(task, endpoint=task)
+    case.follower.refresh()
+    return case
 
 
 async def in_parallel(*calls: Any) -> list[Any]:

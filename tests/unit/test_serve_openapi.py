@@ -66,7 +66,9 @@ async def test_good_bodies_keep_to_the_description(case: Case) -> None:
     assert accepts(body_schema(document, infer), oip_body([ROW]))
     feedback = body_schema(document, "/feedback")
     assert accepts(feedback, {"request_id": "q", "label": 1})
-    assert not accepts(feedback, {"request_id": "q"})
+    for nothing in ({}, {"label": None}, {"label": 1, "rating": 5}):
+        assert not accepts(feedback, {"request_id": "q", **nothing})
+    assert not accepts(feedback, {"request_id": "", "label": 1})
     async with case.client() as client:
         assert (await client.post(SCORE, json=records)).status_code == 200
         assert (await client.post(infer, json=oip_body([ROW]))).status_code == 200
