@@ -11,13 +11,17 @@ from typing import Any
 
 def path_of(name: str, given: str | None) -> Path:
     """given: as it was named on the command line, if it was."""
-    today = datetime.now(UTC).date().isoformat()
+    today = now().date().isoformat()
     return Path(given or f"benchmarks/results/{name}-{today}.json")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def measured_here() -> dict[str, Any]:
     """On what and when, beside every benchmark's figures."""
-    return {"num_cpus": os.cpu_count(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"num_cpus": os.cpu_count(), "at": now().isoformat(timespec="seconds")}
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:
