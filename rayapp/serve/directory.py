@@ -2,7 +2,7 @@
 configuration puts around them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
@@ -13,9 +13,11 @@ from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
+from rayapp.serve.endpoints.lookup import plan_of
 from rayapp.serve.endpoints.release import Release
-from rayapp.serve.feeds import Feeds
+from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
+from rayapp.serve.openapi import LookedUp
 
 SHORT_ID_CHARS = 12
 
@@ -35,6 +37,7 @@ class Directory:
     ) -> None:
         self._config = config
         self._budgets = budgets
+        self._feeds = feeds
         self._follower = follower
         self._builder = Builder(
             self._find,
@@ -43,7 +46,7 @@ class Directory:
             hooks,
             heard,
             self._pool_of,
-            lambda: feeds.current if feeds is not None else {},
+            self._current_feeds,
         )
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -58,6 +61,17 @@ class Directory:
         """Of the champions that are loaded."""
         current = self._follower.current
         return {name: current[name].schema for name in self.names() if name in current}
+
+    def looked_up(self) -> dict[str, LookedUp]:
+        """What callers need not send to each endpoint that has feeds."""
+        found = {}
+        for name, schema in self.schemas().items():
+            feeds = [self._current_feeds()[feed] for feed in self._config_of(name).feeds]
+            if feeds:
+                plan = plan_of(schema, feeds)
+                columns = frozenset(column for _, places in plan.tables for column in places)
+                found[name] = LookedUp(columns, plan.extra)
+        return found
 
     def is_ready(self) -> bool:
         """Everybody who answers a unit by intention is loaded: the champions of the endpoints that
@@ -147,6 +161,9 @@ class Directory:
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
+
+    def _current_feeds(self) -> Mapping[str, Feed]:
+        return self._feeds.current if self._feeds is not None else {}
 
     def _config_of(self, name: str) -> EndpointConfig:
         return self._config.endpoints.get(name) or EndpointConfig()

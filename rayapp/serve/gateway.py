@@ -319,8 +319,9 @@ class Gateway:
         return Answer(json_response(200, {"service": "rayapp", **self._state(), "paths": paths}))
 
     async def _openapi(self, call: Call) -> Answer:
-        config = self._config
-        found = describe(self._directory.schemas(), VERSION, config.requires_key, config.max_rows)
+        config, directory = self._config, self._directory
+        asked = VERSION, config.requires_key, config.max_rows
+        found = describe(directory.schemas(), directory.looked_up(), *asked)
         return Answer(json_response(200, found))
 
     async def _live(self, call: Call) -> Answer:

@@ -5,6 +5,7 @@ types, limits and allowed values, so a client that keeps to the description is n
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rayapp.schemas.data import Column, ColumnType
@@ -37,10 +38,24 @@ _ERRORS = {
 }
 
 
+@dataclass(frozen=True)
+class LookedUp:
+    """columns: inputs that need not be sent, since a feed has them. keys: columns by which they are
+    found and which are no inputs."""
+
+    columns: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
+
+
 def describe(
-    schemas: Mapping[str, BundleSchema], version: str, requires_key: bool, max_rows: int
+    schemas: Mapping[str, BundleSchema],
+    looked_up: Mapping[str, LookedUp],
+    version: str,
+    requires_key: bool,
+    max_rows: int,
 ) -> Json:
-    """The document. schemas: of each endpoint that has a champion now."""
+    """The document. schemas: of each endpoint that has a champion now; looked_up: of those that
+    have feeds."""
     paths: Json = {
         "/v2/health/live": {"get": _plain("The process answers")},
         "/v2/health/ready": {"get": _plain("Every released endpoint is loaded")},
@@ -48,14 +63,15 @@ def describe(
     }
     rows: Json = {}
     for name, schema in schemas.items():
-        rows[name] = _row(schema)
+        found = looked_up.get(name, LookedUp())
+        rows[name] = _row(schema, found)
         row = {"$ref": f"#/components/schemas/{name}"}
         model = f"/v2/models/{name}"
         paths[model] = {"get": _plain(f"Inputs, outputs and releases of {name}")}
         paths[f"{model}/infer"] = {
             "post": _operation(
                 f"Ask {name} by the Open Inference Protocol",
-                _tensors(schema, max_rows),
+                _tensors(schema, found, max_rows),
                 "200",
                 {"type": "object", "required": ["model_name", "model_version", "id", "outputs"]},
             )
@@ -80,9 +96,10 @@ def describe(
     return document
 
 
-def _row(schema: BundleSchema) -> Json:
+def _row(schema: BundleSchema, looked_up: LookedUp) -> Json:
     columns = {column.name: _column(column) for column in schema.inputs}
-    needed = list(columns)
+    needed = [name for name in columns if name not in looked_up.columns]
+    columns |= {name: {"description": "Features are looked up by it"} for name in looked_up.keys}
     if UNIT_ID not in columns:
         columns[UNIT_ID] = {
             "type": ["string", "integer", "null"],
@@ -130,7 +147,7 @@ def _records(row: Json, max_rows: int) -> Json:
     }
 
 
-def _tensors(schema: BundleSchema, max_rows: int) -> Json:
+def _tensors(schema: BundleSchema, looked_up: LookedUp, max_rows: int) -> Json:
     inputs = [
         {
             "type": "object",
@@ -158,17 +175,17 @@ def _tensors(schema: BundleSchema, max_rows: int) -> Json:
         }
         for column in schema.inputs
     ]
+    tensors: Json = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs)}
+    if looked_up.columns:
+        keys = [{"type": "object", "properties": {"name": {"const": k}}} for k in looked_up.keys]
+        tensors["items"] = {"anyOf": [*inputs, *keys]}
+        tensors["minItems"] -= len(looked_up.columns)
+        tensors["maxItems"] += len(keys)
+    else:
+        tensors["prefixItems"] = inputs
     return {
         "type": "object",
-        "properties": {
-            "id": {"type": ["string", "null"]},
-            "inputs": {
-                "type": "array",
-                "prefixItems": inputs,
-                "minItems": len(inputs),
-                "maxItems": len(inputs),
-            },
-        },
+        "properties": {"id": {"type": ["string", "null"]}, "inputs": tensors},
         "required": ["inputs"],
     }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pyarrow as pa
 import pytest
 from serving_case import ENDPOINT, NOON, ROW, Case, make_bundle, oip_body
@@ -294,3 +295,23 @@ def test_values_are_found_by_their_keys() -> None:
     assert Values.of(keyed, VALUES).rows == {("UA", 1545): (39.0,), ("AA", 2): (None,)}
     for_all = FeatureTable(keys=(), columns=(("temp", "number"),), **table)
     assert Values.of(for_all, VALUES.slice(0, 1)).rows == {(): (39.0,)}
+
+
+async def test_the_description_says_what_need_not_be_sent(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish(pa.table({"tail": ["N1"], "temp": [39.0]}), keys=("tail",))
+    case = started(bundles, store)
+    async with case.client() as client:
+        document = (await client.get("/openapi.json")).json()
+    row = document["components"]["schemas"][ENDPOINT]
+    assert set(ROW) - set(row["required"]) == {"temp"}
+    assert {"temp", "tail"} <= row["properties"].keys()
+    path = document["paths"][f"/v2/models/{ENDPOINT}/infer"]["post"]
+    body = path["requestBody"]["content"]["application/json"]["schema"]
+    sent = {k: v for k, v in ROW.items() if k != "temp"}
+    tensors = oip_body([ROW])
+    without = {"inputs": [t for t in tensors["inputs"] if t["name"] in sent]}
+    validator = jsonschema.Draft202012Validator(body)
+    assert [validator.is_valid(given) for given in (tensors, without)] == [True, True]
+    assert not validator.is_valid({"inputs": without["inputs"][1:]})
