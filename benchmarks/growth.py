@@ -10,6 +10,9 @@ room for ROOM of them. Open loop at RATE_RPS, every answer checked. For each num
 
     p50 and p99 from when a request was due; the share of the calls that found their model in a
     replica; CPU of the gateway's process for each request, less what it takes idle.
+
+Then the same models behind Ray Serve's own multiplexing, with as many replicas and room for as many
+models in each (peers/ray_multiplexed.py), which gets rows that are encoded already.
 """
 
 import argparse
@@ -18,17 +21,21 @@ import dataclasses
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import psutil
+import pyarrow as pa
 import uvloop
 
 from benchmarks import results_file
@@ -36,12 +43,15 @@ from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import ENDPOINT, Case, head, http_port, prepared
 from benchmarks.serving import TOLERANCE
 from rayapp.cli.head_state import running_head
+from rayapp.cli.ports import free_ports
+from rayapp.families.bundle import Bundle
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import champion_pointer, promote
 from rayapp.schemas.release import Manifest
 from rayapp.storage import Workspace
+from rayapp.transforms import arrow_type
 
 ROOM, NUM_REPLICAS = 100, 3
 RATE_RPS, IDLE_S, SETTLE_S = 40.0, 5.0, 15.0
@@ -84,12 +94,17 @@ def zipf(count: int, size: int) -> list[int]:
     return [int(number) for number in found]
 
 
-def asked(requests: Sequence[bytes], expected: Sequence[float], seconds: float) -> Outcome:
+def asked(
+    requests: Sequence[bytes], expected: Sequence[float], seconds: float, port: int | None = None
+) -> Outcome:
+    """port: None asks the head that is up."""
+
     def check(index: int, body: bytes) -> bool:
         (found,) = orjson.loads(body)["predictions"]
         return abs(found - expected[index]) <= TOLERANCE
 
-    outcome = uvloop.run(run("127.0.0.1", http_port(), requests, check, RATE_RPS, seconds))
+    where = http_port() if port is None else port
+    outcome = uvloop.run(run("127.0.0.1", where, requests, check, RATE_RPS, seconds))
     if not outcome.is_clean:
         sys.stderr.write(
             f"{outcome.statuses}, {outcome.num_lost} lost, {outcome.num_wrong} wrong\n"
@@ -165,6 +180,77 @@ class Ours:
         return held, sum(float(v) for _, v in lines) - held
 
 
+class Stock:
+    """Ray Serve's multiplexing, that is up on `port`."""
+
+    def __init__(self, case: Case, models: Models, port: int) -> None:
+        self._case, self._models, self._port = case, models, port
+        bundle = Bundle.open(case.bundle)
+        table = pa.table(
+            {
+                column.name: pa.array(
+                    [_typed(row[column.name], column.type) for row in case.rows],
+                    arrow_type(column.type),
+                )
+                for column in bundle.schema.inputs
+            }
+        )
+        self._x_NF = bundle.encode(table)
+
+    def measured(self, count: int, seconds: float) -> dict[str, Any]:
+        self._models.have(count)
+        size = int(RATE_RPS * seconds * 1.2)
+        rows = [number % len(self._case.rows) for number in range(size)]
+        encoded = [orjson.dumps([[None if v != v else v for v in x]]) for x in self._x_NF.tolist()]
+        requests = [
+            post(f"/{self._models.release_ids[model]}", encoded[row])
+            for model, row in zip(zipf(count, size), rows, strict=True)
+        ]
+        expected = [self._case.expected[row] for row in rows]
+        asked(requests, expected, SETTLE_S, self._port)
+        num_asks, num_loads = self._counted()
+        outcome = asked(requests, expected, seconds, self._port)
+        later_asks, later_loads = self._counted()
+        return figures(count, outcome, 1 - (later_loads - num_loads) / (later_asks - num_asks))
+
+    def _counted(self) -> tuple[int, int]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/", timeout=10) as response:
+            asks, loads = json.load(response)
+        return asks, loads
+
+
+def _typed(value: Any, kind: str) -> Any:
+    return datetime.fromisoformat(value) if kind == "timestamp" and value is not None else value
+
+
+@contextlib.contextmanager
+def multiplexed(models: Models, folder: Path) -> Iterator[int]:
+    """The port of Ray Serve's multiplexing, once it answers."""
+    (port,) = free_ports(1)
+    environ = dict(os.environ) | {
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "BENCHMARK_WORKSPACE": models.workspace.uri,
+        "BENCHMARK_ROOM": str(ROOM),
+        "BENCHMARK_REPLICAS": str(NUM_REPLICAS),
+    }
+    script = Path(__file__).parent / "peers/ray_multiplexed.py"
+    with (folder / "multiplexed.log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(port)], env=environ, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            _until(lambda: urllib.request.urlopen(url, timeout=5).status == 200)
+            yield port
+        except BaseException:
+            sys.stderr.write((folder / "multiplexed.log").read_text(errors="replace")[-3000:])
+            raise
+        finally:
+            child.send_signal(signal.SIGTERM)
+            child.wait(60)
+
+
 def _wait_for(name: str) -> None:
     url = f"http://127.0.0.1:{http_port()}/v2/models/{name}/ready"
     _until(lambda: urllib.request.urlopen(url, timeout=5).status == 200)
@@ -215,11 +301,15 @@ def main() -> None:
                 _wait_for(name_of(0))
                 ours = Ours(case, models, root)
                 told = [ours.measured(count, chosen.seconds) for count in counts]
+            with multiplexed(models, folder) as port:
+                stock = Stock(case, models, port)
+                beside = [stock.measured(count, chosen.seconds) for count in counts]
     result = {
         "room_of_a_replica": ROOM,
         "num_replicas": NUM_REPLICAS,
         "rate_rps": RATE_RPS,
         "rayapp": told,
+        "ray_serve_multiplexed": beside,
     }
     results_file.tell(output, result | results_file.measured_here())
 
