@@ -4,10 +4,11 @@
 
 Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
 it) whose head is down. Two gateway replicas answer; one run of open loop without faults, then one
-with each of FAULTS, then HAProxy itself, which nothing stands in front of on one node. Each request
-has an id of its own. Told for each: the requests that were under way when it struck, what was
-answered otherwise than 200, what was lost, the 99th percentile outside the second after the fault,
-and at the end how many rows the prediction log has for each answered id (one, or it is wrong).
+with each fault of TRIALS, then HAProxy itself, which nothing stands in front of on one node. Each
+request has an id of its own. Told for each: the requests that were under way when it struck, what
+was answered otherwise than 200, what was lost, the 99th percentile outside the second after the
+fault, and at the end how many rows the prediction log has for each answered id (one, or it is
+wrong).
 """
 
 import argparse
@@ -20,8 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ AFTERMATH_S = 1.0
 SETTLE_S, COMMITS_S = 180, 5
 MIN_HELD = 3
 """So many requests wait in a replica when it is killed."""
-REPLICA, CONTROLLER = "ray::ServeReplica:gateway", "ray::ServeController"
+REPLICA, CONTROLLER = "ray::ServeReplica:gateway:gateway", "ray::ServeController"
+POOL_REPLICA = "ray::ServeReplica:gateway:pool-models"
 KEEPER, HAPROXY = "ray::Keeper", "haproxy.cfg"
 
 
@@ -79,9 +81,11 @@ class Site:
     async def deploy(self, **settings: Any) -> None:
         await asyncio.to_thread(deploy, self.case, self.folder, SETTINGS | settings)
 
-    async def settle(self) -> None:
-        """Both replicas answer, under the configuration that the runs begin with."""
-        await self.deploy()
+    async def settle(self, settings: Mapping[str, Any]) -> None:
+        """Both replicas answer, and both of the pool where there is one, under the configuration
+        that the run begins with."""
+        await self.deploy(**settings)
+        wanted = {REPLICA: 2, POOL_REPLICA: 2 if "pools" in settings else 0}
         deadline_s, num_good = time.monotonic() + SETTLE_S, 0
         url = f"http://127.0.0.1:{self.port}/v2/health/ready"
         async with httpx.AsyncClient(timeout=5) as client:
@@ -93,7 +97,8 @@ class Site:
                     is_good = (await client.get(url)).is_success
                 except httpx.HTTPError:
                     is_good = False
-                num_good = num_good + 1 if is_good and len(self.processes(REPLICA)) == 2 else 0
+                is_whole = all(len(self.processes(t)) == n for t, n in wanted.items())
+                num_good = num_good + 1 if is_good and is_whole else 0
 
 
 Fault = Callable[[Site, Generator], Awaitable[int]]
@@ -104,15 +109,19 @@ async def nothing(site: Site, generator: Generator) -> int:
     return 0
 
 
-async def kill_replica(site: Site, generator: Generator) -> int:
+def kill_replica(title: str) -> Fault:
     """Stopped first, until requests wait in it."""
-    victim = site.processes(REPLICA)[0]
-    victim.suspend()
-    while generator.num_in_flight < MIN_HELD:
-        await asyncio.sleep(0.01)
-    held = generator.num_in_flight
-    victim.kill()
-    return held
+
+    async def strike(site: Site, generator: Generator) -> int:
+        victim = site.processes(title)[0]
+        victim.suspend()
+        while generator.num_in_flight < MIN_HELD:
+            await asyncio.sleep(0.01)
+        held = generator.num_in_flight
+        victim.kill()
+        return held
+
+    return strike
 
 
 def kill(title: str) -> Fault:
@@ -137,16 +146,32 @@ def deployed(**settings: Any) -> Fault:
     return strike
 
 
-INGRESS_KILLED = "HAProxy killed"
-FAULTS: dict[str, Fault] = {
-    "none": nothing,
-    "gateway replica killed": kill_replica,
-    "Serve controller killed": kill(CONTROLLER),
-    "keeper of the limits killed": kill(KEEPER),
-    "other configuration deployed": deployed(commit_every_s=1.5),
-    "configuration deployed whose constructor raises": deployed(workspace="/proc/nowhere"),
-    "replica scaled away": deployed(min_replicas=1, max_replicas=1),
-    INGRESS_KILLED: kill(HAPROXY),
+@dataclass(frozen=True)
+class Trial:
+    """settings: of the gateway when it begins, beside SETTINGS. calm: the trial without a fault
+    that it is compared with."""
+
+    fault: Fault
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calm: str = "none"
+
+
+IN_POOL = {
+    "placement": "models",
+    "pools": {"models": {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.1}},
+}
+INGRESS_KILLED, CALM_IN_POOL = "HAProxy killed", "none, the model in a pool"
+TRIALS: dict[str, Trial] = {
+    "none": Trial(nothing),
+    "gateway replica killed": Trial(kill_replica(REPLICA)),
+    "Serve controller killed": Trial(kill(CONTROLLER)),
+    "keeper of the limits killed": Trial(kill(KEEPER)),
+    "other configuration deployed": Trial(deployed(commit_every_s=1.5)),
+    "configuration deployed whose constructor raises": Trial(deployed(workspace="/proc/nowhere")),
+    "replica scaled away": Trial(deployed(min_replicas=1, max_replicas=1)),
+    CALM_IN_POOL: Trial(nothing, IN_POOL, CALM_IN_POOL),
+    "pool replica killed": Trial(kill_replica(POOL_REPLICA), IN_POOL, CALM_IN_POOL),
+    INGRESS_KILLED: Trial(kill(HAPROXY)),
 }
 
 
@@ -181,11 +206,11 @@ class Run:
 
 async def run(site: Site, name: str, rate_rps: float) -> Run:
     """One fault, under load."""
-    fault = FAULTS[name]
+    fault = TRIALS[name].fault
     after_s = AFTER_INGRESS_S if name == INGRESS_KILLED else AFTER_S
     seconds = CALM_S if fault is nothing else BEFORE_S + after_s
     rows, expected = site.case.rows, site.case.expected
-    number = list(FAULTS).index(name)
+    number = list(TRIALS).index(name)
     ids = [f"{site.prefix}-{number}-{i}" for i in range(int(rate_rps * seconds * 1.3))]
     credential = {"Authorization": f"Bearer {site.case.key}"}
     requests = [
@@ -217,18 +242,18 @@ async def run(site: Site, name: str, rate_rps: float) -> Run:
 
 async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
     runs: dict[str, Run] = {}
-    for name in track(FAULTS, "faults", console=Console(stderr=True)):
-        await site.settle()
+    for name in track(TRIALS, "faults", console=Console(stderr=True)):
+        await site.settle(TRIALS[name].settings)
         runs[name] = await run(site, name, rate_rps)
         sys.stderr.write(f"{name}: {json.dumps(runs[name].figures())}\n")
     answered = [one for run in runs.values() for one in run.ids]
-    calm_ms = runs["none"].figures()["p99_ms"]
+    told = {name: run.figures() for name, run in runs.items()}
+    calm_ms = {name: told[TRIALS[name].calm]["p99_ms"] for name in told}
     return {
         "rate_rps": rate_rps,
         "faults": [
-            {"fault": name, **found, "p99_ratio": round(found["p99_ms"] / calm_ms, 2)}
-            for name, run in runs.items()
-            for found in [run.figures()]
+            {"fault": name, **found, "p99_ratio": round(found["p99_ms"] / calm_ms[name], 2)}
+            for name, found in told.items()
         ],
         "log": await asyncio.to_thread(log_figures, site, answered),
         **results_file.measured_here(),

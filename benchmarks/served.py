@@ -73,6 +73,8 @@ def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
 
 EVERYTHING_ON: dict[str, Any] = {
     "requires_key": True,
+    "usd_per_1000_rows": 0.001,
+    "budgets": {"default_usd": 1_000_000},
     "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
     "endpoints": {ENDPOINT: {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
 }
