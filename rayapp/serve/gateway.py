@@ -51,13 +51,17 @@ from rayapp.serve.identity import KeyRing, require_caller
 from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.openapi import describe
-from rayapp.serve.predicting import RecordSink, aside, prediction_records, store, store_charged
+from rayapp.serve.predicting import (
+    INLINE_BYTES,
+    RecordSink,
+    aside,
+    prediction_records,
+    store,
+    store_charged,
+)
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
-
-INLINE_BYTES = 32 * 1024
-"""Longer bodies are parsed and recorded in a thread, so that they do not hold up short ones."""
 
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")

@@ -20,6 +20,8 @@ NUM_PORTS = 4
 """Ports that one node's ingress needs beside the endpoints' own."""
 REPEATABLE_BYTES = 64 * 1024
 """Longer requests, headers included, get an error when their replica dies."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Of one gRPC call, as of a body that the gateway still reads to say that it is too long."""
 REQUEST_TIMEOUT_S = 10
 """So long a client may take to send its headers, and a body of REPEATABLE_BYTES."""
 # HAProxy repeats only what it has whole, so it waits for the body first, which also keeps slow
@@ -66,6 +68,9 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # One datagram a request, parsed by a Python actor: dearer than the answer. The gateway
         # counts requests itself.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Serve's default for a gRPC message is 2 GiB, all of which would be read before the gateway
+        # sees that it is too long.
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

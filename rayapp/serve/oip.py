@@ -9,7 +9,7 @@ Every input column is a tensor of shape [N] or [N, 1], named by the column; time
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -306,6 +306,11 @@ def _texts(raw: memoryview, name: str, length: int) -> list[str]:
     return texts
 
 
+def length_prefixed(elements: Iterable[bytes]) -> bytes:
+    """A BYTES tensor as it is written in binary."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
 def _parameters(holder: Mapping[str, Any], param: str) -> Mapping[str, Any]:
     found = holder.get("parameters") or {}
     if not isinstance(found, dict):
@@ -350,8 +355,7 @@ def _output(
         }
         if not wanted.is_binary:
             return made | {"data": names}, None
-        encoded = [n.encode() for n in names]
-        data = b"".join(struct.pack("<I", len(e)) + e for e in encoded)
+        data = length_prefixed(n.encode() for n in names)
     else:
         values = main_output(scores_NK, schema)
         made = {"name": wanted.name, "datatype": "FP32", "shape": list(values.shape)}

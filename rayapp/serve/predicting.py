@@ -15,6 +15,9 @@ log = logging.getLogger("rayapp.serve.predicting")
 
 Result = TypeVar("Result")
 
+INLINE_BYTES = 32 * 1024
+"""Longer bodies are parsed and recorded in a thread, so that they do not hold up short ones."""
+
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )

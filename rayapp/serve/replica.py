@@ -24,6 +24,7 @@ from rayapp.serve.budgets import Bank, Budgets
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
+from rayapp.serve.grpc_ingress import GrpcMethods
 from rayapp.serve.http import Receive, Scope, Send
 from rayapp.serve.identity import KeyRing
 from rayapp.serve.limits import Grant, Keeper, Limiter
@@ -80,7 +81,7 @@ class BehindServe:
 
 
 @serve.ingress()
-class GatewayReplica:
+class GatewayReplica(GrpcMethods):
     def __init__(
         self,
         config: ServingConfig,
@@ -108,7 +109,7 @@ class GatewayReplica:
                 parts.feeds.refresh()
             follower.refresh(patience_s)
 
-        self._gateway = Gateway(
+        self.gateway = Gateway(
             config,
             follower,
             parts.log.predictions,
@@ -127,11 +128,11 @@ class GatewayReplica:
             budgets=make_budgets(config, parts.bank),
             feeds=parts.feeds,
         )
-        self._load = Load(lambda: self._gateway.num_ongoing)
+        self._load = Load(lambda: self.gateway.num_ongoing)
 
     async def __serve_build_asgi_app__(self) -> BehindServe:
-        door.open_to(self._gateway)
-        return BehindServe(self._gateway)
+        door.open_to(self.gateway)
+        return BehindServe(self.gateway)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""

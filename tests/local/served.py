@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -26,9 +27,7 @@ class Served:
         Path(self.workspace.uri).mkdir()
         self.ledger = Ledger.of(self.workspace, "test")
         self.releases = [seal_release(self.workspace, folder / str(seed), seed) for seed in (1, 2)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port, self.grpc_port = _free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def bundle(self, number: int) -> Bundle:
@@ -40,6 +39,14 @@ class Served:
 
     def release(self) -> str | None:
         return httpx.get(f"{self.url}/v2").headers.get("x-release")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in free]
 
 
 def wait(until: Callable[[], bool], seconds: float = 20) -> None:

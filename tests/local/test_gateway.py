@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from ray import serve
 from served import RECORDS, SCORE, Served, wait
@@ -16,6 +17,7 @@ from serving_case import ENDPOINT, ROW, rows_table
 from tritonclient.utils import InferenceServerException
 
 from rayapp.config.serving import ServingConfig
+from rayapp.govern.keys import create_key
 from rayapp.observe.predictions import find_predictions, read_feedback
 from rayapp.register.manifest import manifest_uri
 from serve_apps.predict import build
@@ -32,7 +34,13 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
     config = ServingConfig(
         workspace=made.workspace.uri, num_cpus=0.1, follow_every_ms=100, commit_every_s=0.2
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": made.port})
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": made.port},
+        grpc_options={
+            "port": made.grpc_port,
+            "grpc_servicer_functions": ["rayapp.serve.grpc_ingress:add_to_server"],
+        },
+    )
     serve.run(build(config), name="gateway", route_prefix="/")
     assert httpx.get(f"{made.url}/v2/health/ready").status_code == 503
     early = httpx.post(made.url + SCORE, json=RECORDS)
@@ -44,7 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
     serve.shutdown()
 
 
-def _inputs(num_rows: int) -> tuple[list[triton.InferInput], Any]:
+def _inputs(num_rows: int, tensor: type[Any] = triton.InferInput) -> tuple[list[Any], Any]:
     table = rows_table(num_rows, seed=8).drop_columns(["y"])
     inputs = []
     for name in table.column_names:
@@ -55,7 +63,7 @@ def _inputs(num_rows: int) -> tuple[list[triton.InferInput], Any]:
             values = [np.nan if value is None else value for value in values]
         array = np.array(values, dtype=np.object_ if isinstance(values[0], str) else None)
         datatype = {"f": "FP64", "i": "INT64", "b": "BOOL", "O": "BYTES"}[array.dtype.kind]
-        inputs.append(triton.InferInput(name, [num_rows], datatype))
+        inputs.append(tensor(name, [num_rows], datatype))
         inputs[-1].set_data_from_numpy(array)
     return inputs, table
 
@@ -81,6 +89,50 @@ def test_a_triton_client_works_unchanged(served: Served) -> None:
     assert refused.value.status() == "422"
     assert "is missing" in str(refused.value)
     client.close()
+
+
+def test_a_triton_client_over_grpc_works_unchanged(served: Served) -> None:
+    client = triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(ENDPOINT)
+    assert not client.is_model_ready("other")
+    assert client.get_server_metadata().name == "rayapp"
+    metadata = client.get_model_metadata(ENDPOINT)
+    inputs, table = _inputs(30, triton_grpc.InferInput)
+    assert [i.name for i in metadata.inputs] == [i.name() for i in inputs]
+    expected = served.bundle(0).predict(table)[:, 1]
+    found = client.infer(ENDPOINT, inputs, request_id="triton-2")
+    np.testing.assert_allclose(found.as_numpy("probability"), expected, atol=1e-6)
+    assert found.get_response().id == "triton-2"
+    version = client.infer(ENDPOINT, inputs, model_version=metadata.versions[0])
+    np.testing.assert_allclose(version.as_numpy("probability"), expected, atol=1e-6)
+    key, _ = create_key(served.ledger, "acme", "caller")
+    headers = {"authorization": f"Bearer {key}", "x-request-id": "over-grpc"}
+    wait(lambda: _status(client, ENDPOINT, inputs, headers) is None)
+    for name, given, with_headers, status in (
+        (ENDPOINT, inputs[:-1], {}, "INVALID_ARGUMENT"),
+        ("nobody", inputs, {}, "NOT_FOUND"),
+        (ENDPOINT, inputs, {"authorization": f"Bearer {key}x"}, "UNAUTHENTICATED"),
+        (ENDPOINT, inputs, {"x-deadline-ms": "0"}, "DEADLINE_EXCEEDED"),
+    ):
+        assert _status(client, name, given, with_headers) == f"StatusCode.{status}"
+    client.close()
+    wait(lambda: len(find_predictions(served.workspace, "over-grpc")) == 30)
+    assert {one.tenant for one in find_predictions(served.workspace, "over-grpc")} == {"acme"}
+
+
+def _status(
+    client: triton_grpc.InferenceServerClient,
+    name: str,
+    inputs: list[Any],
+    headers: dict[str, str],
+) -> str | None:
+    try:
+        client.infer(name, inputs, headers=headers)
+    except InferenceServerException as error:
+        return str(error.status())
+    return None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of mlflow about its own types, on import

@@ -319,3 +319,13 @@ def oip_body(rows: Sequence[Mapping[str, Any]], **extra: Any) -> dict[str, Any]:
         for column in INPUTS
     ]
     return {"inputs": inputs, **extra}
+
+
+def triton_inputs(rows: Sequence[Mapping[str, Any]], tensor: type[Any]) -> list[Any]:
+    """As a user of Triton's client makes them. tensor: the InferInput of its HTTP or gRPC half."""
+    made = []
+    for given in oip_body(rows)["inputs"]:
+        kind = {"FP64": np.float64, "BYTES": np.object_}.get(given["datatype"])
+        made.append(tensor(given["name"], given["shape"], given["datatype"]))
+        made[-1].set_data_from_numpy(np.array(given["data"], kind))
+    return made
