@@ -78,7 +78,8 @@ def up(
 ) -> None:
     """Start this workspace's local Ray head, or find it running.
 
-    The dashboard listens on RAYAPP_DASHBOARD_PORT (8265), endpoints on RAYAPP_HTTP_PORT (8000).
+    The dashboard listens on RAYAPP_DASHBOARD_PORT (8265), endpoints on RAYAPP_HTTP_PORT (8000) and,
+    where a serving config wants gRPC, RAYAPP_GRPC_PORT (its port).
     Other Ray clusters on this machine are neither joined nor disturbed.
     """
     from rayapp.cli.head import start

@@ -80,6 +80,9 @@ def start(
         http_port = port_from(environ, "RAYAPP_HTTP_PORT", 8000)
         require_free(dashboard_port, "RAYAPP_DASHBOARD_PORT", "the Ray dashboard")
         require_free(http_port, "RAYAPP_HTTP_PORT", "the endpoints")
+        if environ.get("RAYAPP_GRPC_PORT"):  # else no port is taken before a config wants gRPC
+            grpc_port = port_from(environ, "RAYAPP_GRPC_PORT", 9000)
+            require_free(grpc_port, "RAYAPP_GRPC_PORT", "the endpoints over gRPC")
         for attempt in range(1, _ATTEMPTS + 1):
             head, child = _launch(workspace, environ, resources, dashboard_port, http_port)
             if _comes_up(head, child, say):

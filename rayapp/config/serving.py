@@ -336,8 +336,15 @@ class ServeFile(Config):
     http_options: dict[str, Any] = Field(default={})
     """RAYAPP_HTTP_PORT takes precedence over its `port`."""
     grpc_options: dict[str, Any] = Field(default={})
+    """RAYAPP_GRPC_PORT takes precedence over its `port`."""
     proxy_location: str | None = None
     controller_options: dict[str, Any] | None = None
     logging_config: dict[str, Any] | None = None
     tracing_config: dict[str, Any] | None = None
     target_capacity: float | None = None
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.grpc_options and not self.grpc_options.get("grpc_servicer_functions"):
+            raise ValueError("`grpc_options` have no effect without `grpc_servicer_functions`")
+        return self

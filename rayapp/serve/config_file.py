@@ -19,19 +19,23 @@ def check_serve_file(file: ServeFile, path: str) -> None:
     """path: where `file` was read from. Raises ConfigError."""
     places = {at: f"line {line}" for at, line in read_yaml(path)[1].items()}
     check(ServeDeploySchema, file.model_dump(exclude_unset=True), path, places)
+    functions = "grpc_servicer_functions"
+    for function in file.grpc_options.get(functions, ()):
+        _check_import(function, path, places.get(("grpc_options", functions)), functions)
     for number, application in enumerate(file.applications):
         at: Location = ("applications", number)
-        _check_import(str(application["import_path"]), path, places.get((*at, "import_path")))
+        place = places.get((*at, "import_path"))
+        _check_import(str(application["import_path"]), path, place, "import_path")
         if application["import_path"] == BUILDER:
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
             check(ServingConfig, application.get("args") or {}, path, own)
 
 
-def _check_import(import_path: str, path: str, place: str | None) -> None:
+def _check_import(import_path: str, path: str, place: str | None, key: str) -> None:
     """Serve imports `module:attribute` on the cluster; a module of this project can be looked into
     here. Anything that is not found out without running it is left to Serve."""
     module, _, attribute = import_path.replace(":", ".").rpartition(".")
-    where = f"{path}: {place}: import_path" if place else f"{path}: import_path"
+    where = f"{path}: {place}: {key}" if place else f"{path}: {key}"
     found = Path(*module.split("."))
     files = [f for f in (found.with_suffix(".py"), found / "__init__.py") if f.is_file()]
     if not files:

@@ -1,15 +1,16 @@
 """Deploying a Serve config to the cluster this job runs on, and waiting until it answers."""
 
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from ray.serve.schema import ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatusOverview, gRPCOptionsSchema
 
 from rayapp.config.serving import ServeFile
-from rayapp.errors import Unavailable
+from rayapp.errors import Unavailable, UserError
 
 _WAIT_S = 180
 _ATTEMPT = "RAYAPP_DEPLOY_ATTEMPT"
@@ -25,7 +26,8 @@ def deploy(
     runs. Returns URLs.
 
     The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
-    their nodes. Raises Unavailable when they do not come up; what answered before goes on.
+    their nodes. Raises UserError for grpc_options that cannot be had, and Unavailable when the
+    applications do not come up; what answered before goes on.
     """
     if dashboard_url is None:
         raise Unavailable(
@@ -36,15 +38,46 @@ def deploy(
     port = int(environ.get("RAYAPP_HTTP_PORT") or file.http_options.get("port", 8000))
     config["http_options"] = {**file.http_options, "port": port}
     client = ServeSubmissionClient(dashboard_url)
-    config["applications"] = tried_again(file.applications, _deployed(client))
+    running = client.get_serve_details()
+    config["grpc_options"] = grpc_options(file.grpc_options, environ, running.get("grpc_options"))
+    config["applications"] = tried_again(file.applications, running["applications"])
     client.deploy_applications(config)
     _wait_until_running([application["name"] for application in file.applications], say)
     return {"endpoint_url": f"http://127.0.0.1:{port}", "dashboard_url": dashboard_url}
 
 
-def _deployed(client: ServeSubmissionClient) -> dict[str, Any]:
-    applications: dict[str, Any] = client.get_serve_details()["applications"]
-    return applications
+def grpc_options(
+    wanted: Mapping[str, Any], environ: Mapping[str, str], running: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """All of them, with RAYAPP_GRPC_PORT's port if it is set. running: those that Serve has; None
+    where it does not run yet.
+
+    Raises UserError for others than those, which Serve would pass over in silence, and for a port
+    that is taken, with which Serve would not come up, HTTP included.
+    """
+    made = gRPCOptionsSchema(**wanted)
+    if made.grpc_servicer_functions:
+        made.port = int(environ.get("RAYAPP_GRPC_PORT") or made.port)
+    options: dict[str, Any] = made.model_dump()
+    if running is None:
+        if made.grpc_servicer_functions and not _is_free(made.port):
+            raise UserError(
+                f"port {made.port} (gRPC) is taken by another process",
+                "end it, or take another: `port` of grpc_options, or RAYAPP_GRPC_PORT of `up`",
+            )
+    elif options != running:
+        kept = running if running["grpc_servicer_functions"] else "none"
+        raise UserError(
+            f"Serve runs with other grpc_options ({kept}), and keeps them until it ends",
+            'end it, which takes its endpoints away until the next deployment: eval "$(rayapp env)"'
+            " && serve shutdown -y, and submit again",
+        )
+    return options
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def tried_again(

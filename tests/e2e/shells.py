@@ -72,11 +72,12 @@ class Shell:
 
 def new_shell(folder: Path) -> Shell:
     """A shell with a workspace in `folder` and ports that nobody uses."""
-    dashboard_port, http_port = free_ports(2)
+    dashboard_port, http_port, grpc_port = free_ports(3)
     environ = os.environ | {
         "RAYAPP_WORKSPACE": str(folder),
         "RAYAPP_DASHBOARD_PORT": str(dashboard_port),
         "RAYAPP_HTTP_PORT": str(http_port),
+        "RAYAPP_GRPC_PORT": str(grpc_port),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     environ.pop("RAY_AUTH_MODE")

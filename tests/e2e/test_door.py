@@ -8,7 +8,8 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 import yaml
-from serving_case import ROW, seal_release
+from serving_case import ROW, seal_release, triton_inputs
 from shells import Shell, end_head, new_shell
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
 
 from rayapp.cli.head_state import running_head
 from rayapp.govern.accounts import Accounts
@@ -65,6 +68,10 @@ class Served:
     def port(self) -> int:
         return int(self.shell.environ["RAYAPP_HTTP_PORT"])
 
+    @property
+    def grpc_port(self) -> int:
+        return int(self.shell.environ["RAYAPP_GRPC_PORT"])
+
     def deploy(self, settings: dict[str, Any]) -> None:
         path = self._written(settings)
         deployed = self.shell.with_stock_tools().run("serve", "deploy", str(path))
@@ -78,6 +85,10 @@ class Served:
     def _written(self, settings: dict[str, Any]) -> Path:
         config = {
             "http_options": {"port": self.port},
+            "grpc_options": {
+                "port": self.grpc_port,
+                "grpc_servicer_functions": ["rayapp.serve.grpc_ingress:add_to_server"],
+            },
             "applications": [
                 {
                     "name": "gateway",
@@ -93,7 +104,7 @@ class Served:
         return path
 
     def replicas(self) -> list[dict[str, Any]]:
-        """Those that Serve says are running."""
+        """Those that Serve says are running, less those it has not missed yet."""
         head = running_head(self.shell.workspace)
         token = Path(head.token_path).read_text()
         request = urllib.request.Request(
@@ -103,7 +114,8 @@ class Served:
         with urllib.request.urlopen(request, timeout=30) as response:
             applications = json.load(response)["applications"]
         deployment = applications.get("gateway", {}).get("deployments", {}).get("gateway", {})
-        return [r for r in deployment.get("replicas", []) if r["state"] == "RUNNING"]
+        running = [r for r in deployment.get("replicas", []) if r["state"] == "RUNNING"]
+        return [r for r in running if psutil.pid_exists(r["pid"])]
 
     def account(self) -> tuple[int, int]:
         """What callers without a key have spent, and what is lent for them, in billionths."""
@@ -236,31 +248,65 @@ async def test_a_failed_deployment_takes_nothing_away_nor_does_the_next(served: 
     assert f"rayapp ask {ENDPOINT}" in mended.stderr
 
 
-async def test_what_a_killed_replica_was_asked_another_answers_once(served: Served) -> None:
-    """The replica is stopped first, so that requests surely wait in it when it is killed."""
-    _until(lambda: len(served.replicas()) == 2)
-    victim = psutil.Process(served.replicas()[0]["pid"])
-    ids = [f"asked-{i}" for i in range(40)]
+Ask = Callable[[str], Awaitable[str]]
+"""Sends a request with this id and gives the id that its answer carries."""
+
+
+@asynccontextmanager
+async def _over_http(served: Served) -> AsyncIterator[Ask]:
     url = f"http://127.0.0.1:{served.port}"
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as client:
+
+        async def ask(name: str) -> str:
+            answer = await client.post(SCORE, content=BODY, headers={"x-request-id": name})
+            assert answer.status_code == 200, answer.text
+            return answer.headers["x-request-id"]
+
+        yield ask
+
+
+@asynccontextmanager
+async def _over_grpc(served: Served) -> AsyncIterator[Ask]:
+    async with InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as client:
+        inputs = triton_inputs([ROW], InferInput)
+
+        async def ask(name: str) -> str:
+            answer = await client.infer(ENDPOINT, inputs, headers={"x-request-id": name})
+            return answer.get_response().id
+
+        yield ask
+
+
+@pytest.mark.parametrize("over", [_over_http, _over_grpc])
+async def test_what_a_killed_replica_was_asked_another_answers_once(
+    served: Served, over: Callable[[Served], AbstractAsyncContextManager[Ask]]
+) -> None:
+    """The replica is stopped first, so that requests surely wait in it when it is killed."""
+
+    def are_both_asked() -> bool:
+        """Until HAProxy knows the other replica, all requests would wait in the stopped one."""
+        both = served.replicas()
+        return served.answers() and len(both) == 2 and all(_num_connections(r["pid"]) for r in both)
+
+    _until(are_both_asked)
+    victim = psutil.Process(served.replicas()[0]["pid"])
+    prefix = over.__name__
+    ids = [f"{prefix}-{i}" for i in range(40)]
+    async with over(served) as ask:
         victim.suspend()
-        asked = {
-            asyncio.create_task(client.post(SCORE, content=BODY, headers={"x-request-id": name}))
-            for name in ids
-        }
+        asked = {asyncio.ensure_future(ask(name)) for name in ids}
         held = asked
         while len(held) > len(asked) / 2:  # the other replica answers its share
             _, held = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
         assert held
         victim.kill()
-        answers = await asyncio.gather(*asked)
-    assert [answer.status_code for answer in answers] == [200] * len(ids)
-    assert sorted(answer.headers["x-request-id"] for answer in answers) == sorted(ids)
+        answered = await asyncio.gather(*asked)
+    assert sorted(answered) == sorted(ids)
     logged: list[str] = []
 
     def are_logged() -> bool:
         table = read_predictions(served.shell.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
-        logged[:] = [i for i in table.column("request_id").to_pylist() if i.startswith("asked-")]
+        logged[:] = [i for i in table.column("request_id").to_pylist() if i.startswith(prefix)]
         return set(ids) <= set(logged)
 
     _until(are_logged)

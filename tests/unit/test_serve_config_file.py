@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 
 from rayapp.config.load import load
 from rayapp.config.serving import ServeFile
-from rayapp.errors import ConfigError
+from rayapp.errors import ConfigError, UserError
 from rayapp.serve.config_file import check_serve_file
-from rayapp.serve.deploy import tried_again, without_frames
+from rayapp.serve.deploy import grpc_options, tried_again, without_frames
 
 GOOD = Path("configs/serving/gateway.yaml").read_text()
+FUNCTION = "rayapp.serve.grpc_ingress:add_to_server"
+GRPC = f"grpc_options:\n  port: 9000\n  grpc_servicer_functions: [{FUNCTION}]\napplications:"
 APPLICATION = {"name": "gateway", "import_path": "a:b"}
 
 
@@ -28,6 +30,10 @@ APPLICATION = {"name": "gateway", "import_path": "a:b"}
         ("  port:", "  prot:", "line 5: http_options.prot: unknown key; did you mean 'port'"),
         ("route_prefix:", "route_prefx:", "line 9: applications.0.route_prefx: unknown key"),
         ("applications:", "aplications:", "did you mean 'applications'"),
+        ("applications:", GRPC.replace("add_", "ad_"), "line 9: grpc_servicer_functions: rayapp/"),
+        ("applications:", GRPC.replace("_ingress:", ":"), "there is no module 'rayapp.serve.grpc'"),
+        ("applications:", GRPC.replace("port", "prot"), "line 8: grpc_options.prot: unknown key"),
+        ("applications:", "grpc_options: {port: 9000}\napplications:", "have no effect without"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -44,6 +50,28 @@ def test_modules_of_the_project_and_of_packages_are_found(tmp_path: Path, module
     path = tmp_path / "gateway.yaml"
     path.write_text(GOOD.replace("serve_apps.predict:build", module))
     check_serve_file(load(ServeFile, path), str(path))
+
+
+def test_grpc_is_a_matter_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(GOOD.replace("applications:", GRPC))
+    check_serve_file(load(ServeFile, path), str(path))
+
+
+def test_grpc_options_are_kept_while_serve_runs() -> None:
+    wanted = {"port": 9000, "grpc_servicer_functions": [FUNCTION]}
+    none = grpc_options({}, {"RAYAPP_GRPC_PORT": "9001"}, None)
+    made = gRPCOptionsSchema(**wanted).model_dump()
+    assert none == gRPCOptionsSchema().model_dump()
+    assert grpc_options(wanted, {}, made) == made
+    assert grpc_options({}, {}, none) == none
+    for other, environ, running in (
+        (wanted, {}, none),
+        ({}, {}, made),
+        (wanted, {"RAYAPP_GRPC_PORT": "9001"}, made),
+    ):
+        with pytest.raises(UserError, match="serve shutdown"):
+            grpc_options(other, environ, running)
 
 
 def test_a_file_has_the_keys_that_serve_knows() -> None:
