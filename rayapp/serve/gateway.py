@@ -19,6 +19,7 @@ from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import SHADOW
 from rayapp.serve.admission import Admission
+from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
 from rayapp.serve.budgets import Budgets
 from rayapp.serve.call import Answer, Call, Meter
@@ -51,14 +52,7 @@ from rayapp.serve.identity import KeyRing, require_caller
 from rayapp.serve.limits import Limiter
 from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.openapi import describe
-from rayapp.serve.predicting import (
-    INLINE_BYTES,
-    RecordSink,
-    aside,
-    prediction_records,
-    store,
-    store_charged,
-)
+from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
 from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")

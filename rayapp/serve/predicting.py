@@ -1,22 +1,16 @@
-"""Keeping the record of an answer, and where long work is done."""
+"""Keeping the record of an answer."""
 
-import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from rayapp.errors import Unavailable
 from rayapp.serve.budgets import Charge
 from rayapp.serve.endpoints.base import Ask, Reply
 
 log = logging.getLogger("rayapp.serve.predicting")
-
-Result = TypeVar("Result")
-
-INLINE_BYTES = 32 * 1024
-"""Longer bodies are parsed and recorded in a thread, so that they do not hold up short ones."""
 
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
@@ -102,8 +96,3 @@ def store(sink: RecordSink, records: Sequence[Mapping[str, Any]]) -> None:
             f"this replica cannot keep its records ({error.strerror})",
             "try again; the disk under the workspace's spool needs room",
         ) from None
-
-
-async def aside(work: Callable[[], Result], is_long: bool) -> Result:
-    """Long work in a thread, short work here and now."""
-    return await asyncio.to_thread(work) if is_long else work()

@@ -7,10 +7,10 @@ import numpy as np
 
 from rayapp.errors import Unavailable
 from rayapp.schemas.traffic import STATIC
+from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.follow import Loaded
 from rayapp.serve.oip import check_outputs
-from rayapp.serve.predicting import aside
 from rayapp.serve.validation import Rows, validated, with_nulls
 
 
