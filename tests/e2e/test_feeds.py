@@ -23,7 +23,7 @@ from rayapp.ledger import Ledger
 from rayapp.release.promote import promote
 
 ENDPOINT, BASIC = "weathered", "weathered-basic"
-FRESH_S = 30
+FRESH_S = 60
 WAIT_S = 300
 SENT = {name: value for name, value in ROW.items() if name != "temp"}
 CONTRACT = {
@@ -194,10 +194,9 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _stop(producer: "subprocess.Popen[str]") -> str:
+def _stop(producer: "subprocess.Popen[str]") -> None:
     producer.send_signal(signal.SIGINT)
-    told, _ = producer.communicate(timeout=120)
-    return told
+    producer.communicate(timeout=120)
 
 
 def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site) -> None:
@@ -208,11 +207,12 @@ def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site
     _until(lambda: site.is_fresh(producer))
     fresh = [site.ask() for _ in range(50)]
     assert {answer.degraded for answer in fresh} == {None}
-    told = _stop(producer)
-    assert "feed weather: 1 features by carrier: 1 rows, stale at" in told
+    _stop(producer)
     feed = newest(site.shell.workspace, "weather")
     assert feed is not None
-    stale_at = feed.tables[0].stale_at
+    (table,) = feed.tables
+    assert (table.keys, table.num_rows) == (("carrier",), 1)
+    stale_at = table.stale_at
     answers: list[Answer] = []
     while datetime.now(UTC) < stale_at + timedelta(seconds=2):
         answers.append(site.ask())
