@@ -11,11 +11,13 @@ from rayapp.storage import Workspace
 
 
 def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) -> int:
-    """End the loans of this node's gateways that died, by what they recorded. Returns how many.
+    """End the loans of this node's gateways that died, by what they recorded, and forget those that
+    ended long ago. Returns how many were settled.
 
     Everything that this node has spooled is committed first: a gateway records nothing on a loan
     that may be settled.
     """
+    accounts.forget(now)
     loans = accounts.abandoned(now)
     if not loans:
         return 0
@@ -23,9 +25,7 @@ def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) ->
     for loan_id, cost in committed.repeated_costs.items():
         accounts.give_back(loan_id, cost)
     costs = cost_of_loans(workspace.table(PREDICTIONS_TABLE), loans)
-    num_settled = sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
-    accounts.forget(now)
-    return num_settled
+    return sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,15 @@ def test_a_dead_gateways_loan_is_settled_by_what_it_recorded(node: Node) -> None
     assert node.figures() == (2 * COST, 0, 2 * COST)
 
 
+def test_what_ended_long_ago_is_forgotten_though_nobody_died(node: Node) -> None:
+    loan_id = node.lend(100)
+    node.accounts.close(loan_id, 2 * COST)
+    node.now += timedelta(days=2)
+    assert node.settle() == 0
+    node.accounts.give_back(loan_id, COST)  # nobody knows it any more
+    assert node.figures()[0] == 2 * COST
+
+
 def test_one_that_recorded_nothing_owes_nothing(node: Node) -> None:
     node.lend(100)
     assert node.settle() == 1
