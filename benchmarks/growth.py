@@ -28,19 +28,17 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import psutil
-import pyarrow as pa
 import uvloop
 
 from benchmarks import results_file
 from benchmarks.open_loop import Outcome, post, run
-from benchmarks.served import ENDPOINT, Case, head, http_port, prepared
+from benchmarks.served import ENDPOINT, Case, head, http_port, prepared, typed
 from benchmarks.serving import TOLERANCE
 from rayapp.cli.head_state import running_head
 from rayapp.cli.ports import free_ports
@@ -51,7 +49,6 @@ from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import champion_pointer, promote
 from rayapp.schemas.release import Manifest
 from rayapp.storage import Workspace
-from rayapp.transforms import arrow_type
 
 ROOM, NUM_REPLICAS = 100, 3
 RATE_RPS, IDLE_S, SETTLE_S = 40.0, 5.0, 15.0
@@ -186,16 +183,7 @@ class Stock:
     def __init__(self, case: Case, models: Models, port: int) -> None:
         self._case, self._models, self._port = case, models, port
         bundle = Bundle.open(case.bundle)
-        table = pa.table(
-            {
-                column.name: pa.array(
-                    [_typed(row[column.name], column.type) for row in case.rows],
-                    arrow_type(column.type),
-                )
-                for column in bundle.schema.inputs
-            }
-        )
-        self._x_NF = bundle.encode(table)
+        self._x_NF = bundle.encode(typed(case.rows, bundle))
 
     def measured(self, count: int, seconds: float) -> dict[str, Any]:
         self._models.have(count)
@@ -217,10 +205,6 @@ class Stock:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/", timeout=10) as response:
             asks, loads = json.load(response)
         return asks, loads
-
-
-def _typed(value: Any, kind: str) -> Any:
-    return datetime.fromisoformat(value) if kind == "timestamp" and value is not None else value
 
 
 @contextlib.contextmanager

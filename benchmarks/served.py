@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,18 +57,23 @@ def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
     names = [column.name for column in bundle.schema.inputs]
     asked = sample_requests(workspace, ENDPOINT, NUM_ROWS)
     rows = [{name: row[name] for name in names} for row in asked]
+    expected = bundle.predict(typed(rows, bundle))[:, 1].tolist()
+    text, key = create_key(ledger, "benchmark", "caller")
+    try:
+        yield Case(workspace, folder, rows, expected, text)
+    finally:
+        revoke_key(ledger, key.key_id)
+
+
+def typed(rows: Sequence[Row], bundle: Bundle) -> pa.Table:
+    """Rows as they are sent → as a bundle takes them."""
     columns = {}
     for column in bundle.schema.inputs:
         values = [row[column.name] for row in rows]
         if column.type == "timestamp":
             values = [v if v is None else datetime.fromisoformat(v) for v in values]
         columns[column.name] = pa.array(values, arrow_type(column.type))
-    expected = bundle.predict(pa.table(columns))[:, 1].tolist()
-    text, key = create_key(ledger, "benchmark", "caller")
-    try:
-        yield Case(workspace, folder, rows, expected, text)
-    finally:
-        revoke_key(ledger, key.key_id)
+    return pa.table(columns)
 
 
 EVERYTHING_ON: dict[str, Any] = {

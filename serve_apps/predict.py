@@ -6,8 +6,7 @@ arguments only when they are classes.
 """
 
 import os
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +16,7 @@ from ray.serve import Application
 
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
-from rayapp.flows.spending import settle_abandoned
+from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
@@ -77,7 +76,7 @@ def connect(config: ServingConfig) -> Parts:
     )
     if config.budgets is None:
         return parts
-    accounts = Accounts(workspace.ledger_url, socket.gethostname())
+    accounts = Accounts.of(workspace)
     return replace(
         parts,
         log=NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts)),
@@ -93,11 +92,6 @@ def _feeds(config: ServingConfig, workspace: Workspace) -> Feeds | None:
 
 def settle_now(accounts: Accounts, workspace: Workspace) -> int:
     return settle_abandoned(accounts, workspace, datetime.now(UTC))
-
-
-def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:
-    for loan_id, cost in costs.items():
-        accounts.give_back(loan_id, cost)
 
 
 def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], Found]:

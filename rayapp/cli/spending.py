@@ -1,6 +1,5 @@
 """`rayapp spending`: the tenants' accounts, beside what the prediction log says."""
 
-import socket
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -13,7 +12,7 @@ from rayapp.storage import Workspace
 
 
 def spending_of(workspace: Workspace) -> list[Spending]:
-    return spending(Accounts(workspace.ledger_url, socket.gethostname()), workspace)
+    return spending(Accounts.of(workspace), workspace)
 
 
 def show(found: Sequence[Spending]) -> None:

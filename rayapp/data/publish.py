@@ -21,11 +21,12 @@ from rayapp.data.delta import read_version
 from rayapp.data.features import add_features
 from rayapp.data.plan import plan_view
 from rayapp.data.snapshot import canonical_rows, in_one_task, ingest_tables
+from rayapp.data.view import with_derived
 from rayapp.errors import ConfigError
 from rayapp.schemas.data import PREDICTION_TIME_COLUMN, TableVersion
 from rayapp.schemas.features import FeatureFeed, FeatureTable
 from rayapp.storage import Workspace, commit_bytes, sha256
-from rayapp.transforms import Expression, arrow_type
+from rayapp.transforms import arrow_type
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,14 @@ def compute_groups(
     features: Sequence[str],
 ) -> list[tuple[bytes, list[str], int]]:
     """Of each group a Parquet file, its columns beside the keys, and its rows."""
-    base = read_version(versions[view.base])
+    base = with_derived(view, read_version(versions[view.base]))
     sources = {f.table for g in groups for f in g.features if isinstance(f, AsOfFeature)}
     others = {name: canonical_rows(read_version(versions[name])) for name in sources}
     computed = []
     for group in groups:
         made = [name for feature in group.features for name in names_of(feature)]
         wanted = [name for name in made if not features or name in features]
-        values = latest_values(view, group, base, others, at).select([*group.keys, *wanted])
+        values = latest_values(group, base, others, at).select([*group.keys, *wanted])
         file = io.BytesIO()
         pq.write_table(values, file)
         computed.append((file.getvalue(), wanted, values.num_rows))
@@ -142,12 +143,10 @@ def compute_groups(
 
 
 def latest_values(
-    view: ViewConfig, group: Group, base: pa.Table, others: Mapping[str, pa.Table], at: datetime
+    group: Group, base: pa.Table, others: Mapping[str, pa.Table], at: datetime
 ) -> pa.Table:
     """One row for each combination of the group's keys that there is, with the features that a row
-    of these keys would have if it were asked for at that moment."""
-    for name, text in view.derive.items():
-        base = base.append_column(name, Expression.parse(text).evaluate(base))
+    of these keys would have if it were asked for at that moment. base: with its derived columns."""
     asked = _key_rows(group, base, others)
     moment = pa.array([at] * asked.num_rows, arrow_type("timestamp"))
     asked = asked.append_column(PREDICTION_TIME_COLUMN, moment)

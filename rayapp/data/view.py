@@ -77,9 +77,15 @@ def _identity(view: ViewConfig) -> list[str]:
     return [PREDICTION_TIME_COLUMN, ROW_ID_COLUMN] if view.prediction_time else [ROW_ID_COLUMN]
 
 
-def _with_identity(view: ViewConfig, base: pa.Table) -> pa.Table:
+def with_derived(view: ViewConfig, base: pa.Table) -> pa.Table:
+    """The base table and the columns that are made of its own."""
     for name, text in view.derive.items():
         base = base.append_column(name, Expression.parse(text).evaluate(base))
+    return base
+
+
+def _with_identity(view: ViewConfig, base: pa.Table) -> pa.Table:
+    base = with_derived(view, base)
     parts = [pc.cast(base.column(name), pa.string()) for name in view.key]
     row_id = pc.binary_join_element_wise(*parts, "|", null_handling="replace", null_replacement="")
     base = base.append_column(ROW_ID_COLUMN, row_id)

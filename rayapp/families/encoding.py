@@ -35,7 +35,7 @@ from rayapp.transforms import Expression, feature_table
 MAX_VOCABULARY = 512
 NUM_BINS = 20
 OTHER = "(other)"
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 """The last value of a category's profile: everything outside the vocabulary."""
 Kind = Literal["number", "category"]
 
@@ -266,7 +266,7 @@ def _finite(column: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
             f"{name!r} must be a number: {str(error).splitlines()[0]}",
             "send a number or null",
         ) from None
-    x_N[~(np.abs(x_N) <= _LARGEST)] = np.nan
+    x_N[~(np.abs(x_N) <= LARGEST_FLOAT32)] = np.nan
     return x_N
 
 

@@ -1,12 +1,14 @@
 """Budgets where accounts and the prediction log meet: loans of dead gateways are settled, and both
 sides are shown beside each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.costs import cost_by_tenant, cost_of_loans
 from rayapp.observe.predictions import PREDICTIONS_TABLE, commit_node
+from rayapp.schemas.period import bounds
 from rayapp.storage import Workspace
 
 
@@ -22,10 +24,15 @@ def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) ->
     if not loans:
         return 0
     committed = commit_node(workspace, wait=True)
-    for loan_id, cost in committed.repeated_costs.items():
-        accounts.give_back(loan_id, cost)
+    give_back(accounts, committed.repeated_costs)
     costs = cost_of_loans(workspace.table(PREDICTIONS_TABLE), loans)
     return sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
+
+
+def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:
+    """What loans paid for rows that were paid for already, by the loans' ids."""
+    for loan_id, cost in costs.items():
+        accounts.give_back(loan_id, cost)
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,3 @@ def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
         Spending(a.tenant, a.period, a.spent, a.lent, logged[a.period].get(a.tenant, 0))
         for a in listed
     ]
-
-
-def bounds(period: str) -> tuple[datetime, datetime]:
-    """The first moment of a day (2026-11-29) or month (2026-11) in UTC, and that of the next."""
-    if period.count("-") == 2:
-        start = datetime.fromisoformat(period).replace(tzinfo=UTC)
-        return start, start + timedelta(days=1)
-    start = datetime.fromisoformat(f"{period}-01").replace(tzinfo=UTC)
-    return start, (start + timedelta(days=32)).replace(day=1)

@@ -11,6 +11,7 @@ answered again has one row in the log, and cost both: `give_back` returns the se
 loan is settled by the log, which has it only once.
 """
 
+import socket
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 
 from rayapp.database import Database
 from rayapp.schemas.traffic import Loan, NoLoan
+from rayapp.storage import Workspace
 
 _LOCK_ID = 7_429_562  # any constant: names our advisory lock within the PostgreSQL database
 _KEPT = timedelta(days=1)
@@ -65,6 +67,11 @@ class Accounts:
     def __init__(self, url: str, node: str) -> None:
         self._database = Database(url, _metadata, _LOCK_ID)
         self._node = node
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "Accounts":
+        """Those of a workspace, for a process of this node."""
+        return cls(workspace.ledger_url, socket.gethostname())
 
     def lend(
         self,

@@ -21,7 +21,9 @@ from typing import Protocol
 
 from rayapp.config.serving import BudgetsConfig
 from rayapp.errors import RequestError, Unavailable
+from rayapp.schemas.period import bounds, period_of
 from rayapp.schemas.traffic import NANO, Loan, NoLoan
+from rayapp.serve.identity import ANONYMOUS, called
 
 log = logging.getLogger("rayapp.serve.budgets")
 
@@ -32,8 +34,6 @@ MARGIN_S = 5.0
 EMPTY_S = 1.0
 """So long a gateway refuses by itself, before it asks whether something came back."""
 CLOSE_AGAIN_S = 1.0
-ANONYMOUS = ""
-"""The tenant of everybody without a key."""
 
 
 class Bank(Protocol):
@@ -250,23 +250,14 @@ class Budgets:
         purse.was_returned.set()
 
 
-def period_of(period: str, now: datetime) -> str:
-    """The calendar day or month in UTC, as accounts have it."""
-    return now.astimezone(UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
-
-
 def _until_next(period: str, now: datetime) -> int:
     """Whole seconds until the next day or month begins, rounded up."""
-    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        following = today + timedelta(days=1)
-    else:
-        following = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    _, following = bounds(period_of(period, now))
     return math.ceil((following - now).total_seconds())
 
 
 def _used_up(name: str, limit: int, period: str, wait_s: int) -> RequestError:
-    who = "callers without a key" if name == ANONYMOUS else f"tenant {name!r}"
+    who = called(name)
     return RequestError(
         f"{who} may spend {limit / NANO:g} USD a {period}, which does not cover this request",
         f"wait for the next {period} (UTC), or have the budget raised",

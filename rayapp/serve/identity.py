@@ -13,6 +13,8 @@ from rayapp.schemas.traffic import ApiKey, Role
 log = logging.getLogger("rayapp.serve.identity")
 
 _BEARER = re.compile(rb"bearer +rk_([0-9a-f]{12})_([A-Za-z0-9_-]{20,100})", re.IGNORECASE)
+ANONYMOUS = ""
+"""The tenant of everybody without a key, where each request is counted to one."""
 _MAX_KNOWN = 4096
 """So many credentials are remembered with whom they stand for."""
 
@@ -72,6 +74,11 @@ class KeyRing:
         if key is None or not is_right or key.is_revoked:
             raise _unauthorized("the API key is not known, or was revoked")
         return Principal(key.tenant, key.role, key.key_id)
+
+
+def called(tenant: str) -> str:
+    """Whom a message speaks of."""
+    return "callers without a key" if tenant == ANONYMOUS else f"tenant {tenant!r}"
 
 
 def require_caller(principal: Principal | None) -> None:

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 
 from rayapp.config.serving import LimitsConfig, RateConfig
 from rayapp.errors import RequestError
+from rayapp.serve.identity import ANONYMOUS, called
 
 log = logging.getLogger("rayapp.serve.limits")
 
 LEASE_S = 0.1
 VOID_AFTER_S = 1.0
-ANONYMOUS = ""
-"""The tenant of everybody without a key."""
 Lease = Callable[[str, float], Awaitable["Grant"]]
 """(tenant, tokens wanted) → what it gets."""
 
@@ -168,7 +167,7 @@ class Limiter:
 
 
 def _too_many(name: str, rate: RateConfig, wait_s: float) -> RequestError:
-    who = "callers without a key" if name == ANONYMOUS else f"tenant {name!r}"
+    who = called(name)
     return RequestError(
         f"{who} may send {rate.requests_per_s:g} requests a second, {rate.burst:g} at once",
         "try again after the seconds in retry-after",

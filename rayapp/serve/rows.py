@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from rayapp.families.base import Floats
+from rayapp.families.encoding import LARGEST_FLOAT32
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema, EncodedFeature
 from rayapp.schemas.traffic import UNIT_ID
@@ -38,7 +39,6 @@ log = logging.getLogger("rayapp.serve.rows")
 MAX_ROWS = 32
 """From about here on Arrow, which goes by columns, is the cheaper way."""
 Read = Callable[[Any], Any]
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d(:?\d\d)?)", re.ASCII
 )
@@ -230,8 +230,8 @@ def _compiled(schema: BundleSchema) -> EncodeRow:
 def _quick_test(column: Column, i: int) -> tuple[str, dict[str, Any]]:
     """Source that is false where v{i} is certainly in order as it is, and what it speaks of."""
     limits = {
-        f"low{i}": -_LARGEST_FLOAT32 if column.minimum is None else column.minimum,
-        f"high{i}": _LARGEST_FLOAT32 if column.maximum is None else column.maximum,
+        f"low{i}": -LARGEST_FLOAT32 if column.minimum is None else column.minimum,
+        f"high{i}": LARGEST_FLOAT32 if column.maximum is None else column.maximum,
     }
     if column.type == "number":
         return f"type(v{i}) is not float or not low{i} <= v{i} <= high{i}", limits
@@ -306,7 +306,7 @@ def _float_of(compute: Callable[[Any], Any]) -> Callable[[Any], float]:
             if type(value) is str or abs(value) > LARGEST_EXACT:
                 raise UnsureError(value)
             return float(value)
-        if abs(value) <= _LARGEST_FLOAT32:
+        if abs(value) <= LARGEST_FLOAT32:
             return value
         if math.isfinite(value):
             raise UnsureError(value)

@@ -12,6 +12,7 @@ from rayapp.config.operations import FeatureFeedConfig
 from rayapp.config.snapshot import ViewConfig
 from rayapp.data.features import add_features
 from rayapp.data.publish import groups_of, latest_values
+from rayapp.data.view import with_derived
 from rayapp.errors import ConfigError
 from rayapp.schemas.data import PREDICTION_TIME_COLUMN
 
@@ -116,11 +117,12 @@ def test_looked_up_values_are_those_of_the_view(
         PREDICTION_TIME_COLUMN, base.column("asked")
     )
     (expected,) = add_features(with_time, VIEW.features, others).slice(number, 1).to_pylist()
-    known_before = _trips([*trips[:number], *trips[number + 1 :]]) if len(trips) > 1 else None
+    others_only = _trips([*trips[:number], *trips[number + 1 :]]) if len(trips) > 1 else None
+    known_before = with_derived(VIEW, others_only or base.slice(0, 0))
     at = expected["asked"]
     for group in groups_of(CONFIG, VIEW):
-        names = [n for n in ("mean_3h", "count_5h", "last_delay", "last_age_h", "rain")]
-        table = latest_values(VIEW, group, known_before or base.slice(0, 0), others, at)
+        names = ["mean_3h", "count_5h", "last_delay", "last_age_h", "rain"]
+        table = latest_values(group, known_before, others, at)
         found = {
             tuple(row[k] for k in group.keys): {n: row[n] for n in names if n in row}
             for row in table.to_pylist()

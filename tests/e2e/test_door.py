@@ -323,8 +323,7 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
     may_ask = asyncio.Event()
 
     def has_two() -> bool:
-        pids = [r["pid"] for r in served.replicas()]
-        return len(pids) == 2 and all(map(psutil.pid_exists, pids))
+        return len(served.replicas()) == 2
 
     async def spend(client: httpx.AsyncClient) -> None:
         while True:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayapp.flows.spending import bounds
 from rayapp.govern.accounts import Account, Accounts
+from rayapp.schemas.period import bounds
 from rayapp.schemas.traffic import Loan, NoLoan
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)

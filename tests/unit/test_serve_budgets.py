@@ -15,9 +15,10 @@ from serving_case import ENDPOINT, ROW, Case, make_bundle
 from rayapp.config.serving import BudgetsConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.govern.accounts import Accounts
+from rayapp.schemas.period import period_of
 from rayapp.schemas.traffic import NANO, Loan, NoLoan
 from rayapp.serve import budgets as module
-from rayapp.serve.budgets import Budgets, period_of
+from rayapp.serve.budgets import Budgets
 
 CENT = NANO // 100
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
