@@ -37,17 +37,17 @@ from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.batching import Batcher
-from rayapp.serve.budgets import Budgets
+from rayapp.serve.callers.budgets import Budgets
+from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.callers.limits import Grant, Limiter
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.follow import Loaded, release_key
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.identity import KeyRing
-from rayapp.serve.limits import Grant, Limiter
 from rayapp.serve.predicting import prediction_records
-from rayapp.serve.protocols import parse_mlflow, render_mlflow
-from rayapp.serve.rows import RowEncoder, row_encoder
-from rayapp.serve.validation import validated
+from rayapp.serve.wire.protocols import parse_mlflow, render_mlflow
+from rayapp.serve.wire.rows import RowEncoder, row_encoder
+from rayapp.serve.wire.validation import validated
 from rayapp.storage import sha256
 
 NUM_NUMBERS, NUM_TEXTS, NUM_TREES = 24, 4, 150

@@ -35,12 +35,12 @@ from rayapp.families.base import Floats
 from rayapp.families.encoding import encode
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, EncodedFeature
-from rayapp.serve.feedback import parse_feedback
-from rayapp.serve.http import refusal
-from rayapp.serve.oip import parse_oip
-from rayapp.serve.protocols import Parsed, parse_mlflow
-from rayapp.serve.rows import RowEncoder
-from rayapp.serve.validation import validated
+from rayapp.serve.wire.feedback import parse_feedback
+from rayapp.serve.wire.http import refusal
+from rayapp.serve.wire.oip import parse_oip
+from rayapp.serve.wire.protocols import Parsed, parse_mlflow
+from rayapp.serve.wire.rows import RowEncoder
+from rayapp.serve.wire.validation import validated
 
 MAX_ROWS = 1000
 MAX_ANSWER_BYTES = 4096

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayapp.families.bundle import Bundle
-from rayapp.serve.rows import row_encoder
+from rayapp.serve.wire.rows import row_encoder
 
 Row = Mapping[str, Any]
 

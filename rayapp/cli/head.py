@@ -32,7 +32,7 @@ from rayapp.cli.head_state import (
 from rayapp.cli.ports import free_ports, port_from, require_free
 from rayapp.cli.terminal import Say
 from rayapp.errors import Unavailable
-from rayapp.serve.ingress import NUM_PORTS, ingress_settings
+from rayapp.serve.cluster.ingress import NUM_PORTS, ingress_settings
 from rayapp.storage import Workspace
 
 HEAD_SETTINGS: dict[str, str] = {

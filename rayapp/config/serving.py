@@ -329,7 +329,7 @@ class ServingConfig(Config):
 
 class ServeFile(Config):
     """jobs.deploy: a Ray Serve config file. The keys and what is below them are Ray Serve's own
-    (serve/config_file.py holds them against its schema); `args` of our applications are a
+    (serve/cluster/config_file.py holds them against its schema); `args` of our applications are a
     ServingConfig."""
 
     applications: tuple[dict[str, Any], ...] = Field(min_length=1)

@@ -5,7 +5,7 @@ from typing import Any
 from rayapp.config.serving import ServeFile
 from rayapp.flows.session import Session
 from rayapp.release.promote import champions
-from rayapp.serve.deploy import deploy
+from rayapp.serve.cluster.deploy import deploy
 
 
 def deploy_file(session: Session, config: ServeFile) -> dict[str, Any]:

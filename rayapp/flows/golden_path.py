@@ -14,7 +14,7 @@ from rayapp.flows.releasing import Released, champion, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
 from rayapp.schemas.model import Run
-from rayapp.serve.deploy import deploy
+from rayapp.serve.cluster.deploy import deploy
 
 
 def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:

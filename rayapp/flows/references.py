@@ -85,7 +85,7 @@ class _Reader:
                     check_feed(config, snapshot)
             case ServeFile():
                 # Ray Serve's schema takes a second to import, which no other config should wait for
-                from rayapp.serve.config_file import check_serve_file
+                from rayapp.serve.cluster.config_file import check_serve_file
 
                 check_serve_file(config, path)
             case ScoreConfig():

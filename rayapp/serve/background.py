@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
-from rayapp.serve.http import Receive, Send
+from rayapp.serve.wire.http import Receive, Send
 
 log = logging.getLogger("rayapp.serve.background")
 

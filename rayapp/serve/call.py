@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from rayapp.serve.callers.identity import Principal
 from rayapp.serve.endpoints.build import Hooks
-from rayapp.serve.http import Request, Response
-from rayapp.serve.identity import Principal
+from rayapp.serve.wire.http import Request, Response
 
 
 class Meter(Hooks, Protocol):

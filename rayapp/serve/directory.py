@@ -8,7 +8,7 @@ from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.model import BundleSchema
-from rayapp.serve.budgets import Budgets
+from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.charged import Charged
@@ -17,7 +17,7 @@ from rayapp.serve.endpoints.lookup import plan_of
 from rayapp.serve.endpoints.release import Release
 from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
-from rayapp.serve.openapi import LookedUp
+from rayapp.serve.wire.openapi import LookedUp
 
 SHORT_ID_CHARS = 12
 

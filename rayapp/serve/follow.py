@@ -21,7 +21,7 @@ from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.release import Manifest
-from rayapp.serve.rows import RowEncoder
+from rayapp.serve.wire.rows import RowEncoder
 
 log = logging.getLogger("rayapp.serve.follow")
 

@@ -18,18 +18,21 @@ from rayapp.config.serving import ServingConfig
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import SHADOW
-from rayapp.serve.admission import Admission
 from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
-from rayapp.serve.budgets import Budgets
 from rayapp.serve.call import Answer, Call, Meter
+from rayapp.serve.callers.admission import Admission
+from rayapp.serve.callers.budgets import Budgets
+from rayapp.serve.callers.identity import KeyRing, require_caller
+from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.deadline import Deadlines
-from rayapp.serve.feedback import parse_feedback
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower, Loaded
-from rayapp.serve.http import (
+from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
+from rayapp.serve.wire.feedback import parse_feedback
+from rayapp.serve.wire.http import (
     ClientGone,
     Header,
     Receive,
@@ -48,12 +51,9 @@ from rayapp.serve.http import (
     require_request_id,
     respond,
 )
-from rayapp.serve.identity import KeyRing, require_caller
-from rayapp.serve.limits import Limiter
-from rayapp.serve.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
-from rayapp.serve.openapi import describe
-from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
-from rayapp.serve.protocols import Parsed, parse_mlflow, render_mlflow
+from rayapp.serve.wire.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
+from rayapp.serve.wire.openapi import describe
+from rayapp.serve.wire.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
 

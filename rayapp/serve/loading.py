@@ -14,7 +14,7 @@ from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleRef, BundleSchema
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.serve.follow import Loaded, Scorer
-from rayapp.serve.rows import row_encoder
+from rayapp.serve.wire.rows import row_encoder
 from rayapp.transforms import arrow_type
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from rayapp.errors import Unavailable
-from rayapp.serve.budgets import Charge
+from rayapp.serve.callers.budgets import Charge
 from rayapp.serve.endpoints.base import Ask, Reply
 
 log = logging.getLogger("rayapp.serve.predicting")

@@ -17,23 +17,23 @@ from rayapp.config.serving import ServingConfig
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.record import canonical_json
 from rayapp.schemas.traffic import ApiKey
-from rayapp.serve import door
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
-from rayapp.serve.budgets import Bank, Budgets
+from rayapp.serve.callers.budgets import Bank, Budgets
+from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.callers.limits import Grant, Keeper, Limiter
+from rayapp.serve.cluster import door
+from rayapp.serve.cluster.grpc_ingress import GrpcMethods
+from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.grpc_ingress import GrpcMethods
-from rayapp.serve.http import Receive, Scope, Send
-from rayapp.serve.identity import KeyRing
-from rayapp.serve.limits import Grant, Keeper, Limiter
 from rayapp.serve.loading import Inline, Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.pool.client import Pool, Pooled
 from rayapp.serve.pool.replica import planner, pool
 from rayapp.serve.predicting import RecordSink
-from rayapp.serve.scaling import Load, ScalingPolicy
+from rayapp.serve.wire.http import Receive, Scope, Send
 from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 

@@ -29,7 +29,7 @@ from rayapp.govern.accounts import Accounts
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.release.promote import promote
-from rayapp.serve.ingress import REPEATABLE_BYTES
+from rayapp.serve.cluster.ingress import REPEATABLE_BYTES
 
 ENDPOINT = "behind-the-door"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
@@ -87,7 +87,7 @@ class Served:
             "http_options": {"port": self.port},
             "grpc_options": {
                 "port": self.grpc_port,
-                "grpc_servicer_functions": ["rayapp.serve.grpc_ingress:add_to_server"],
+                "grpc_servicer_functions": ["rayapp.serve.cluster.grpc_ingress:add_to_server"],
             },
             "applications": [
                 {

@@ -38,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
         http_options={"host": "127.0.0.1", "port": made.port},
         grpc_options={
             "port": made.grpc_port,
-            "grpc_servicer_functions": ["rayapp.serve.grpc_ingress:add_to_server"],
+            "grpc_servicer_functions": ["rayapp.serve.cluster.grpc_ingress:add_to_server"],
         },
     )
     serve.run(build(config), name="gateway", route_prefix="/")

@@ -9,7 +9,7 @@ import ray
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import RequestError
 from rayapp.serve import replica
-from rayapp.serve.limits import Limiter
+from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.replica import make_limiter
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -26,11 +26,11 @@ from rayapp.schemas.release import Manifest, SignedManifest, Verdict
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
-from rayapp.serve.budgets import Budgets
+from rayapp.serve.callers.budgets import Budgets
+from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.identity import KeyRing
 from rayapp.serve.loading import Inline, Store
 from rayapp.storage import Workspace, commit_folder, folder_digest
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from rayapp.serve.ingress import CLUSTER_FOLDER, CLUSTER_PORTS, ingress_settings
+from rayapp.serve.cluster.ingress import CLUSTER_FOLDER, CLUSTER_PORTS, ingress_settings
 
 PATH = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -47,9 +47,12 @@ def test_every_node_has_the_quick_ingress() -> None:
     config = _read()
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         (start,) = [command for command in config[commands] if "ray start" in command]
-        assert start.startswith('eval "$(python -m rayapp.serve.ingress)";')
+        assert start.startswith('eval "$(python -m rayapp.serve.cluster.ingress)";')
     told = subprocess.run(
-        [sys.executable, "-m", "rayapp.serve.ingress"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "rayapp.serve.cluster.ingress"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     exported = dict(word.split("=", 1) for word in shlex.split(told) if word != "export")
     assert exported == ingress_settings(CLUSTER_FOLDER, CLUSTER_PORTS)

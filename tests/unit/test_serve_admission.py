@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from rayapp.errors import Unavailable
-from rayapp.serve.admission import MIN_LIMIT, MOST, TICK_S, Admission
+from rayapp.serve.callers.admission import MIN_LIMIT, MOST, TICK_S, Admission
 
 MAX_TURN_S = 0.04
 

@@ -17,8 +17,8 @@ from rayapp.errors import RequestError, Unavailable
 from rayapp.govern.accounts import Accounts
 from rayapp.schemas.period import period_of
 from rayapp.schemas.traffic import NANO, Loan, NoLoan
-from rayapp.serve import budgets as module
-from rayapp.serve.budgets import Budgets
+from rayapp.serve.callers import budgets as module
+from rayapp.serve.callers.budgets import Budgets
 
 CENT = NANO // 100
 SCORE = f"/endpoints/{ENDPOINT}/invocations"

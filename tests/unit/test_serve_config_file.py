@@ -9,11 +9,11 @@ from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 from rayapp.config.load import load
 from rayapp.config.serving import ServeFile
 from rayapp.errors import ConfigError, UserError
-from rayapp.serve.config_file import check_serve_file
-from rayapp.serve.deploy import grpc_options, tried_again, without_frames
+from rayapp.serve.cluster.config_file import check_serve_file
+from rayapp.serve.cluster.deploy import grpc_options, tried_again, without_frames
 
 GOOD = Path("configs/serving/gateway.yaml").read_text()
-FUNCTION = "rayapp.serve.grpc_ingress:add_to_server"
+FUNCTION = "rayapp.serve.cluster.grpc_ingress:add_to_server"
 GRPC = f"grpc_options:\n  port: 9000\n  grpc_servicer_functions: [{FUNCTION}]\napplications:"
 APPLICATION = {"name": "gateway", "import_path": "a:b"}
 
@@ -31,7 +31,7 @@ APPLICATION = {"name": "gateway", "import_path": "a:b"}
         ("route_prefix:", "route_prefx:", "line 9: applications.0.route_prefx: unknown key"),
         ("applications:", "aplications:", "did you mean 'applications'"),
         ("applications:", GRPC.replace("add_", "ad_"), "line 9: grpc_servicer_functions: rayapp/"),
-        ("applications:", GRPC.replace("_ingress:", ":"), "there is no module 'rayapp.serve.grpc'"),
+        ("applications:", GRPC.replace("_ingress:", ":"), "no module 'rayapp.serve.cluster.grpc'"),
         ("applications:", GRPC.replace("port", "prot"), "line 8: grpc_options.prot: unknown key"),
         ("applications:", "grpc_options: {port: 9000}\napplications:", "have no effect without"),
     ],

@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from rayapp.serve import door
-from rayapp.serve.http import Response, respond
-from rayapp.serve.ingress import DOOR, NUM_PORTS, ingress_settings, num_threads
+from rayapp.serve.cluster import door
+from rayapp.serve.cluster.ingress import DOOR, NUM_PORTS, ingress_settings, num_threads
+from rayapp.serve.wire.http import Response, respond
 
 
 class Recorder:

@@ -21,8 +21,8 @@ from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import REST, Arm, Split, position, unit_of
-from rayapp.serve.protocols import Parsed
-from rayapp.serve.validation import Rows
+from rayapp.serve.wire.protocols import Parsed
+from rayapp.serve.wire.validation import Rows
 
 SCHEMA = BundleSchema(
     name="s", family="f", task="binary", label="y", classes=("0", "1"), inputs=(), features=()

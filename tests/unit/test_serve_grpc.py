@@ -19,10 +19,10 @@ from rayapp.config.serving import EndpointConfig, FallbackConfig, ServingConfig
 from rayapp.govern.keys import create_key
 from rayapp.ledger import Ledger
 from rayapp.schemas.traffic import Role
-from rayapp.serve import oip_messages as messages
-from rayapp.serve.grpc_ingress import GrpcMethods, add_to_server
-from rayapp.serve.oip_grpc import METHODS, code_of, infer_body, respond
-from rayapp.serve.oip_messages import FIELDS, POOL, SERVICE
+from rayapp.serve.cluster.grpc_ingress import GrpcMethods, add_to_server
+from rayapp.serve.wire import oip_messages as messages
+from rayapp.serve.wire.oip_grpc import METHODS, code_of, infer_body, respond
+from rayapp.serve.wire.oip_messages import FIELDS, POOL, SERVICE
 from rayapp.storage import Workspace
 
 CODE = grpc.StatusCode

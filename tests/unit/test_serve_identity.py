@@ -11,7 +11,7 @@ from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.traffic import ApiKey, Role
-from rayapp.serve.identity import KeyRing
+from rayapp.serve.callers.identity import KeyRing
 from rayapp.storage import Workspace
 
 SCORE = f"/endpoints/{ENDPOINT}/invocations"

@@ -10,7 +10,7 @@ from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.config.serving import LimitsConfig, ServingConfig
 from rayapp.errors import RequestError
-from rayapp.serve.limits import Bucket, Grant, Keeper, Limiter
+from rayapp.serve.callers.limits import Bucket, Grant, Keeper, Limiter
 
 LIMITS = LimitsConfig.model_validate(
     {

@@ -16,8 +16,8 @@ from rayapp.errors import RequestError
 from rayapp.families.encoding import encode
 from rayapp.families.inputs import shown
 from rayapp.observe.predictions import FEEDBACK
-from rayapp.serve.feedback import parse_feedback
-from rayapp.serve.protocols import decode_json, first_repeated, is_key, key_text, parse_mlflow
+from rayapp.serve.wire.feedback import parse_feedback
+from rayapp.serve.wire.protocols import decode_json, first_repeated, is_key, key_text, parse_mlflow
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"

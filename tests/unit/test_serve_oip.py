@@ -14,10 +14,10 @@ from rayapp.errors import RequestError
 from rayapp.families.base import Floats
 from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleSchema
-from rayapp.serve.oip import parse_oip, render_oip
-from rayapp.serve.protocols import Parsed
-from rayapp.serve.rows import RowEncoder
-from rayapp.serve.validation import validated
+from rayapp.serve.wire.oip import parse_oip, render_oip
+from rayapp.serve.wire.protocols import Parsed
+from rayapp.serve.wire.rows import RowEncoder
+from rayapp.serve.wire.validation import validated
 
 SCHEMA = BundleSchema(
     name="small",

@@ -14,8 +14,8 @@ from rayapp.families.encoding import encode
 from rayapp.families.inputs import InputProblem, first_problem, to_arrow
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, EncodedFeature
-from rayapp.serve.rows import MAX_ROWS, RowEncoder
-from rayapp.serve.scalars import UnsureError
+from rayapp.serve.wire.rows import MAX_ROWS, RowEncoder
+from rayapp.serve.wire.scalars import UnsureError
 
 COLUMNS = (
     Column(name="code", type="string", allowed=("a", "b", "é")),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayapp.schemas.data import ColumnType
-from rayapp.serve.scalars import UnsureError, compile_scalar
+from rayapp.serve.wire.scalars import UnsureError, compile_scalar
 from rayapp.transforms import FUNCTIONS, Expression, arrow_type
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve.config import AutoscalingContext
 
-from rayapp.serve.scaling import BUSY, ONGOING, Load, ScalingPolicy, wanted_replicas
+from rayapp.serve.cluster.scaling import BUSY, ONGOING, Load, ScalingPolicy, wanted_replicas
 
 
 class Counter:

@@ -14,9 +14,9 @@ from typing import Protocol
 from rayapp.errors import DataError, RequestError, Unavailable
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
-from rayapp.serve.budgets import Charge
-from rayapp.serve.protocols import Parsed
-from rayapp.serve.validation import Rows
+from rayapp.serve.callers.budgets import Charge
+from rayapp.serve.wire.protocols import Parsed
+from rayapp.serve.wire.validation import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rayapp.serve.budgets import Budgets, Charge
+from rayapp.serve.callers.budgets import Budgets, Charge
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 
 

@@ -9,8 +9,8 @@ from rayapp.errors import RequestError
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply, StaleFeature
 from rayapp.serve.feeds import Feed, Values
-from rayapp.serve.oip import DATATYPES
-from rayapp.serve.protocols import Parsed, plain_values
+from rayapp.serve.wire.oip import DATATYPES
+from rayapp.serve.wire.protocols import Parsed, plain_values
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rayapp.schemas.traffic import STATIC
 from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.follow import Loaded
-from rayapp.serve.oip import check_outputs
-from rayapp.serve.validation import Rows, validated, with_nulls
+from rayapp.serve.wire.oip import check_outputs
+from rayapp.serve.wire.validation import Rows, validated, with_nulls
 
 
 class Release:

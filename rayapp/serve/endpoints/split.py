@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
-from rayapp.serve.protocols import is_key, key_text
+from rayapp.serve.wire.protocols import is_key, key_text
 
 UNIT_HEADER = b"x-unit-id"
 REST = "champion"

@@ -20,7 +20,7 @@ from rayapp.schemas.model import BundleRef
 from rayapp.serve.follow import Loaded
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer
-from rayapp.serve.rows import row_encoder
+from rayapp.serve.wire.rows import row_encoder
 
 PREPARE_S = 120
 """Longer than this no new release is waited for; it is tried again."""

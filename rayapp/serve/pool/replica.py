@@ -18,13 +18,13 @@ from rayapp.errors import Unavailable
 from rayapp.families.base import Floats
 from rayapp.schemas.record import canonical_json
 from rayapp.serve.batching import Batcher
+from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.loading import Store, open_proven
 from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.plan import ModelLoad, Planner, Report
 from rayapp.serve.pool.router import HELD, ModelRouter
 from rayapp.serve.pool.scorer import Outcome, Part
 from rayapp.serve.pool.shelf import Shelf
-from rayapp.serve.scaling import Load, ScalingPolicy
 from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 

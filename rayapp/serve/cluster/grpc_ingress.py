@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from rayapp.serve.oip_grpc import METHODS, Context, respond
-from rayapp.serve.oip_messages import SERVICE
+from rayapp.serve.wire.oip_grpc import METHODS, Context, respond
+from rayapp.serve.wire.oip_messages import SERVICE
 
 
 def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import LARGEST_ROW, UNIT_ID
-from rayapp.serve.oip import DATATYPES, output_names
-from rayapp.serve.protocols import LARGEST_KEY, LEAST_KEY
+from rayapp.serve.wire.oip import DATATYPES, output_names
+from rayapp.serve.wire.protocols import LARGEST_KEY, LEAST_KEY
 
 Json = dict[str, Any]
 _TYPES: dict[ColumnType, str] = {

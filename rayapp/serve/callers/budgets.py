@@ -23,9 +23,9 @@ from rayapp.config.serving import BudgetsConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.schemas.period import bounds, period_of
 from rayapp.schemas.traffic import NANO, Loan, NoLoan
-from rayapp.serve.identity import ANONYMOUS, called
+from rayapp.serve.callers.identity import ANONYMOUS, called
 
-log = logging.getLogger("rayapp.serve.budgets")
+log = logging.getLogger("rayapp.serve.callers.budgets")
 
 LOAN_S = 2.0
 """So long a loan is spent from; and what was spent so long before, it is made for."""

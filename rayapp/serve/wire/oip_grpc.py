@@ -18,10 +18,10 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from rayapp.serve import oip_messages as messages
 from rayapp.serve.aside import INLINE_BYTES, aside
-from rayapp.serve.http import Header, Receive, Scope, Send
-from rayapp.serve.oip import LENGTH_HEADER, length_prefixed
+from rayapp.serve.wire import oip_messages as messages
+from rayapp.serve.wire.http import Header, Receive, Scope, Send
+from rayapp.serve.wire.oip import LENGTH_HEADER, length_prefixed
 
 Gateway = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI application."""

@@ -1,6 +1,6 @@
 """How Ray Serve takes requests in: the environment that every node's `ray start` needs.
 
-    eval "$(python -m rayapp.serve.ingress)"; ray start …     what a cluster's nodes do
+    eval "$(python -m rayapp.serve.cluster.ingress)"; ray start …     what a cluster's nodes do
 
 Serve reads these once, when a process first imports it; so they are set for the node, and its
 controller, proxies and replicas inherit them. HAProxy passes requests straight to the replicas'
@@ -30,7 +30,7 @@ REQUEST_TIMEOUT_S = 10
 _RETRY_ON = f"""conn-failure empty-response
     option http-buffer-request
     timeout http-request {REQUEST_TIMEOUT_S}s"""
-DOOR = "rayapp.serve.door:middlewares"
+DOOR = "rayapp.serve.cluster.door:middlewares"
 
 
 def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from rayapp.config.serving import LimitsConfig, RateConfig
 from rayapp.errors import RequestError
-from rayapp.serve.identity import ANONYMOUS, called
+from rayapp.serve.callers.identity import ANONYMOUS, called
 
-log = logging.getLogger("rayapp.serve.limits")
+log = logging.getLogger("rayapp.serve.callers.limits")
 
 LEASE_S = 0.1
 VOID_AFTER_S = 1.0

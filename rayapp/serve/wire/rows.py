@@ -31,10 +31,10 @@ from rayapp.families.encoding import LARGEST_FLOAT32
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema, EncodedFeature
 from rayapp.schemas.traffic import UNIT_ID
-from rayapp.serve.scalars import EPOCH, LARGEST_EXACT, MICROSECOND, UnsureError, compile_scalar
+from rayapp.serve.wire.scalars import EPOCH, LARGEST_EXACT, MICROSECOND, UnsureError, compile_scalar
 from rayapp.transforms import Expression
 
-log = logging.getLogger("rayapp.serve.rows")
+log = logging.getLogger("rayapp.serve.wire.rows")
 
 MAX_ROWS = 32
 """From about here on Arrow, which goes by columns, is the cheaper way."""

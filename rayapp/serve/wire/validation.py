@@ -14,8 +14,8 @@ from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.follow import Encoder
-from rayapp.serve.protocols import Parsed, bad_request, is_key, key_text, plain_values
-from rayapp.serve.rows import MAX_ROWS, EncodedRows, RowEncoder
+from rayapp.serve.wire.protocols import Parsed, bad_request, is_key, key_text, plain_values
+from rayapp.serve.wire.rows import MAX_ROWS, EncodedRows, RowEncoder
 
 _TAKES: dict[ColumnType, tuple[str, ...]] = {
     "string": ("BYTES",),

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import Feedback
-from rayapp.serve.protocols import bad_request, decode_json
+from rayapp.serve.wire.protocols import bad_request, decode_json
 
 _FIELDS = set(Feedback.model_fields)
 _CONTENT = ("label", "score", "comment")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rayapp.errors import RequestError
 from rayapp.schemas.traffic import ApiKey, Role
 
-log = logging.getLogger("rayapp.serve.identity")
+log = logging.getLogger("rayapp.serve.callers.identity")
 
 _BEARER = re.compile(rb"bearer +rk_([0-9a-f]{12})_([A-Za-z0-9_-]{20,100})", re.IGNORECASE)
 ANONYMOUS = ""

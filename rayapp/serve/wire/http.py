@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-log = logging.getLogger("rayapp.serve.http")
+log = logging.getLogger("rayapp.serve.wire.http")
 
 JSON = b"application/json"
 PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")

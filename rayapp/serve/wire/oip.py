@@ -21,7 +21,7 @@ from rayapp.families.base import Floats
 from rayapp.families.inputs import Values, shown
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
-from rayapp.serve.protocols import (
+from rayapp.serve.wire.protocols import (
     Parsed,
     WantedOutput,
     bad_request,
