@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,14 @@ class Served:
         deployment = applications.get("gateway", {}).get("deployments", {}).get("gateway", {})
         running = [r for r in deployment.get("replicas", []) if r["state"] == "RUNNING"]
         return [r for r in running if psutil.pid_exists(r["pid"])]
+
+    def are_both_asked(self) -> bool:
+        """Whether two replicas run, and HAProxy knows both: until then all requests would wait in
+        one of them, and nobody could answer in its place."""
+        with suppress(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{self.port}/v2/models/{ENDPOINT}")
+        both = self.replicas()
+        return len(both) == 2 and all(_num_connections(r["pid"]) for r in both)
 
     def account(self) -> tuple[int, int]:
         """What callers without a key have spent, and what is lent for them, in billionths."""
@@ -282,13 +290,7 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(
     served: Served, over: Callable[[Served], AbstractAsyncContextManager[Ask]]
 ) -> None:
     """The replica is stopped first, so that requests surely wait in it when it is killed."""
-
-    def are_both_asked() -> bool:
-        """Until HAProxy knows the other replica, all requests would wait in the stopped one."""
-        both = served.replicas()
-        return served.answers() and len(both) == 2 and all(_num_connections(r["pid"]) for r in both)
-
-    _until(are_both_asked)
+    _until(lambda: served.answers() and served.are_both_asked())
     victim = psutil.Process(served.replicas()[0]["pid"])
     prefix = over.__name__
     ids = [f"{prefix}-{i}" for i in range(40)]
@@ -322,9 +324,6 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
     answered: list[str] = []
     may_ask = asyncio.Event()
 
-    def has_two() -> bool:
-        return len(served.replicas()) == 2
-
     async def spend(client: httpx.AsyncClient) -> None:
         while True:
             await may_ask.wait()
@@ -338,7 +337,7 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
             await asyncio.sleep(0.5)  # a loan may come back
 
     async def kill_at(num_answered: int) -> None:
-        await asyncio.to_thread(_until, has_two)
+        await asyncio.to_thread(_until, served.are_both_asked)
         may_ask.set()
         while len(answered) < num_answered:
             await asyncio.sleep(0.001)
