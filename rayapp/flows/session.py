@@ -155,5 +155,10 @@ def connect(session: Session) -> Session:
         logging_level=logging.WARNING,
         runtime_env={"env_vars": variables},
     )
-    host = context.dashboard_url
-    return replace(session, dashboard_url=f"http://{host}" if host else None)
+    return replace(session, dashboard_url=dashboard_url(session.environ, context.dashboard_url))
+
+
+def dashboard_url(environ: Mapping[str, str], host: str | None) -> str | None:
+    """host: what Ray tells. A head that was started again at another port tells the old one, which
+    its store has kept, so the environment of our heads comes first."""
+    return environ.get("RAY_DASHBOARD_ADDRESS") or (f"http://{host}" if host else None)

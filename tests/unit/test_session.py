@@ -7,7 +7,14 @@ import pytest
 
 from rayapp.config.training import TrainConfig
 from rayapp.errors import Refused
-from rayapp.flows.session import STAGE_LIBRARIES, STAGE_ROOMS, Session, code_digest, open_session
+from rayapp.flows.session import (
+    STAGE_LIBRARIES,
+    STAGE_ROOMS,
+    Session,
+    code_digest,
+    dashboard_url,
+    open_session,
+)
 
 TREES = "configs/training/flight_delay_trees.yaml"
 
@@ -52,3 +59,10 @@ def test_a_stage_is_named_by_its_own_code() -> None:
 
 def test_every_stage_names_its_code_and_its_libraries() -> None:
     assert STAGE_ROOMS.keys() == STAGE_LIBRARIES.keys()
+
+
+def test_a_head_that_moved_to_another_port_is_found_there() -> None:
+    moved = {"RAY_DASHBOARD_ADDRESS": "http://127.0.0.1:9999"}
+    assert dashboard_url(moved, "127.0.0.1:8265") == "http://127.0.0.1:9999"
+    assert dashboard_url({}, "127.0.0.1:8265") == "http://127.0.0.1:8265"
+    assert dashboard_url({}, None) is None
