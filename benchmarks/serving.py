@@ -317,7 +317,9 @@ class Climber:
         self._many = [post(path, self._server.body(case.rows[s]), headers) for s in self._slices]
         self.peak_memory_bytes = 0
 
-    def step(self, rate_rps: float, seconds: float, batch: bool = False) -> Step:
+    def step(
+        self, rate_rps: float, seconds: float, batch: bool = False, max_connections: int = 256
+    ) -> Step:
         requests = self._many if batch else self._one
 
         def check(index: int, body: bytes) -> bool:
@@ -325,7 +327,8 @@ class Climber:
             return is_right(self._server, body, self._case.expected[own])
 
         before_s, began_s = cpu_s(self._root), time.perf_counter()
-        outcome = uvloop.run(run("127.0.0.1", self._port, requests, check, rate_rps, seconds))
+        asked = requests, check, rate_rps, seconds, max_connections
+        outcome = uvloop.run(run("127.0.0.1", self._port, *asked))
         step = Step(outcome, cpu_s(self._root) - before_s, time.perf_counter() - began_s)
         self.peak_memory_bytes = max(self.peak_memory_bytes, _memory_bytes(self._root))
         return step
@@ -345,20 +348,20 @@ class Climber:
         time.sleep(IDLE_S)  # nothing is asked
         return (cpu_s(self._root) - before_s) * 1e3 / IDLE_S
 
-    def climb(self) -> tuple[Step, str]:
+    def climb(self, batch: bool = False) -> tuple[Step, str]:
         """The highest step that was sustained, and what ended the climb."""
         best, rate_rps = None, float(FIRST_RATE_RPS)
-        step = self.step(rate_rps, STEP_S)
+        step = self.step(rate_rps, STEP_S, batch)
         while step.trouble() is None:
             best, rate_rps = step, rate_rps * COARSE
-            step = self.step(rate_rps, STEP_S)
+            step = self.step(rate_rps, STEP_S, batch)
         ended_by = step.trouble()
         rate_rps = best.outcome.rate_rps if best else rate_rps / COARSE**3
         while rate_rps > 5:
             rate_rps *= FINE
             if step.outcome.rate_rps <= rate_rps:
                 break
-            finer = self.step(rate_rps, STEP_S)
+            finer = self.step(rate_rps, STEP_S, batch)
             if finer.trouble() is not None:
                 ended_by = finer.trouble()
                 break

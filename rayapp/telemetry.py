@@ -35,6 +35,9 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_request_seconds": MetricSpec(
         "counter", "s", "Sum of request latencies: the exact mean's numerator", ("endpoint",)
     ),
+    "rayapp_kept_out": MetricSpec(
+        "counter", "requests", "Refused by HAProxy and not counted as requests", ("endpoint",)
+    ),
     "rayapp_degraded": MetricSpec(
         "counter", "requests", "Answered by a fallback", ("endpoint", "reason")
     ),

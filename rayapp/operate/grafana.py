@@ -100,6 +100,12 @@ def _answers() -> tuple[Panel, ...]:
             },
             (0.01, 0.05),
         ),
+        Panel(
+            "Kept out",
+            "Requests a second that HAProxy refused because replicas refused their like",
+            "reqps",
+            {"{{endpoint}}": _rate("rayapp_kept_out")},
+        ),
     )
 
 

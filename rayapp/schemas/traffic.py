@@ -12,6 +12,10 @@ from rayapp.schemas.record import Record
 UNIT_ID = "id"
 """The column in which a caller sends each row's business key, beside the model's own inputs."""
 
+KEPT_OUT = "x-rayapp-kept-out"
+"""The header in which HAProxy tells how many requests to this path it has refused since it last
+told; it lets nobody else send it."""
+
 SHADOW = ".shadow"
 """Ends the name under which a shadow's answers are logged; no endpoint has a dot in its name."""
 LARGEST_ROW = 2**31 - 1

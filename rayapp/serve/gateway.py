@@ -17,7 +17,7 @@ from typing import Any
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
-from rayapp.schemas.traffic import SHADOW
+from rayapp.schemas.traffic import KEPT_OUT, SHADOW
 from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
 from rayapp.serve.call import Answer, Call, Meter
@@ -58,6 +58,8 @@ from rayapp.serve.wire.protocols import Parsed, parse_mlflow, render_mlflow
 log = logging.getLogger("rayapp.serve.gateway")
 
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
+_KEPT_OUT = KEPT_OUT.encode()
+_COUNT = re.compile(rb"[0-9]{1,9}")
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
 
@@ -185,6 +187,9 @@ class Gateway:
         endpoint, release_id = endpoint or "none", release_id or "none"
         taken_s = time.monotonic() - call.start_s
         self._meter.request(endpoint, release_id, answer.response.status, taken_s)
+        kept_out = call.request.headers.get(_KEPT_OUT)
+        if kept_out is not None and _COUNT.fullmatch(kept_out):
+            self._meter.kept_out(endpoint, int(kept_out))
         if answer.num_rows:
             self._meter.rows(endpoint, release_id, answer.num_rows)
         if answer.degraded is not None:

@@ -75,6 +75,9 @@ class ServeMeter(_Meter):
         self._count("rayapp_request_seconds", seconds, (endpoint,))
         self._observe("rayapp_request_latency_ms", seconds * 1e3, (endpoint,))
 
+    def kept_out(self, endpoint: str, num_requests: int) -> None:
+        self._count("rayapp_kept_out", num_requests, (endpoint,))
+
     def rows(self, endpoint: str, release: str, num_rows: int) -> None:
         self._count("rayapp_rows", num_rows, (endpoint, release))
 

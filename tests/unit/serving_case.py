@@ -176,6 +176,7 @@ class MemoryMeter:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, int]] = []
         self.num_rows = 0
+        self.num_kept_out = 0
         self.batches: list[int] = []
         self.degradations: list[tuple[str, str]] = []
         self.breakers: list[tuple[str, str]] = []
@@ -183,6 +184,9 @@ class MemoryMeter:
         self.second_asks: list[str] = []
         self.feature_reads: list[bool] = []
         self.costs: list[tuple[str | None, int]] = []
+
+    def kept_out(self, endpoint: str, num_requests: int) -> None:
+        self.num_kept_out += num_requests
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
         assert seconds >= 0

@@ -23,6 +23,7 @@ from serving_case import (
 from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
+from rayapp.schemas.traffic import KEPT_OUT
 from rayapp.serve.replica import BehindServe
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
@@ -573,3 +574,11 @@ async def test_tritons_client_is_told_errors_as_one_text(case: Case, agent: str)
     assert "; next: send one of" in told.json()["error"]
     assert error_of(other) == (422, "category", "carrier")
     assert error_of(mlflow)[0] == 400
+
+
+async def test_what_haproxy_kept_out_is_counted(case: Case) -> None:
+    async with case.client() as client:
+        for told in ("7", "12", "", "-1", "9" * 30, "x"):
+            response = await client.post(SCORE, json=records(ROW), headers={KEPT_OUT: told})
+            assert response.status_code == 200
+    assert case.meter.num_kept_out == 19

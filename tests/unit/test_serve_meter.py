@@ -47,6 +47,7 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
     meter.request("e", "r", 200, 0.5)
     meter.rows("e", "r", 1)
+    meter.kept_out("e", 3)
     meter.degraded("e", "timeout")
     meter.breaker("e", "e", "open")
     meter.cache("e", True)

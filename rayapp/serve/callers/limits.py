@@ -161,8 +161,10 @@ class Limiter:
         now_s = self._clock_s()
         left = allowance.tokens if now_s <= allowance.until_s else 0.0
         allowance.tokens, allowance.until_s = left + grant.tokens, now_s + VOID_AFTER_S
-        # no longer than a second without asking: a keeper may have died, its successor have some
-        allowance.refused_until_s = now_s + min(grant.wait_s, VOID_AFTER_S)
+        # Not at every token, which a flood would make one call each; and no longer than a second
+        # without asking: a keeper may have died, its successor have some.
+        wait_s = max(grant.wait_s, LEASE_S / 2) if grant.wait_s else 0.0
+        allowance.refused_until_s = now_s + min(wait_s, VOID_AFTER_S)
         allowance.empty_until_s = now_s + grant.wait_s
 
 

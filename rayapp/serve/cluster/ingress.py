@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rayapp.serve.cluster import throttle
+
 CLUSTER_PORTS = (8404, 9101, 8500, 9500)
 """Of a node that has no other Ray beside it: Ray's own defaults."""
 CLUSTER_FOLDER = Path("/tmp/rayapp-ingress")  # noqa: S108 - HAProxy's files; a socket's path is short
@@ -24,12 +26,16 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Of one gRPC call, as of a body that the gateway still reads to say that it is too long."""
 REQUEST_TIMEOUT_S = 10
 """So long a client may take to send its headers, and a body of REPEATABLE_BYTES."""
+# Serve has no settings for most lines of HAProxy's configuration, but copies a few of its settings
+# there as they are: one amid `defaults`, one at their end, one amid each application's `backend`.
+#
 # HAProxy repeats only what it has whole, so it waits for the body first, which also keeps slow
-# clients away from the replicas. Serve has no settings for these lines of HAProxy's configuration;
-# it copies this one into `defaults` as it is.
+# clients away from the replicas.
 _RETRY_ON = f"""conn-failure empty-response
     option http-buffer-request
     timeout http-request {REQUEST_TIMEOUT_S}s"""
+_BALANCE = f"leastconn\n{throttle.TABLE}"
+_CHECK_EVERY = "\n    ".join(["5s", *throttle.rules(), "default-server"])
 DOOR = "rayapp.serve.cluster.door:middlewares"
 
 
@@ -60,6 +66,8 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": _RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "2",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _BALANCE,
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": _CHECK_EVERY,
         # A dead HAProxy is started again after three checks. Every 10 s, Serve's default, is half a
         # minute without an answer.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
