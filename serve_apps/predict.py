@@ -6,7 +6,7 @@ arguments only when they are classes.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,10 +14,12 @@ from typing import TypeVar
 
 from ray.serve import Application
 
+from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
+from rayapp.govern.flags import current_flags
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
@@ -73,6 +75,7 @@ def connect(config: ServingConfig) -> Parts:
         _store(workspace),
         NodeLog(workspace, commits_aside=True),
         feeds=_feeds(config, workspace),
+        read_flags=_flags(config, ledger),
     )
     if config.budgets is None:
         return parts
@@ -88,6 +91,13 @@ def connect(config: ServingConfig) -> Parts:
 def _feeds(config: ServingConfig, workspace: Workspace) -> Feeds | None:
     names = sorted({name for endpoint in config.endpoints.values() for name in endpoint.feeds})
     return Feeds(names, partial(newest, workspace), read_values) if names else None
+
+
+def _flags(config: ServingConfig, ledger: Ledger) -> Callable[[], Mapping[str, FlagConfig]] | None:
+    rules = [rule for endpoint in config.endpoints.values() for rule in endpoint.rules]
+    if not any(rule.when.flag is not None for rule in rules):
+        return None
+    return while_unchanged(ledger, partial(current_flags, ledger))
 
 
 def settle_now(accounts: Accounts, workspace: Workspace) -> int:

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from rayapp.cli.flags import flags_app
 from rayapp.cli.keys import keys_app
 from rayapp.cli.terminal import (
     Json,
@@ -51,6 +52,7 @@ app = App(
 audit_app = App(name="audit", help="Check that what the ledger says is what is there.")
 app.command(audit_app)
 app.command(keys_app)
+app.command(flags_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

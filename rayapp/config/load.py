@@ -277,7 +277,8 @@ def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:
             field = model.model_fields.get(str(part))
             step += models_in(field.annotation) if field is not None else []
         models = step or models
-    return sorted({name for model in models for name in model.model_fields})
+    fields = [item for model in models for item in model.model_fields.items()]
+    return sorted({field.alias or name for name, field in fields})
 
 
 def _places_of(key: str, cls: type[BaseModel]) -> Iterator[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from rayapp.config.operations import (
     ScoreConfig,
 )
 from rayapp.config.release import PolicyConfig, ReleaseConfig
+from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
@@ -37,6 +38,7 @@ FILES: dict[str, type[Config]] = {
     "configs/operations/ (score_batch)": ScoreConfig,
     "configs/operations/ (monitor)": MonitorConfig,
     "configs/serving/ (an application's args)": ServingConfig,
+    "configs/flags/": FlagsConfig,
 }
 _LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {}"}
 _HEAD = """# Every setting
@@ -85,7 +87,7 @@ def _table(cls: type[BaseModel]) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, field in cls.model_fields.items():
         meaning = " ".join((field.description or "").split())
-        cells = (f"`{name}`", _value(field), _default(field), meaning)
+        cells = (f"`{field.alias or name}`", _value(field), _default(field), meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 

@@ -5,27 +5,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.config.routing import CHAMPION, EndpointName, RuleConfig, Share, Target, check_rules
 from rayapp.schemas.traffic import NANO
 
-EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Share = Annotated[float, Field(gt=0, le=1)]
 Price = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Of a thousand rows, in US dollars; to a millionth."""
-
-
-class Target(Config):
-    """Who answers: the champion of an endpoint, or one release of this endpoint."""
-
-    endpoint: EndpointName | None = None
-    release: ReleaseId | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.endpoint is None) == (self.release is None):
-            raise ValueError("name either an `endpoint` or a `release`")
-        return self
 
 
 class ArmConfig(Target):
@@ -46,7 +31,7 @@ class SplitConfig(Config):
         total = sum(arm.share for arm in self.arms.values())
         if total > 1 + 1e-9:
             raise ValueError(f"the shares of `arms` are {total:g} together, at most 1 is possible")
-        if "champion" in self.arms:
+        if CHAMPION in self.arms:
             raise ValueError("an arm of `arms` cannot be named champion: that is who gets the rest")
         return self
 
@@ -201,6 +186,8 @@ class EndpointConfig(Config):
     fallback: tuple[FallbackConfig, ...] = ()
     """Asked in order when the champion fails, takes too long, or cannot be loaded. Such answers
     carry x-degraded."""
+    rules: tuple[RuleConfig, ...] = ()
+    """Asked in order, before `split`: the first whose condition holds says who answers."""
     split: SplitConfig | None = None
     shadow: ShadowConfig | None = None
     breaker: BreakerConfig | None = BreakerConfig()
@@ -219,13 +206,17 @@ class EndpointConfig(Config):
             raise ValueError("`timeout_ms` has no effect without `fallback`")
         if any(f.scores is not None for f in self.fallback[:-1]):
             raise ValueError("what follows a static answer in `fallback` is never asked")
+        check_rules(self.rules, self.split.arms if self.split else ())
         return self
+
+    def arms(self) -> tuple[Target, ...]:
+        """Everybody beside the champion who answers by intention."""
+        return (*self.rules, *(self.split.arms.values() if self.split else ()))
 
     def targets(self) -> tuple[Target, ...]:
         """Everybody beside the champion who may have to answer."""
-        arms = tuple(self.split.arms.values()) if self.split else ()
         shadows = (self.shadow,) if self.shadow else ()
-        return (*arms, *shadows, *(f for f in self.fallback if f.scores is None))
+        return (*self.arms(), *shadows, *(f for f in self.fallback if f.scores is None))
 
 
 class ServingConfig(Config):

@@ -130,16 +130,19 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
         who = "declared answer" if prediction.release_id == STATIC else "stand-in"
         branch.add(_plain(f"degraded: {prediction.degraded}, answered by a {who}"))
     if prediction.arm is not None:
-        branch.add(
-            _plain(
-                f"split: unit {prediction.unit!r} is on arm {prediction.arm}, as "
-                f"{prediction.propensity:.0%} of units are"
-            )
-        )
+        branch.add(_plain(_arm_line(prediction)))
     if prediction.trace_id is not None:
         branch.add(_plain(f"in trace {prediction.trace_id}"))
     for name, value in prediction.inputs.items():
         branch.add(_plain(f"{name} = {value!r}"))
+
+
+def _arm_line(prediction: PredictionRecord) -> str:
+    """Which arm, of rules or a split, and how likely that was."""
+    if prediction.propensity is None or prediction.propensity >= 1:
+        return f"arm {prediction.arm}: where every such request goes"
+    percent = f"{100 * prediction.propensity:.3g}%"
+    return f"arm {prediction.arm}: unit {prediction.unit!r} is on it, as {percent} of units are"
 
 
 def _add_release(tree: Tree, provenance: Provenance) -> None:

@@ -28,6 +28,7 @@ class EventKind(StrEnum):
     SIGNAL_MEASURED = "signal.measured"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+    FLAGS_PUBLISHED = "flags.published"
 
 
 class Event(Record):

@@ -16,6 +16,7 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.lookup import plan_of
 from rayapp.serve.endpoints.release import Release
 from rayapp.serve.feeds import Feed, Feeds
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
 from rayapp.serve.wire.openapi import LookedUp
 
@@ -34,10 +35,12 @@ class Directory:
         heard: Callable[[str, Ask, Reply, float], Awaitable[None]],
         budgets: Budgets | None = None,
         feeds: Feeds | None = None,
+        flags: Flags | None = None,
     ) -> None:
         self._config = config
         self._budgets = budgets
         self._feeds = feeds
+        self._flags = flags
         self._follower = follower
         self._builder = Builder(
             self._find,
@@ -47,6 +50,7 @@ class Directory:
             heard,
             self._pool_of,
             self._current_feeds,
+            flags,
         )
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -75,16 +79,25 @@ class Directory:
 
     def is_ready(self) -> bool:
         """Everybody who answers a unit by intention is loaded: the champions of the endpoints that
-        have one, and the arms of splits. An endpoint that nothing was released for keeps nobody
-        from the others."""
+        have one, and the arms of rules and splits. An endpoint that nothing was released for keeps
+        nobody from the others."""
         names = self._follower.endpoints.intersection(self.names())
         keys = {
             release_key(arm.endpoint or name, arm.release)
             for name, config in self._config.endpoints.items()
-            if config.split is not None
-            for arm in config.split.arms.values()
+            for arm in config.arms()
         }
         return bool(names) and keys.union(names) <= self._follower.current.keys()
+
+    def problems(self) -> dict[str, str]:
+        """What does not follow the ledger, and rules that can take nothing: `endpoint/rule`."""
+        found = dict(self._follower.problems)
+        lacking = self._flags.lacking if self._flags is not None else lambda rules: {}
+        for name, config in self._config.endpoints.items():
+            found |= {f"{name}/{rule}": what for rule, what in lacking(config.rules).items()}
+        if self._flags is not None and self._flags.problem is not None:
+            found["flags"] = f"the flags cannot be read: {self._flags.problem}"
+        return found
 
     async def drain(self) -> None:
         """Wait for what shadows are at, and return what budgets have lent."""
@@ -94,14 +107,14 @@ class Directory:
 
     def blamed(self, name: str | None) -> Loaded | None:
         """Who would have answered a request that was refused: the champion of the endpoint, or of
-        the only one. None where nobody can say, as where a split decides."""
+        the only one. None where nobody can say, as where rules or a split decide."""
         names = self.names()
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
             return None
         config = self._config.endpoints.get(name)
-        has_arms = config is not None and config.split is not None
+        has_arms = config is not None and bool(config.arms())
         return None if has_arms else self._follower.current.get(name)
 
     def resolve(self, name: str | None) -> str:

@@ -29,6 +29,7 @@ from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feeds import Feeds
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
 from rayapp.serve.wire.feedback import parse_feedback
@@ -91,11 +92,11 @@ class Gateway:
         limiter: Limiter | None = None,
         budgets: Budgets | None = None,
         feeds: Feeds | None = None,
+        flags: Flags | None = None,
     ) -> None:
         self._config = config
         self._keys = keys
         self._limiter = limiter
-        self._follower = follower
         self._predictions = predictions
         self._feedback_sink = feedback
         self._meter = meter
@@ -104,7 +105,7 @@ class Gateway:
         self._admission = Admission(config.max_ongoing_requests, config.max_turn_ms / 1000)
         self._deadlines = Deadlines()
         self._directory = Directory(
-            config, follower, self._deadlines, meter, self._heard, budgets, feeds
+            config, follower, self._deadlines, meter, self._heard, budgets, feeds, flags
         )
         self._fixed: dict[str, Route] = {
             "/": {"GET": self._index},
@@ -341,8 +342,8 @@ class Gateway:
         return Answer(ready, loaded.endpoint, loaded.release_id)
 
     def _state(self) -> dict[str, Any]:
-        problems = dict(self._follower.problems)
-        return {"endpoints": self._directory.releases(), "problems": problems}
+        directory = self._directory
+        return {"endpoints": directory.releases(), "problems": directory.problems()}
 
     async def _version(self, call: Call) -> Answer:
         return Answer(Response(200, VERSION.encode(), b"text/plain"))

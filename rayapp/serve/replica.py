@@ -13,6 +13,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
+from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.record import canonical_json
@@ -26,6 +27,7 @@ from rayapp.serve.cluster import door
 from rayapp.serve.cluster.grpc_ingress import GrpcMethods
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.feeds import Feeds
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Store
@@ -68,6 +70,8 @@ class Parts:
     """Ends what dead gateways have borrowed from the bank; called after each commit."""
     feeds: Feeds | None = None
     """What endpoints look up; None where none do."""
+    read_flags: Callable[[], Mapping[str, FlagConfig]] | None = None
+    """None where no rule asks a feature flag."""
 
 
 class BehindServe:
@@ -99,12 +103,16 @@ class GatewayReplica(GrpcMethods):
         )
         keys = KeyRing(parts.read_keys, config.requires_key)
 
+        flags = Flags(parts.read_flags) if parts.read_flags is not None else None
+
         def commit() -> None:
             parts.log.commit()
             parts.settle()
 
         def refresh(patience_s: float | None) -> None:
             keys.refresh()
+            if flags is not None:
+                flags.refresh()
             if parts.feeds is not None:
                 parts.feeds.refresh()
             follower.refresh(patience_s)
@@ -127,6 +135,7 @@ class GatewayReplica(GrpcMethods):
             limiter=make_limiter(config),
             budgets=make_budgets(config, parts.bank),
             feeds=parts.feeds,
+            flags=flags,
         )
         self._load = Load(lambda: self.gateway.num_ongoing)
 

@@ -29,6 +29,7 @@ from rayapp.serve.batching import Batcher
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.feeds import Feeds
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Store
@@ -228,6 +229,7 @@ class Case:
     now_s: float = 0.0
     budgets: Budgets | None = None
     feeds: Feeds | None = None
+    flags: Flags | None = None
 
     def __post_init__(self) -> None:
         self.predictions = MemorySink()
@@ -258,6 +260,7 @@ class Case:
             self.ring,
             budgets=self.budgets,
             feeds=self.feeds,
+            flags=self.flags,
         )
 
     def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:

@@ -41,6 +41,7 @@ VENDOR_DOORS = {
     "ray.data": {"data", "score", "evaluate"},
     "torch": {"families"},
     "xgboost": {"families"},
+    "openfeature": {"serve"},
 }
 WITHOUT_RAY = {"errors", "schemas"} | {room for room, rank in RANK.items() if rank == 2}
 FORBIDDEN = {"pickle", "cloudpickle", "joblib"}

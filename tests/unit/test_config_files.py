@@ -9,6 +9,7 @@ import yaml
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import SECTIONS, Config, load
 from rayapp.config.release import PolicyConfig
+from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.contract import load_contract
 from rayapp.errors import ConfigError
@@ -51,8 +52,13 @@ def test_serving_arguments_load(path: str) -> None:
         ServingConfig.model_validate(application["args"])
 
 
+@pytest.mark.parametrize("path", _files("flags"))
+def test_flags_load(path: str) -> None:
+    assert load(FlagsConfig, path).flags
+
+
 def test_every_folder_has_a_class() -> None:
-    known = {*JOBS_OF_FOLDER, "policies", "contracts", "serving", "environments"}
+    known = {*JOBS_OF_FOLDER, "policies", "contracts", "serving", "flags", "environments"}
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} <= known
 
 

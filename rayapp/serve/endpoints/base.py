@@ -21,20 +21,21 @@ from rayapp.serve.wire.validation import Rows
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which side of a split a unit is on, and the probability with which such a unit is put
-    there."""
+    """Which side of a split a unit is on, or which rule took the request, and the probability with
+    which such a one is put there. unit: None where the request has rows of several."""
 
     arm: str
     propensity: float
-    unit: str
+    unit: str | None
 
 
 @dataclass(slots=True)
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
     time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
-    assignment: made by a split on the way, whoever answers in the end. looked_up: stands for the
-    feature values that were added to what the caller sent; feature_age_s: the age of the oldest."""
+    assignment: made by rules and a split on the way, whoever answers in the end. looked_up: stands
+    for the feature values that were added to what the caller sent; feature_age_s: the age of the
+    oldest."""
 
     request_id: str
     body: bytes

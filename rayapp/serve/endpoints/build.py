@@ -1,6 +1,6 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
-    Fallback( LookUp( Shadow( Split( Champion, … ))), …, Static )
+    Fallback( LookUp( Shadow( Rules( Split( Champion, … ), … ))), …, Static )
     Champion: Cache( Breaker( Timeout( Hedge( Retry( Release )))))
 
 What is not configured is not there, and costs nothing.
@@ -11,13 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from rayapp.config.serving import (
-    EndpointConfig,
-    FallbackConfig,
-    PoolConfig,
-    ShadowConfig,
-    Target,
-)
+from rayapp.config.routing import Target
+from rayapp.config.serving import EndpointConfig, FallbackConfig, PoolConfig, ShadowConfig
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.endpoints.again import Budget, Hedge, Retry
@@ -28,9 +23,11 @@ from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.lookup import LookUp
 from rayapp.serve.endpoints.release import Release, Static
+from rayapp.serve.endpoints.rules import Rule, Rules
 from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import Arm, Split
 from rayapp.serve.feeds import Feed
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import Loaded, release_key
 
 
@@ -48,8 +45,8 @@ class Builder:
     """find: the release that a key stands for now (follow.release_key), or raises Unavailable.
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
-    that do in this process. feeds: the newest of each feature feed. shadows: all that were
-    built."""
+    that do in this process. feeds: the newest of each feature feed. flags: those that rules
+    may ask. shadows: all that were built."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -58,6 +55,7 @@ class Builder:
     heard: Callable[[str, Ask, Reply, float], Awaitable[None]]
     pool_of: Callable[[str], PoolConfig | None] = lambda endpoint: None
     feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
+    flags: Flags | None = None
     shadows: list[Shadow] = field(default_factory=list)
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
@@ -69,6 +67,9 @@ class Builder:
                 for arm_name, arm in split.arms.items()
             ]
             built = Split(built, arms, split.salt)
+        if config.rules:
+            rules = [Rule.of(rule, self._target(name, rule, config)) for rule in config.rules]
+            built = Rules(built, rules, self.flags)
         if config.shadow is not None:
             built = self._shadow(name, built, config.shadow, config)
         built = self.looked_up(name, built, config)

@@ -11,15 +11,16 @@ other salts are independent of each other.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rayapp.config.routing import CHAMPION
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
 from rayapp.serve.wire.protocols import is_key, key_text
 
 UNIT_HEADER = b"x-unit-id"
-REST = "champion"
+REST = CHAMPION
 """The arm of everybody whom no other arm takes."""
 
 
@@ -32,31 +33,47 @@ class Arm:
     endpoint: Endpoint
 
 
+class Division:
+    """Units among names by their shares, sticky. rest: the share that is left."""
+
+    def __init__(self, shares: Mapping[str, float], salt: str) -> None:
+        left = 1.0
+        self._steps: list[tuple[str, str, float]] = []
+        for name, share in shares.items():
+            part = min(1.0, share / left) if left > 0 else 0.0
+            self._steps.append((name, f"{salt}/{name}", part))
+            left -= share
+        self.rest = max(0.0, left)
+
+    def of(self, unit: str) -> str | None:
+        """None for a unit of the rest."""
+        for name, salt, part in self._steps:
+            if position(salt, unit) < part:
+                return name
+        return None
+
+
 class Split:
     """rest: answers for the units that no arm takes."""
 
     def __init__(self, rest: Endpoint, arms: Sequence[Arm], salt: str) -> None:
-        self._salt = salt
-        left = 1.0
-        self._steps: list[tuple[Arm, float]] = []
-        for arm in arms:
-            self._steps.append((arm, min(1.0, arm.share / left) if left > 0 else 0.0))
-            left -= arm.share
-        self._rest = Arm(REST, max(0.0, left), rest)
+        self._division = Division({arm.name: arm.share for arm in arms}, salt)
+        self._arms = {arm.name: arm for arm in arms}
+        self._rest = Arm(REST, self._division.rest, rest)
 
     async def predict(self, ask: Ask) -> Reply:
         unit = unit_of(ask)
         if unit is None:
             return await self._rest.endpoint.predict(ask)
         arm = self.arm_of(unit)
-        ask.assignment = Assignment(arm.name, arm.share, unit)
+        # rules before it may have let through only a share of such units
+        before = ask.assignment.propensity if ask.assignment is not None else 1.0
+        ask.assignment = Assignment(arm.name, arm.share * before, unit)
         return await arm.endpoint.predict(ask)
 
     def arm_of(self, unit: str) -> Arm:
-        for arm, part in self._steps:
-            if position(f"{self._salt}/{arm.name}", unit) < part:
-                return arm
-        return self._rest
+        name = self._division.of(unit)
+        return self._rest if name is None else self._arms[name]
 
 
 def unit_of(ask: Ask) -> str | None:
