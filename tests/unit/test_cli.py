@@ -187,6 +187,8 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["keys", "create", "Not A Name"], 2),
         (["keys", "revoke", "nothing"], 2),
         (["keys", "list"], 0),
+        (["flags", "publish", "configs/flags/nothing.yaml"], 2),
+        (["flags", "history"], 0),
         (["env"], 2),
         (["down"], 0),
     ],

@@ -19,6 +19,7 @@ from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.cache import Cache
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
+from rayapp.serve.endpoints.rules import Rules
 from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import REST, Arm, Split, position, unit_of
 from rayapp.serve.wire.protocols import Parsed
@@ -579,6 +580,7 @@ WRAPPERS: dict[str, Make] = {
     "breaker": lambda inner: Breaker(inner, lambda: "r", BreakerConfig()),
     "fallback": lambda inner: Fallback([inner, Scripted("z")]),
     "split": lambda inner: Split(inner, [], "s"),
+    "rules": lambda inner: Rules(inner, []),
     "cache": lambda inner: Cache(inner, lambda: "a", CacheConfig()),
     "shadow": lambda inner: Shadow(inner, Scripted("z"), 1, "s", 1, unheard),
 }
