@@ -141,8 +141,8 @@ def _arm_line(prediction: PredictionRecord) -> str:
     """Which arm, of rules or a split, and how likely that was."""
     if prediction.propensity is None or prediction.propensity >= 1:
         return f"arm {prediction.arm}: where every such request goes"
-    percent = f"{100 * prediction.propensity:.3g}%"
-    return f"arm {prediction.arm}: unit {prediction.unit!r} is on it, as {percent} of units are"
+    share = f"{100 * prediction.propensity:.3g}% of such units"
+    return f"arm {prediction.arm}: unit {prediction.unit!r} is on it, as {share} are"
 
 
 def _add_release(tree: Tree, provenance: Provenance) -> None:

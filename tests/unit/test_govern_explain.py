@@ -64,7 +64,7 @@ def test_a_declared_answer_and_a_split_are_told(released: Released) -> None:
     )
     text = _text(_explain(released, made))
     assert "degraded: failed, answered by a stand-in" in text
-    assert "arm new: unit 'u' is on it, as 10% of units are" in text
+    assert "arm new: unit 'u' is on it, as 10% of such units are" in text
     certain = made.model_copy(update={"propensity": 1.0})
     assert "arm new: where every such request goes" in _text(_explain(released, certain))
     static = made.model_copy(update={"release_id": "static"})
