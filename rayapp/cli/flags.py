@@ -55,7 +55,7 @@ def show(*, json: Json = False) -> None:
     if not flags:
         show_next(["rayapp flags publish configs/flags/NAME.yaml"])
         return
-    table = Table("flag", "by default", "targeting", "set", "published by", "at", box=None)
+    table = _table("flag", "by default", "targeting", "set", "published by", "at")
     for f in flags:
         default = f"{f.flag.default} ({f.flag.variants[f.flag.default]!r})"
         at = f"{f.at:%Y-%m-%d %H:%M:%S %Z}"
@@ -73,12 +73,19 @@ def history(*, json: Json = False) -> None:
     if json:
         emit_json([asdict(publication) for publication in publications])
         return
-    table = Table("event", "set", "added", "changed", "removed", "published by", "at", box=None)
+    table = _table("event", "set", "added", "changed", "removed", "published by", "at")
     for p in publications:
         changes = (", ".join(names) for names in (p.added, p.changed, p.removed))
         at = f"{p.at:%Y-%m-%d %H:%M:%S %Z}"
         table.add_row(str(p.sequence), p.set_name, *changes, p.by, at)
     show_folded(table)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
 
 
 def _targeting(flag: "FlagConfig") -> str:

@@ -67,6 +67,10 @@ def choose_job(path: str, keys: Iterable[str], wanted: str | None) -> str:
         if folder in JOBS_OF_FOLDER:
             fits = " and ".join(jobs) or f"neither {' nor '.join(JOBS_OF_FOLDER[folder])}"
             raise ConfigError(f"{path}: its keys fit {fits}", by_name)
+        if folder == "flags":
+            raise ConfigError(
+                f"{path}: flags are published, and no job", f"rayapp flags publish {path}"
+            )
         known = ", ".join(f"configs/{name}/" for name in JOBS_OF_FOLDER)
         raise ConfigError(
             f"{path}: the folder tells which job a config is for, and {folder!r} tells none; "

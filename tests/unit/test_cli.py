@@ -75,6 +75,7 @@ def test_a_configs_folder_names_its_job(path: str, keys: list[str], job: str) ->
     ("path", "keys", "wanted"),
     [
         ("configs/policies/a.yaml", ["gates"], None),
+        ("configs/flags/a.yaml", ["name", "flags"], None),
         ("configs/operations/a.yaml", ["endpoint"], None),
         ("configs/operations/a.yaml", ["nonsense"], None),
         ("configs/training/a.yaml", [], "trian"),
