@@ -95,7 +95,7 @@ def _feeds(config: ServingConfig, workspace: Workspace) -> Feeds | None:
 
 def _flags(config: ServingConfig, ledger: Ledger) -> Callable[[], Mapping[str, FlagConfig]] | None:
     rules = [rule for endpoint in config.endpoints.values() for rule in endpoint.rules]
-    if not any(rule.when.flag is not None for rule in rules):
+    if not any(rule.when.asked is not None for rule in rules):
         return None
     return while_unchanged(ledger, partial(current_flags, ledger))
 

@@ -113,9 +113,13 @@ class WhenConfig(ConditionConfig):
             raise ValueError("`flag` and `is` go together: a flag and the variant it must have")
         return self
 
+    @property
+    def asked(self) -> tuple[str, str] | None:
+        """The flag and the variant that it must have; None where no flag is asked."""
+        return None if self.flag is None or self.is_ is None else (self.flag, self.is_)
+
     def covers(self, other: Self) -> bool:
-        is_same = self.flag is None or (self.flag, self.is_) == (other.flag, other.is_)
-        return is_same and super().covers(other)
+        return self.asked in (None, other.asked) and super().covers(other)
 
 
 class RuleConfig(Target):

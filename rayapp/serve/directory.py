@@ -92,10 +92,12 @@ class Directory:
     def problems(self) -> dict[str, str]:
         """What does not follow the ledger, and rules that can take nothing: `endpoint/rule`."""
         found = dict(self._follower.problems)
-        lacking = self._flags.lacking if self._flags is not None else lambda rules: {}
+        if self._flags is None:
+            return found
         for name, config in self._config.endpoints.items():
-            found |= {f"{name}/{rule}": what for rule, what in lacking(config.rules).items()}
-        if self._flags is not None and self._flags.problem is not None:
+            lacking = self._flags.lacking(config.rules)
+            found |= {f"{name}/{rule}": what for rule, what in lacking.items()}
+        if self._flags.problem is not None:
             found["flags"] = f"the flags cannot be read: {self._flags.problem}"
         return found
 

@@ -69,10 +69,10 @@ class Flags:
         """Rule → what keeps it from ever taking a request."""
         found = {}
         for rule in rules:
-            name, variant = rule.when.flag, rule.when.is_
-            flag = self._read.get(name) if name is not None else None
-            if name is None or variant is None:
+            if rule.when.asked is None:
                 continue
+            name, variant = rule.when.asked
+            flag = self._read.get(name)
             if flag is None:
                 found[rule.name] = f"flag {name!r} is not published"
             elif variant not in flag.variants:

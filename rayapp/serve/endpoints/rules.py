@@ -31,9 +31,7 @@ class Rule:
 
     @classmethod
     def of(cls, config: RuleConfig, endpoint: Endpoint) -> "Rule":
-        when = config.when
-        flag = (when.flag, when.is_) if when.flag is not None and when.is_ is not None else None
-        return cls(config.name, wire_matcher(when), flag, endpoint)
+        return cls(config.name, wire_matcher(config.when), config.when.asked, endpoint)
 
 
 class Rules:
