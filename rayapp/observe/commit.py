@@ -46,12 +46,12 @@ SETTLE_S = 120
 
 @dataclass(frozen=True)
 class RecordTable:
-    """How records of one kind become rows. rows: records → a table of exactly `schema`. key: the
-    columns that are alike in two rows where one request was recorded twice."""
+    """How records of one kind become rows. rows: records, as JSON texts → a table of exactly
+    `schema`. key: the columns that are alike in two rows where one request was recorded twice."""
 
     schema: pa.Schema
     partition_by: tuple[str, ...]
-    rows: Callable[[Sequence[Mapping[str, Any]]], pa.Table]
+    rows: Callable[[Sequence[bytes]], pa.Table]
     key: tuple[str, ...]
 
 
@@ -77,10 +77,10 @@ def commit_spool(
     kind: RecordTable,
     wait: bool = False,
     clock: Callable[[], float] = time.time,
-    on_repeated: Callable[[Sequence[Mapping[str, Any]]], object] = lambda records: None,
+    on_repeated: Callable[[Sequence[Mapping[str, Any]]], object] = lambda rows: None,
 ) -> int:
     """Commit what the folder's segments hold beyond what the table has; returns the rows committed.
-    on_repeated gets the records that were left out, since the table has them, once they are.
+    on_repeated gets the rows that were left out, since the table has them, once they are.
 
     Only one process of a node commits at a time: with `wait` this one waits for its turn, otherwise
     it leaves the work to the other. Raises WorkspaceError when the table does not take the commit.
@@ -163,7 +163,7 @@ def _write(
         first = pc.min(rows.column("at")).as_py()
         if first.timestamp() < died_s + SETTLE_S:
             is_new = _are_new(rows, table, kind, first - timedelta(seconds=SETTLE_S))
-            repeated = [r for r, new in zip(records, is_new, strict=True) if not new]
+            repeated = rows.filter(pa.array([not new for new in is_new])).to_pylist()
             rows = rows.filter(pa.array(is_new))
     write_deltalake(
         table,

@@ -94,6 +94,7 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
+_END = b"{}"
 _CLOSED = encode_record({})
 
 
@@ -107,10 +108,10 @@ def was_closed(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Read:
-    """records: those between the offset asked for and `end`. num_damaged: lines that are not what
-    was written; they are passed over."""
+    """records: those between the offset asked for and `end`, as JSON texts. num_damaged: lines that
+    are not what was written; they are passed over."""
 
-    records: list[dict[str, Any]]
+    records: list[bytes]
     end: int
     num_damaged: int
 
@@ -137,7 +138,7 @@ def read_segment(path: Path, offset: int, size: int, is_complete: bool, max_byte
         record = _decode(line)
         if record is None:
             num_damaged += 1
-        elif record:
+        elif record != _END:
             records.append(record)
     end = offset + whole
     if is_complete and is_last and whole < len(data):
@@ -146,12 +147,9 @@ def read_segment(path: Path, offset: int, size: int, is_complete: bool, max_byte
     return Read(records, end, num_damaged)
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
+def _decode(line: bytes) -> bytes | None:
     text = line[_PREFIX_BYTES:]
-    if line[:_PREFIX_BYTES] != b"%08x " % zlib.crc32(text):
-        return None
-    value: dict[str, Any] = orjson.loads(text)
-    return value
+    return text if line[:_PREFIX_BYTES] == b"%08x " % zlib.crc32(text) else None
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -60,7 +60,8 @@ def prediction_records(
         common["unit"] = ask.assignment.unit
     each = zip(reply.rows.unit_ids, reply.rows.inputs, reply.scores_NK.tolist(), strict=True)
     return [
-        common | {"row": row, "unit_id": unit_id, "inputs": given, "scores": scores}
+        # inputs last: commits then need not parse them (observe/predictions.py)
+        common | {"row": row, "unit_id": unit_id, "scores": scores, "inputs": given}
         for row, (unit_id, given, scores) in enumerate(each)
     ]
 

@@ -2,11 +2,12 @@
 
 import json
 import tracemalloc
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from serving_case import ENDPOINT, FEATURES, NOON, ROW, Case, make_bundle, oip_body
@@ -172,8 +173,8 @@ def test_what_float32_cannot_hold_is_missing() -> None:
 def test_feedback_that_is_taken_can_be_stored(extra: dict[str, Any]) -> None:
     """What a commit fails on would keep all later feedback of the node waiting."""
     body = json.dumps({"request_id": "q", "label": "late", **extra}).encode()
-    record = json.loads(json.dumps(parse_feedback(body, NOON), default=datetime.isoformat))
-    [stored] = FEEDBACK.rows([record | {"endpoint": None}]).to_pylist()
+    record = orjson.dumps({**parse_feedback(body, NOON), "endpoint": None})
+    [stored] = FEEDBACK.rows([record]).to_pylist()
     assert stored["at"].astimezone(UTC).year in (1, 2026)
 
 
