@@ -16,7 +16,7 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xgboost as xgb
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from benchmarks import results_file
 from rayapp.config.serving import ServingConfig
+from rayapp.config.tracing import TracingConfig
 from rayapp.families.base import Floats
 from rayapp.families.bundle import Bundle, write_bundle
 from rayapp.families.tabular import MODEL_FILE
@@ -45,6 +49,7 @@ from rayapp.serve.endpoints.breaker import State
 from rayapp.serve.follow import Loaded, release_key
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.predicting import prediction_records
+from rayapp.serve.tracing.otlp import OtlpTracer
 from rayapp.serve.wire.protocols import parse_mlflow, render_mlflow
 from rayapp.serve.wire.rows import RowEncoder, row_encoder
 from rayapp.serve.wire.validation import validated
@@ -170,6 +175,7 @@ class Site:
         secret = "s" * 43
         digest = sha256(secret.encode())
         self._key = ApiKey(key_id="0" * 12, tenant="acme", role="caller", secret_sha256=digest)
+        self.tracers: list[OtlpTracer] = []
         self.bank = Accounts(f"sqlite:///{folder}/ledger.db", "benchmark")
         self.authorization = f"Bearer rk_{self._key.key_id}_{secret}".encode()
 
@@ -184,9 +190,12 @@ class Site:
         by_arrow: bool = False,
         limits: Any = None,
         budgets: Any = None,
+        tracing: Any = None,
     ) -> Gateway:
         plain = {"endpoints": {ENDPOINT: {"breaker": None} | dict(endpoint)}}
-        config = ServingConfig.model_validate(plain | {"limits": limits, "budgets": budgets})
+        config = ServingConfig.model_validate(
+            plain | {"limits": limits, "budgets": budgets, "tracing": tracing}
+        )
         loaded = self._loaded(None) if by_arrow else self.loaded
         releases = {ENDPOINT: loaded, release_key(ENDPOINT, OTHER): loaded}
         follower: Any = Fixed(releases, {})
@@ -207,7 +216,21 @@ class Site:
             keys,
             limiter,
             Budgets(config.budgets, self.bank, deadline_s=10) if config.budgets else None,
+            tracer=self._tracer(config.tracing) if config.tracing else None,
         )
+
+    def _tracer(self, config: TracingConfig) -> OtlpTracer:
+        made = OtlpTracer(config, "benchmark", lambda service, num_spans: None, Encoded())
+        self.tracers.append(made)
+        return made
+
+
+class Encoded(SpanExporter):
+    """A collector without a wire: spans are written as OTLP has them, and are gone."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        encode_spans(spans).SerializeToString()
+        return SpanExportResult.SUCCESS
 
 
 async def _always(tenant: str, wanted: float) -> Grant:
@@ -215,6 +238,7 @@ async def _always(tenant: str, wanted: float) -> Grant:
 
 
 LIMITS = {"default": {"requests_per_s": 1000, "burst": 1000}}
+TRACING = {"otlp_endpoint": "http://localhost:4318"}
 NEW_ARM = {"release": OTHER, "share": 0.1}
 DUTIES: dict[str, dict[str, Any]] = {
     "breaker": {"endpoint": {"breaker": {}}},
@@ -225,6 +249,8 @@ DUTIES: dict[str, dict[str, Any]] = {
     "api_key": {"endpoint": {}, "with_key": True},
     "rate_limit": {"endpoint": {}, "limits": LIMITS},
     "price": {"endpoint": {"usd_per_1000_rows": 0.01}},
+    "tracing_not_sampled": {"endpoint": {}, "tracing": TRACING | {"sample_share": 0}},
+    "tracing_sampled": {"endpoint": {}, "tracing": TRACING | {"sample_share": 1}},
     "budget": {"endpoint": {"usd_per_1000_rows": 0.01}, "budgets": {"default_usd": 1e6}},
 }
 """Each by itself on top of a gateway that only answers and keeps its records."""
@@ -265,7 +291,7 @@ async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
         "arrow": request(site.gateway({}, by_arrow=True), body),
     }
     for name, duty in DUTIES.items():
-        configured = {name: duty[name] for name in ("limits", "budgets") if name in duty}
+        configured = {name: duty[name] for name in ("limits", "budgets", "tracing") if name in duty}
         gateway = site.gateway(duty["endpoint"], **configured)
         key = site.authorization if duty.get("with_key") else None
         asked[name] = request(gateway, body, key)
@@ -288,6 +314,8 @@ async def measure(folder: Path, num_rows: int) -> dict[str, Any]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     site.spool.close()
+    for tracer in site.tracers:
+        tracer.close()
     return result
 
 

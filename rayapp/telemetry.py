@@ -53,6 +53,9 @@ METRICS: dict[str, MetricSpec] = {
         "What answers cost at the endpoints' prices",
         ("endpoint", "release", "tenant"),
     ),
+    "rayapp_spans_dropped": MetricSpec(
+        "counter", "spans", "Spans that the collector did not take, or not in time", ("service",)
+    ),
     "rayapp_breaker_open": MetricSpec(
         "gauge", "0 or 1", "A release that is not asked now", ("endpoint", "target")
     ),

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
 from rayapp.config.routing import CHAMPION, EndpointName, RuleConfig, Share, Target, check_rules
+from rayapp.config.tracing import TracingConfig
 from rayapp.schemas.traffic import NANO
 
 FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -236,6 +237,8 @@ class ServingConfig(Config):
     """What answered rows cost at endpoints that do not say otherwise; null: nothing. The prediction
     log has the cost of each row."""
     budgets: BudgetsConfig | None = None
+    tracing: TracingConfig | None = None
+    """null: requests are not traced."""
     workspace: str | None = None
     """URI of the workspace; None takes RAYAPP_WORKSPACE from the replica's environment."""
     min_replicas: int = Field(default=1, ge=1)

@@ -48,7 +48,7 @@ def _quantile(share: float, name: str, by: str = "endpoint") -> str:
 
 
 def panels() -> tuple[Panel, ...]:
-    return (*_answers(), *_inside(), *_pools())
+    return (*_answers(), *_inside(), *_pools(), _traces())
 
 
 def _answers() -> tuple[Panel, ...]:
@@ -163,6 +163,15 @@ def _inside() -> tuple[Panel, ...]:
             "currencyUSD",
             {"{{endpoint}} {{tenant}}": f"3600 * {_rate('rayapp_cost_usd', 'endpoint, tenant')}"},
         ),
+    )
+
+
+def _traces() -> Panel:
+    return Panel(
+        "Dropped spans",
+        "Spans a second that the collector did not take, or not in time: traces have gaps",
+        "short",
+        {"{{service}}": _rate("rayapp_spans_dropped", "service", "")},
     )
 
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rayapp.serve.callers.identity import Principal
+from rayapp.serve.endpoints.base import Ask
 from rayapp.serve.endpoints.build import Hooks
+from rayapp.serve.tracing.span import Span
 from rayapp.serve.wire.http import Request, Response
 
 
@@ -21,7 +23,9 @@ class Meter(Hooks, Protocol):
 @dataclass(slots=True)
 class Call:
     """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
-    its path names; version: the release that it names, if any."""
+    its path names; version: the release that it names, if any. route: its path with NAME in the
+    place of what differs between endpoints, once that is known. ask: what it asks of an endpoint,
+    once that is understood. span: None where it is not traced."""
 
     request: Request
     request_id: str
@@ -30,6 +34,9 @@ class Call:
     principal: Principal | None = None
     endpoint: str | None = None
     version: str | None = None
+    route: str | None = None
+    ask: Ask | None = None
+    span: Span | None = None
     is_admitted: bool = False
 
     @property

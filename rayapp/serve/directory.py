@@ -14,7 +14,6 @@ from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.lookup import plan_of
-from rayapp.serve.endpoints.release import Release
 from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
@@ -51,6 +50,7 @@ class Directory:
             self._pool_of,
             self._current_feeds,
             flags,
+            is_traced=config.tracing is not None,
         )
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -167,7 +167,9 @@ class Directory:
         name = self.resolve(name)
         if version is not None:
             loaded = self.loaded(name, version)
-            one = self._builder.looked_up(name, Release(lambda: loaded), self._config_of(name))
+            version_id = loaded.release_id
+            one = self._builder.release(name, lambda: loaded, lambda: version_id)
+            one = self._builder.looked_up(name, one, self._config_of(name))
             return name, self._charged(name, one)
         endpoint = self._endpoints.get(name)
         if endpoint is None:

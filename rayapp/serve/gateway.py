@@ -6,6 +6,7 @@ It knows neither Ray nor a store: everything it needs is passed in, so the whole
 unit test. Each answer carries the request's id and, where one answered, the release.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -32,6 +33,8 @@ from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
+from rayapp.serve.tracing.request import followed, note_answer
+from rayapp.serve.tracing.span import Tracer, step
 from rayapp.serve.wire.feedback import parse_feedback
 from rayapp.serve.wire.http import (
     ClientGone,
@@ -69,8 +72,8 @@ Handler = Callable[[Call], Awaitable[Answer]]
 OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
 """What a health check asks needs no key, and is answered also where nothing else is."""
 Route = dict[str, Handler]
-Routed = tuple[Route, str | None, str | None]
-"""What may be done at a path, and the endpoint and version that it names."""
+Routed = tuple[Route, str | None, str | None, str]
+"""What may be done at a path, the endpoint and version that it names, and Call.route."""
 MAX_PATHS = 4096
 """So many distinct ones are remembered with what they mean."""
 
@@ -93,8 +96,10 @@ class Gateway:
         budgets: Budgets | None = None,
         feeds: Feeds | None = None,
         flags: Flags | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._config = config
+        self._tracer = tracer
         self._keys = keys
         self._limiter = limiter
         self._predictions = predictions
@@ -139,7 +144,7 @@ class Gateway:
         """As an ASGI application. sends_request_id: False where the server around it sends the
         x-request-id header itself."""
         if scope["type"] == "lifespan":
-            await self._background.lifespan(receive, send, self._directory.drain)
+            await self._background.lifespan(receive, send, self._drain)
             return
         if scope["type"] != "http":
             return
@@ -147,14 +152,26 @@ class Gateway:
         request_id = request_id_of(request)
         start_s = time.monotonic()
         call = Call(request, request_id, start_s, start_s + self._config.deadline_ms / 1000)
+        if self._tracer is None or request.path in OPEN_PATHS:
+            await self._serve(call, send, sends_request_id)
+        else:
+            with followed(self._tracer, call):
+                await self._serve(call, send, sends_request_id)
+
+    async def _drain(self) -> None:
+        await self._directory.drain()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
+
+    async def _serve(self, call: Call, send: Send, sends_request_id: bool) -> None:
         try:
             self._admit(call)
             answer = await self._answer(call)
         except ClientGone:
-            log.info("client_gone", extra={"request_id": request_id})
+            log.info("client_gone", extra={"request_id": call.request_id})
             return
         except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
-            answer = Answer(failed(error, request, request_id))
+            answer = Answer(failed(error, call.request, call.request_id))
         finally:
             if call.is_admitted:
                 self._admission.leave(call.tenant)
@@ -177,6 +194,8 @@ class Gateway:
         endpoint, release_id = answer.endpoint, answer.release_id
         if release_id is None and (named := self._named(call.request.path)) is not None:
             endpoint, release_id = named.endpoint, named.release_id
+        if call.span is not None:
+            note_answer(call.span, answer, endpoint, release_id)
         headers: list[Header] = []
         if release_id is not None:
             headers.append((b"x-release", release_id.encode()))
@@ -204,7 +223,7 @@ class Gateway:
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
-        route, call.endpoint, call.version = self._routed(path)
+        route, call.endpoint, call.version, call.route = self._routed(path)
         handler = route.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = ", ".join(route)
@@ -232,13 +251,17 @@ class Gateway:
     def _route(self, path: str) -> Routed:
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return fixed, None, None
-        for pattern, routes in ((_MODEL, self._of_model), (_SCORING, self._of_endpoint)):
+            return fixed, None, None, path
+        for pattern, routes, prefix in (
+            (_MODEL, self._of_model, "/v2/models/{name}"),
+            (_SCORING, self._of_endpoint, "/endpoints/{name}"),
+        ):
             found = pattern.fullmatch(path)
             route = routes.get(found["rest"] or "") if found else None
             if found and route is not None:
                 version = found.groupdict().get("version")
-                return route, found["name"], version
+                middle = "" if version is None else "/versions/{version}"
+                return route, found["name"], version, prefix + middle + (found["rest"] or "")
         paths = "GET / lists the paths"
         raise RequestError(f"there is nothing at {shown(path)}", paths, 404, "unknown_path")
 
@@ -275,16 +298,22 @@ class Gateway:
     ) -> tuple[str, Ask, Reply]:
         name, endpoint = self._directory.endpoint(call.endpoint, call.version)
         with self._deadlines.within(call.deadline_s):
-            body = await read_body(call.request, self._config.max_body_bytes)
-            is_long = len(body) > INLINE_BYTES
-            parsed = await aside(partial(parse, body), is_long)
+            with step("read"):
+                body = await read_body(call.request, self._config.max_body_bytes)
+                is_long = len(body) > INLINE_BYTES
+                parsed = await aside(partial(parse, body), is_long)
             headers = call.request.headers
             ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers, call.tenant)
+            call.ask = ask
             reply = await endpoint.predict(ask)
         # from here on there is an answer: what is recorded is also sent
         latency_ms = (time.monotonic() - call.start_s) * 1000
-        await aside(partial(self._record, name, ask, reply, latency_ms), is_long)
+        await self._recorded(name, ask, reply, latency_ms)
         return name, ask, reply
+
+    async def _recorded(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
+        with step("record"):
+            await aside(partial(self._record, name, ask, reply, latency_ms), ask.is_long)
 
     def _record(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         records = prediction_records(name, ask, reply, self._now(), latency_ms)
@@ -294,7 +323,7 @@ class Gateway:
 
     async def _heard(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         """A shadow's answers lie beside those that somebody got, under a name of their own."""
-        await aside(partial(self._record, name + SHADOW, ask, reply, latency_ms), ask.is_long)
+        await self._recorded(name + SHADOW, ask, reply, latency_ms)
 
     # everything else
 

@@ -48,6 +48,9 @@ class _Meter:
     def batch(self, endpoint: str, num_rows: int) -> None:
         self._observe("rayapp_batch_rows", num_rows, (endpoint,))
 
+    def dropped_spans(self, service: str, num_spans: int) -> None:
+        self._count("rayapp_spans_dropped", num_spans, (service,))
+
     def flush(self) -> None:
         """Hand over what was counted since the last time."""
         if self._timer is not None:

@@ -1,7 +1,6 @@
 """Keeping the record of an answer."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -9,14 +8,9 @@ from typing import Any, Protocol
 from rayapp.errors import Unavailable
 from rayapp.serve.callers.budgets import Charge
 from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.tracing.span import CURRENT, parent_of
 
 log = logging.getLogger("rayapp.serve.predicting")
-
-_TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
-)
-_VERSION_0_BYTES = 55
-"""Only a later version's header may be longer."""
 
 
 class RecordSink(Protocol):
@@ -26,13 +20,11 @@ class RecordSink(Protocol):
 
 
 def trace_id(headers: Mapping[bytes, bytes]) -> str | None:
-    """The trace that the caller is in, by its `traceparent` header (W3C Trace Context); None
-    where there is none, or one that the specification says to leave aside."""
-    given = headers.get(b"traceparent")
-    if given is None or (given.startswith(b"00") and len(given) != _VERSION_0_BYTES):
-        return None
-    found = _TRACEPARENT.fullmatch(given)
-    return found[1].decode() if found is not None else None
+    """Of the trace that a request with these headers is in: its own where it is traced, which is
+    also its caller's if that is in one, else its caller's; None where there is neither."""
+    span = CURRENT.get()
+    found = span if span is not None else parent_of(headers)
+    return None if found is None else found.trace_id
 
 
 def prediction_records(

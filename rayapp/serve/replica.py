@@ -35,6 +35,8 @@ from rayapp.serve.meter import ServeMeter
 from rayapp.serve.pool.client import Pool, Pooled
 from rayapp.serve.pool.replica import planner, pool
 from rayapp.serve.predicting import RecordSink
+from rayapp.serve.tracing.otlp import OtlpTracer
+from rayapp.serve.tracing.span import Tracer
 from rayapp.serve.wire.http import Receive, Scope, Send
 from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
@@ -136,6 +138,7 @@ class GatewayReplica(GrpcMethods):
             budgets=make_budgets(config, parts.bank),
             feeds=parts.feeds,
             flags=flags,
+            tracer=make_tracer(config, meter),
         )
         self._load = Load(lambda: self.gateway.num_ongoing)
 
@@ -197,6 +200,12 @@ def make_limiter(config: ServingConfig) -> Limiter | None:
         return grant
 
     return Limiter(config.limits, lease, share=1 / config.max_replicas)
+
+
+def make_tracer(config: ServingConfig, meter: ServeMeter) -> Tracer | None:
+    if config.tracing is None:
+        return None
+    return OtlpTracer(config.tracing, "rayapp-gateway", meter.dropped_spans)
 
 
 def make_budgets(config: ServingConfig, bank: Bank | None) -> Budgets | None:

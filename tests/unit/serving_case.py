@@ -33,6 +33,7 @@ from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Store
+from rayapp.serve.tracing.span import Tracer
 from rayapp.storage import Workspace, commit_folder, folder_digest
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -230,6 +231,7 @@ class Case:
     budgets: Budgets | None = None
     feeds: Feeds | None = None
     flags: Flags | None = None
+    tracer: Tracer | None = None
 
     def __post_init__(self) -> None:
         self.predictions = MemorySink()
@@ -261,6 +263,7 @@ class Case:
             budgets=self.budgets,
             feeds=self.feeds,
             flags=self.flags,
+            tracer=self.tracer,
         )
 
     def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:

@@ -40,6 +40,7 @@ VENDOR_DOORS = {
     "ray.train": {"train", "families"},
     "ray.data": {"data", "score", "evaluate"},
     "torch": {"families"},
+    "opentelemetry": {"serve"},
     "xgboost": {"families"},
     "openfeature": {"serve"},
 }

@@ -55,6 +55,7 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter.second_ask("e", "retry")
     meter.feature_read("e", True)
     meter.cost("e", "r", None, 5)
+    meter.dropped_spans("s", 2)
     meter.flush()
     pool = PoolMeter("p", lambda name: made[name])
     pool.ask(is_held=False)

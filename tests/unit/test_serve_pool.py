@@ -17,7 +17,7 @@ from rayapp.serve.endpoints.again import RESERVE, Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask
 from rayapp.serve.pool.plan import SILENT_AFTER_S, ModelLoad, Planner, Report, copies_wanted
 from rayapp.serve.pool.router import ranks
-from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer
+from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 
 
 def report(max_bytes: int = 100, **busy: float) -> Report:
@@ -113,12 +113,14 @@ class Replicas:
 
     def __init__(self) -> None:
         self.calls: list[list[Part]] = []
+        self.traces: list[list[str | None]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
 
-    async def call(self, parts: Sequence[Part]) -> list[Outcome]:
+    async def call(self, parts: Sequence[Part], traces: Traces) -> list[Outcome]:
         self.calls.append(list(parts))
+        self.traces.append(list(traces))
         await self.gate.wait()
         if self.error is not None:
             raise self.error

@@ -15,6 +15,7 @@ from rayapp.config.routing import Target
 from rayapp.config.serving import EndpointConfig, FallbackConfig, PoolConfig, ShadowConfig
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.traffic import STATIC
 from rayapp.serve.endpoints.again import Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
@@ -26,6 +27,7 @@ from rayapp.serve.endpoints.release import Release, Static
 from rayapp.serve.endpoints.rules import Rule, Rules
 from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import Arm, Split
+from rayapp.serve.endpoints.traced import Traced
 from rayapp.serve.feeds import Feed
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import Loaded, release_key
@@ -46,7 +48,7 @@ class Builder:
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
     that do in this process. feeds: the newest of each feature feed. flags: those that rules
-    may ask. shadows: all that were built."""
+    may ask. shadows: all that were built. is_traced: models show in traces."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -57,6 +59,7 @@ class Builder:
     feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
     flags: Flags | None = None
     shadows: list[Shadow] = field(default_factory=list)
+    is_traced: bool = False
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
         built = self._release(name, name, config)
@@ -110,7 +113,8 @@ class Builder:
 
     def _fallback(self, name: str, fallback: FallbackConfig, config: EndpointConfig) -> Endpoint:
         if fallback.scores is not None:
-            return Static(lambda: self.find(name), fallback.scores, bool(config.feeds))
+            static = Static(lambda: self.find(name), fallback.scores, bool(config.feeds))
+            return Traced(static, name, lambda: STATIC) if self.is_traced else static
         return self._target(name, fallback, config, stands_in=True)
 
     def _target(
@@ -137,8 +141,10 @@ class Builder:
 
     def _at_hand(self, name: str, key: str, stands_in: bool) -> Endpoint:
         """The release, asked again where it is in a pool and a replica of it fails."""
-        built: Endpoint = Release(lambda: self.find(key), stands_in)
-        pool = self.pool_of(key.partition("@")[0])
+        endpoint = key.partition("@")[0]
+        release_id = partial(self.release_id, key)
+        built = self.release(endpoint, lambda: self.find(key), release_id, stands_in)
+        pool = self.pool_of(endpoint)
         if pool is None:
             return built
         if pool.retry_share:
@@ -148,6 +154,19 @@ class Builder:
             on_again = partial(self.hooks.second_ask, name, "hedge")
             built = Hedge(built, pool.hedge_after_ms / 1000, Budget(pool.hedge_share), on_again)
         return built
+
+    def release(
+        self,
+        endpoint: str,
+        find: Callable[[], Loaded],
+        release_id: Callable[[], str | None],
+        stands_in: bool = False,
+    ) -> Endpoint:
+        """The release that `find` gives, with nothing around it that could help it."""
+        made = Release(find, stands_in)
+        if not self.is_traced:
+            return made
+        return Traced(made, endpoint, release_id, self.pool_of(endpoint) is not None)
 
     def _in_time(self, inner: Endpoint, config: EndpointConfig) -> Endpoint:
         if config.timeout_ms is None:

@@ -9,6 +9,7 @@ from rayapp.errors import RequestError
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply, StaleFeature
 from rayapp.serve.feeds import Feed, Values
+from rayapp.serve.tracing.span import step
 from rayapp.serve.wire.oip import DATATYPES
 from rayapp.serve.wire.protocols import Parsed, plain_values
 
@@ -52,7 +53,8 @@ class LookUp:
         schema = self._schema()
         if schema is None:
             return await self._inner.predict(ask)
-        filled = self._filled(ask, schema)
+        with step("features"):
+            filled = self._filled(ask, schema)
         try:
             return await self._inner.predict(filled)
         finally:  # the caller's own ask goes on to a stand-in, or to the log

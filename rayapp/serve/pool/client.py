@@ -19,7 +19,7 @@ from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
 from rayapp.serve.follow import Loaded
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
-from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer
+from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 from rayapp.serve.wire.rows import row_encoder
 
 PREPARE_S = 120
@@ -50,9 +50,10 @@ class Pool:
     def scorer(self, release_id: str, num_bytes: int) -> PoolScorer:
         ask = self._handle.options(method_name="score", multiplexed_model_id=release_id)
 
-        async def call(parts: Sequence[Part]) -> list[Outcome]:
+        async def call(parts: Sequence[Part], traces: Traces) -> list[Outcome]:
+            asked = (parts, traces) if traces else (parts,)
             try:
-                outcomes: list[Outcome] = await ask.remote(release_id, num_bytes, parts)
+                outcomes: list[Outcome] = await ask.remote(release_id, num_bytes, *asked)
             except _GONE as error:
                 raise self._unavailable(error) from error
             except RayTaskError as error:

@@ -23,8 +23,10 @@ from rayapp.serve.loading import Store, open_proven
 from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.plan import ModelLoad, Planner, Report
 from rayapp.serve.pool.router import HELD, ModelRouter
-from rayapp.serve.pool.scorer import Outcome, Part
+from rayapp.serve.pool.scorer import Outcome, Part, Traces
 from rayapp.serve.pool.shelf import Shelf
+from rayapp.serve.tracing.otlp import OtlpTracer
+from rayapp.serve.tracing.span import Fact, Together, Tracer
 from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 
@@ -53,6 +55,8 @@ def planner(name: str, config: PoolConfig) -> Any:
 
 
 class PoolReplica:
+    _tracer: Tracer | None = None
+
     def __init__(
         self,
         name: str,
@@ -63,6 +67,9 @@ class PoolReplica:
         self._config = config.pools[name]
         self._store = connect(config)
         self._meter = PoolMeter(name)
+        if config.tracing is not None:
+            service = f"rayapp-pool-{name}"
+            self._tracer = OtlpTracer(config.tracing, service, self._meter.dropped_spans)
         self._num_ongoing = 0
         self._load = Load(lambda: self._num_ongoing)
         self._shelf: Shelf[Model] = Shelf(
@@ -75,9 +82,28 @@ class PoolReplica:
         self._stock()
         self._reporting = asyncio.get_running_loop().create_task(self._report_on())
 
-    async def score(self, release_id: str, num_bytes: int, parts: Sequence[Part]) -> list[Outcome]:
+    def __del__(self) -> None:
+        """Ray Serve calls this by its name when the replica has drained."""
+        if self._tracer is not None:
+            self._tracer.close()
+
+    async def score(
+        self, release_id: str, num_bytes: int, parts: Sequence[Part], traces: Traces = ()
+    ) -> list[Outcome]:
         """Outcomes of the parts, by the release's model. Raises Unavailable where there is no room
         for it."""
+        if not traces or self._tracer is None:
+            return await self._scored(release_id, num_bytes, parts)
+        facts: list[dict[str, Fact]] = [
+            {"rayapp.release": release_id, "rayapp.rows": len(x_NF)} for x_NF, _ in parts
+        ]
+        with Together(self._tracer, "score", traces, facts) as together:
+            together.outcomes = outcomes = await self._scored(release_id, num_bytes, parts)
+            return outcomes
+
+    async def _scored(
+        self, release_id: str, num_bytes: int, parts: Sequence[Part]
+    ) -> list[Outcome]:
         now_s = time.monotonic()
         self._num_ongoing += 1
         try:

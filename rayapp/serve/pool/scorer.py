@@ -9,13 +9,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from rayapp.errors import DeadlineExceeded
 from rayapp.families.base import Floats
 from rayapp.serve.batching import Queue, Waiting, deliver
+from rayapp.serve.tracing.span import CURRENT
 
 log = logging.getLogger("rayapp.serve.pool")
 
 Part = tuple[Floats, float]
 """One request's encoded rows [N, F], and the seconds that it has left."""
 Outcome = Floats | Exception
-Call = Callable[[Sequence[Part]], Awaitable[list[Outcome]]]
+Traces = Sequence[str | None]
+"""The traceparent of each part, None for one that is not traced; empty where none is."""
+Call = Callable[[Sequence[Part], Traces], Awaitable[list[Outcome]]]
 """Ask a replica; one outcome for each part. Raises Unavailable where none answers."""
 
 
@@ -37,11 +40,19 @@ class PoolScorer:
         self._waiting = Queue(max_rows, clock_s)
         self._calls: set[asyncio.Task[None]] = set()
         self._due: asyncio.Handle | None = None
+        self._traces: dict[asyncio.Future[Floats], str] = {}
 
     async def predict(self, x_NF: Floats, deadline_s: float = math.inf) -> Floats:
         future = self._waiting.put(x_NF, deadline_s)
         self._send_soon()
-        return await future
+        span = CURRENT.get()
+        if span is None:
+            return await future
+        self._traces[future] = span.traceparent
+        try:
+            return await future
+        finally:
+            del self._traces[future]
 
     def _send_soon(self) -> None:
         if self._waiting and self._due is None and len(self._calls) < self._max_calls:
@@ -63,10 +74,11 @@ class PoolScorer:
     async def _sent(self, batch: list[Waiting]) -> None:
         now_s = self._clock_s()
         parts = [(x_NF, deadline_s - now_s) for x_NF, _, deadline_s in batch]
+        traces = [self._traces.get(future) for _, future, _ in batch] if self._traces else []
         longest_s = max(left_s for _, left_s in parts)
         try:
             async with asyncio.timeout(None if math.isinf(longest_s) else longest_s):
-                outcomes = await self._call(parts)
+                outcomes = await self._call(parts, traces if any(traces) else ())
         except TimeoutError:
             outcomes = [DeadlineExceeded() for _ in batch]
         except Exception as error:  # noqa: BLE001 - whatever it is, each of them hears it
