@@ -23,9 +23,9 @@ class Meter(Hooks, Protocol):
 @dataclass(slots=True)
 class Call:
     """One request on its way. start_s and deadline_s are of time.monotonic. endpoint: the one that
-    its path names; version: the release that it names, if any. route: its path with NAME in the
-    place of what differs between endpoints, once that is known. ask: what it asks of an endpoint,
-    once that is understood. span: None where it is not traced."""
+    its path names; version: the release that it names, if any. route: its path with {name} and
+    {version} in the place of these, once it is known to lead somewhere. ask: what it asks of an
+    endpoint, once that is understood. span: None where it is not traced."""
 
     request: Request
     request_id: str

@@ -34,7 +34,7 @@ from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
 from rayapp.serve.tracing.request import followed, note_answer
-from rayapp.serve.tracing.span import Tracer, step
+from rayapp.serve.tracing.span import Tracer, blame, step
 from rayapp.serve.wire.feedback import parse_feedback
 from rayapp.serve.wire.http import (
     ClientGone,
@@ -167,8 +167,10 @@ class Gateway:
         try:
             self._admit(call)
             answer = await self._answer(call)
-        except ClientGone:
+        except ClientGone as gone:
             log.info("client_gone", extra={"request_id": call.request_id})
+            if call.span is not None:
+                blame(call.span, gone)
             return
         except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
             answer = Answer(failed(error, call.request, call.request_id))

@@ -251,6 +251,22 @@ async def test_paths_that_nobody_serves_make_no_names(bundles: dict[str, Path]) 
     assert facts(second)["http.request.method_original"] == "MADEUP"
 
 
+async def test_a_caller_that_goes_away_is_no_failure(bundles: dict[str, Path]) -> None:
+    site = Site(bundles)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody listens")
+
+    scope = {"type": "http", "method": "POST", "path": SCORE, "headers": []}
+    await site.case.app(scope, receive, send)
+    spans = site.spans()
+    assert [facts(span)["error.type"] for span in spans] == ["client_gone"] * 2
+    assert {span.status.status_code for span in spans} == {StatusCode.UNSET}
+
+
 class GrpcCall:
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return [("traceparent", SAMPLED)]

@@ -179,10 +179,13 @@ class _Sender(SpanExporter):
         return True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        is_given_up = self.is_closing and self._is_away
-        result = SpanExportResult.FAILURE if is_given_up else self._exporter.export(spans)
-        with self._counting:
-            self._num_waiting -= len(spans)
+        result = SpanExportResult.FAILURE
+        try:
+            if not (self.is_closing and self._is_away):
+                result = self._exporter.export(spans)
+        finally:
+            with self._counting:
+                self._num_waiting -= len(spans)
         is_away = result is not SpanExportResult.SUCCESS
         if is_away:
             self._on_dropped(len(spans))

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from rayapp.errors import RequestError
 from rayapp.serve.endpoints.base import is_callers_fault
+from rayapp.serve.wire.http import ClientGone
 
 ERROR_TYPE = "error.type"
 _TRACEPARENT = re.compile(
@@ -130,10 +131,12 @@ def step(name: str, is_call: bool = False) -> AbstractContextManager[Span | None
 
 def blame(span: Span, error: BaseException) -> None:
     """Of an error a span has the kind and never the text, in which a caller's values may be. What
-    was given up, for a deadline or since somebody else answered first, has not failed; nor has what
-    the caller can mend."""
+    was given up has not failed: for a deadline, or since somebody else answered first, or the
+    caller went away. Nor has what the caller can mend."""
     if isinstance(error, asyncio.CancelledError):
         span.note({ERROR_TYPE: "cancelled"})
+    elif isinstance(error, ClientGone):
+        span.note({ERROR_TYPE: "client_gone"})
     elif is_callers_fault(error):
         kind = error.kind if isinstance(error, RequestError) else type(error).__name__
         span.note({ERROR_TYPE: kind})
