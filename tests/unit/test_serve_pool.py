@@ -113,14 +113,12 @@ class Replicas:
 
     def __init__(self) -> None:
         self.calls: list[list[Part]] = []
-        self.traces: list[list[str | None]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
 
     async def call(self, parts: Sequence[Part], traces: Traces) -> list[Outcome]:
         self.calls.append(list(parts))
-        self.traces.append(list(traces))
         await self.gate.wait()
         if self.error is not None:
             raise self.error
