@@ -52,8 +52,8 @@ from rayapp.storage import Workspace
 
 ROOM, NUM_REPLICAS = 100, 3
 RATE_RPS, IDLE_S, SETTLE_S = 40.0, 5.0, 15.0
-EXPORT_S = 12.0
-"""Ray's metrics agent takes ten seconds to show what was counted."""
+EXPORT_S = 17.0
+"""Replicas hand over what they counted every five seconds, and Ray takes ten more to show it."""
 READY_S = 120
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -14,26 +14,31 @@ from rayapp.schemas.traffic import NANO
 from rayapp.serve.endpoints.breaker import State
 from rayapp.telemetry import METRICS
 
-FLUSH_S = 1.0
+FLUSH_S = 5.0
+"""Ray passes on what it has every 10 s."""
+SLICE, SLICE_S = 200, 0.02
+"""So many calls of Ray's at a time, a millisecond of the event loop, and then a pause: an endpoint
+that was asked is some twenty of them, and there may be a thousand endpoints."""
 Labels = tuple[str, ...]
 """Of one series, in the order of the metric's tag_keys."""
 
 
 class _Meter:
-    """Counters are summed here and handed to Ray once a second: a call of Ray's costs some 5 µs,
-    several for each request. Called on the event loop, but for `batch`."""
+    """Counters are summed here and handed to Ray every few seconds: a call of Ray's costs some
+    5 µs, several for each request. Called on the event loop, but for `batch`."""
 
     def __init__(self, make: Callable[[str], Any] | None = None) -> None:
         self._made = {name: (make or _make)(name) for name in METRICS}
         self._counts: dict[tuple[str, Labels], float] = defaultdict(float)
         self._observed: dict[tuple[str, Labels], list[int]] = {}
         self._observing = threading.Lock()
+        self._waiting: deque[tuple[str, float, dict[str, str]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def _count(self, name: str, amount: float, labels: Labels) -> None:
         self._counts[name, labels] += amount
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._hand_over)
 
     def _observe(self, name: str, value: float, labels: Labels) -> None:
         """Into the bucket of a metric that has them. Handed over with what is counted. Long work
@@ -52,14 +57,32 @@ class _Meter:
         self._count("rayapp_spans_dropped", num_spans, (service,))
 
     def flush(self) -> None:
-        """Hand over what was counted since the last time."""
+        """Hand over what was counted since the last time, all of it now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._take()
+        self._hand_over_some(len(self._waiting))
+
+    def _hand_over(self) -> None:
+        if not self._waiting:
+            self._take()
+        self._hand_over_some(SLICE)
+        self._timer = None
+        if self._waiting or self._counts:
+            wait_s = SLICE_S if self._waiting else FLUSH_S
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._hand_over)
+
+    def _hand_over_some(self, most: int) -> None:
+        for _ in range(min(most, len(self._waiting))):
+            name, amount, tags = self._waiting.popleft()
+            self._made[name].inc(amount, tags)
+
+    def _take(self) -> None:
         counts, self._counts = self._counts, defaultdict(float)
         for (name, labels), amount in counts.items():
             tags = dict(zip(METRICS[name].tag_keys, labels, strict=True))
-            self._made[name].inc(amount, tags)
+            self._waiting.append((name, amount, tags))
         with self._observing:
             observed, self._observed = self._observed, {}
         for (name, labels), found in observed.items():
@@ -67,7 +90,7 @@ class _Meter:
             limits = [*(f"{limit:g}" for limit in METRICS[name].boundaries), "+Inf"]
             for limit, total in zip(limits, accumulate(found), strict=True):
                 if total:
-                    self._made[name].inc(total, tags | {"le": limit})
+                    self._waiting.append((name, total, tags | {"le": limit}))
 
 
 class ServeMeter(_Meter):

@@ -1,4 +1,4 @@
-"""Counters reach Ray once a second, with the labels that telemetry.METRICS names."""
+"""Counters reach Ray every few seconds, with the labels that telemetry.METRICS names."""
 
 import asyncio
 from typing import Any
@@ -64,3 +64,29 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     pool.batch("e", 4)
     pool.flush()
     assert {name for name, recorded in made.items() if recorded.seen} == set(METRICS)
+
+
+async def test_what_many_endpoints_counted_is_handed_over_in_slices(monkeypatch: Any) -> None:
+    """All at once would be a stall of the event loop that every request waits for."""
+    monkeypatch.setattr("rayapp.serve.meter.FLUSH_S", 0.001)
+    monkeypatch.setattr("rayapp.serve.meter.SLICE", 7)
+    made: dict[str, Recorded] = {}
+    meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
+    for number in range(10):
+        meter.request(f"e{number}", "r", 200, 0.5)
+    turns = []
+
+    def num_seen() -> int:
+        return sum(len(recorded.seen) for recorded in made.values())
+
+    while num_seen() < 10 * 6:
+        before = num_seen()
+        await asyncio.sleep(0)
+        turns.append(num_seen() - before)
+        if len(turns) == 10:
+            meter.request("later", "r", 200, 0.5)
+    assert max(turns) == 7
+    meter.flush()
+    assert num_seen() == 11 * 6
+    meter.flush()
+    assert num_seen() == 11 * 6
