@@ -43,6 +43,10 @@ DEATHS = "spool/deaths"
 SETTLE_S = 120
 """What another replica makes of a dead one's requests is in a spool within this time."""
 
+_committed: dict[str, int] = {}
+"""Bytes of a segment that this process has seen in its table, at least; by application. Where they
+are all there are, Delta need not be asked, which takes it 2 ms where there are a thousand."""
+
 
 @dataclass(frozen=True)
 class RecordTable:
@@ -78,8 +82,11 @@ def commit_spool(
     wait: bool = False,
     clock: Callable[[], float] = time.time,
     on_repeated: Callable[[Sequence[Mapping[str, Any]]], object] = lambda rows: None,
+    below: str = ".",
 ) -> int:
     """Commit what the folder's segments hold beyond what the table has; returns the rows committed.
+    below: a pattern for where in the folder they lie. They are committed together: each commit
+    costs some 20 ms, however little is in it, and is a file that all readers of the table read.
     on_repeated gets the rows that were left out, since the table has them, once they are.
 
     Only one process of a node commits at a time: with `wait` this one waits for its turn, otherwise
@@ -90,7 +97,7 @@ def commit_spool(
             return 0
         num_rows = 0
         with ExitStack() as held:
-            segments = _segments(folder, held)
+            segments = _segments(folder, below, held)
             while segments:
                 written, is_done = _commit_some(segments, table_uri, kind, clock())
                 num_rows += written.num_rows
@@ -136,7 +143,10 @@ def _pending(
     for segment in segments:
         if budget <= 0:
             return parts, False
+        if segment.size == _committed.get(segment.application) and not segment.is_complete:
+            continue
         offset = table.transaction_version(segment.application) or 0
+        _committed[segment.application] = offset
         read = read_segment(segment.path, offset, segment.size, segment.is_complete, budget)
         if read.end > offset or segment.is_abandoned:
             parts.append((segment, read))
@@ -217,6 +227,7 @@ def _remove_finished(segments: Sequence[_Segment], table: DeltaTable) -> None:
             continue
         if (table.transaction_version(segment.application) or 0) >= segment.size:
             segment.path.unlink()
+            _committed.pop(segment.application, None)
 
 
 def _report_damage(parts: Sequence[tuple[_Segment, Read]]) -> None:
@@ -231,10 +242,10 @@ def _report_damage(parts: Sequence[tuple[_Segment, Read]]) -> None:
             )
 
 
-def _segments(folder: Path, held: ExitStack) -> list[_Segment]:
+def _segments(folder: Path, below: str, held: ExitStack) -> list[_Segment]:
     """The segments there are. The lock on a complete one is held, so nobody can think it alive."""
     found = []
-    sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"{below}/*{SUFFIX}"))}
     for path, size in sizes.items():
         file = os.open(path, os.O_RDONLY)
         try:

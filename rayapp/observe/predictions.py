@@ -196,9 +196,10 @@ class NodeLog:
 def commit_node(workspace: Workspace, wait: bool) -> Committed:
     """Commit everything that this node has spooled."""
     feedback = workspace.spool(_FEEDBACK_SPOOL)
-    spools = [(feedback, FEEDBACK_TABLE, FEEDBACK)]
-    for folder in sorted(feedback.parent.glob(f"*/{PREDICTIONS_TABLE}")):
-        spools.append((folder, PREDICTIONS_TABLE, PREDICTIONS))
+    spools = (
+        (feedback, FEEDBACK_TABLE, FEEDBACK, "."),
+        (feedback.parent, PREDICTIONS_TABLE, PREDICTIONS, f"*/{PREDICTIONS_TABLE}"),
+    )
     num_rows, refused = 0, []
     repeated: Counter[str] = Counter()
 
@@ -207,9 +208,10 @@ def commit_node(workspace: Workspace, wait: bool) -> Committed:
             if row.get("loan_id") is not None:
                 repeated[row["loan_id"]] += row["cost_nano_usd"]
 
-    for folder, name, kind in spools:
+    for folder, name, kind, below in spools:
+        table_uri = workspace.table(name)
         try:
-            num_rows += commit_spool(folder, workspace.table(name), kind, wait, on_repeated=add)
+            num_rows += commit_spool(folder, table_uri, kind, wait, on_repeated=add, below=below)
         except WorkspaceError as error:  # one table's trouble must not keep the others back
             refused.append(error)
     if refused:

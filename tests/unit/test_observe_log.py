@@ -9,6 +9,7 @@ from log_case import NOON, record
 
 from rayapp.observe.predictions import (
     PREDICTIONS,
+    PREDICTIONS_TABLE,
     NodeLog,
     find_predictions,
     inputs_table,
@@ -80,3 +81,25 @@ def test_a_log_that_is_older_than_a_column_goes_on(tmp_path: Path) -> None:
     log.flush()
     (found,) = find_predictions(workspace, "q")  # what a shadow made of it is no answer
     assert (found.degraded, found.arm, found.propensity) == (None, "new", 0.25)
+
+
+def test_endpoints_are_committed_together(tmp_path: Path) -> None:
+    """One by one, a hundred of them would take a core of their own."""
+    workspace = Workspace(str(tmp_path))
+    log = NodeLog(workspace)
+    uri = workspace.table(PREDICTIONS_TABLE)
+
+    def append(request_id: str, *endpoints: str) -> None:
+        for name in endpoints:
+            log.predictions(name).append([record(name, request_id)])
+
+    append("q0", "a", "b", "c")
+    assert log.commit() == 3
+    version = DeltaTable(uri).version()
+    append("q1", "b", "c")
+    assert log.commit() == 2
+    assert DeltaTable(uri).version() == version + 1
+    assert log.commit() == 0
+    append("q2", "a")
+    assert log.commit() == 1
+    assert read_predictions(uri).num_rows == 6
