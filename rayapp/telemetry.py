@@ -56,6 +56,19 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_spans_dropped": MetricSpec(
         "counter", "spans", "Spans that the collector did not take, or not in time", ("service",)
     ),
+    "rayapp_choices": MetricSpec(
+        "counter",
+        "requests",
+        "By whom an objective chose to answer, and why: cheapest, explored or degraded",
+        ("endpoint", "arm", "reason"),
+    ),
+    "rayapp_cascade_rows": MetricSpec(
+        "counter",
+        "rows",
+        "Rows of cascades: kept by the first model, escalated to the champion, or given by the "
+        "first model since the champion could not answer",
+        ("endpoint", "outcome"),
+    ),
     "rayapp_breaker_open": MetricSpec(
         "gauge", "0 or 1", "A release that is not asked now", ("endpoint", "target")
     ),

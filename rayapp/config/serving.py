@@ -4,37 +4,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from rayapp.config.choosing import (
+    CandidateConfig,
+    CascadeConfig,
+    ObjectiveConfig,
+    Price,
+    SplitConfig,
+    row_cost,
+)
 from rayapp.config.load import Config
-from rayapp.config.routing import CHAMPION, EndpointName, RuleConfig, Share, Target, check_rules
+from rayapp.config.routing import EndpointName, RuleConfig, Share, Target, check_rules
 from rayapp.config.tracing import TracingConfig
 from rayapp.schemas.traffic import NANO
 
 FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Price = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""Of a thousand rows, in US dollars; to a millionth."""
-
-
-class ArmConfig(Target):
-    share: Share
-    """Of all units. The same unit stays with its arm; a larger share only adds units to it."""
-
-
-class SplitConfig(Config):
-    """Units are divided between the champion and other releases by a salted hash."""
-
-    salt: str
-    """Another salt divides anew, independently of the old one."""
-    arms: dict[str, ArmConfig] = Field(min_length=1)
-    """By name, as the prediction log has it. What they leave stays with the champion."""
-
-    @model_validator(mode="after")
-    def _at_most_all(self) -> Self:
-        total = sum(arm.share for arm in self.arms.values())
-        if total > 1 + 1e-9:
-            raise ValueError(f"the shares of `arms` are {total:g} together, at most 1 is possible")
-        if CHAMPION in self.arms:
-            raise ValueError("an arm of `arms` cannot be named champion: that is who gets the rest")
-        return self
 
 
 class ShadowConfig(Target):
@@ -171,6 +154,8 @@ class PoolConfig(Config):
 
 
 INLINE = "inline"
+FIRST = "first"
+"""The name of the arm that the first model of a cascade is."""
 
 
 class EndpointConfig(Config):
@@ -188,8 +173,13 @@ class EndpointConfig(Config):
     """Asked in order when the champion fails, takes too long, or cannot be loaded. Such answers
     carry x-degraded."""
     rules: tuple[RuleConfig, ...] = ()
-    """Asked in order, before `split`: the first whose condition holds says who answers."""
+    """Asked in order, before `split`, `objective` or `cascade`: the first whose condition holds
+    says who answers."""
     split: SplitConfig | None = None
+    objective: ObjectiveConfig | None = None
+    """Instead of a split: the cheapest that is quick and good enough."""
+    cascade: CascadeConfig | None = None
+    """Instead of a split: a cheaper model first, the champion where that is not sure."""
     shadow: ShadowConfig | None = None
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
@@ -203,11 +193,14 @@ class EndpointConfig(Config):
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
-        if self.timeout_ms is not None and not self.fallback:
-            raise ValueError("`timeout_ms` has no effect without `fallback`")
+        if self.timeout_ms is not None and not self.fallback and self.cascade is None:
+            raise ValueError("`timeout_ms` has no effect without `fallback` or `cascade`")
+        choosing = [n for n in ("split", "objective", "cascade") if getattr(self, n) is not None]
+        if len(choosing) > 1:
+            raise ValueError(f"`{choosing[0]}` and `{choosing[1]}` both say who answers: keep one")
         if any(f.scores is not None for f in self.fallback[:-1]):
             raise ValueError("what follows a static answer in `fallback` is never asked")
-        check_rules(self.rules, self.split.arms if self.split else ())
+        check_rules(self.rules, self.split.arms if self.split else self.priced())
         return self
 
     def arms(self) -> tuple[Target, ...]:
@@ -217,7 +210,15 @@ class EndpointConfig(Config):
     def targets(self) -> tuple[Target, ...]:
         """Everybody beside the champion who may have to answer."""
         shadows = (self.shadow,) if self.shadow else ()
-        return (*self.arms(), *shadows, *(f for f in self.fallback if f.scores is None))
+        priced = self.priced().values()
+        stand_ins = (f for f in self.fallback if f.scores is None)
+        return (*self.arms(), *priced, *shadows, *stand_ins)
+
+    def priced(self) -> dict[str, CandidateConfig]:
+        """Those who have prices of their own, by the names of their arms."""
+        if self.objective is not None:
+            return self.objective.candidates
+        return {} if self.cascade is None else {FIRST: self.cascade.first}
 
 
 class ServingConfig(Config):
@@ -285,11 +286,32 @@ class ServingConfig(Config):
                 )
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
+            self._check_priced(name, endpoint)
         _check_replicas(self.min_replicas, self.max_replicas)
         prices = [self.usd_per_1000_rows, *(e.usd_per_1000_rows for e in self.endpoints.values())]
         if self.budgets is not None and not any(prices):
             raise ValueError("`budgets` has no effect without `usd_per_1000_rows`")
         return self
+
+    def _check_priced(self, name: str, endpoint: EndpointConfig) -> None:
+        objective = endpoint.objective
+        if endpoint.priced() and not self.row_cost(name):
+            raise ValueError(
+                f"`endpoints`: {name}: costs cannot be compared without the champion's: set its "
+                "usd_per_1000_rows"
+            )
+        if objective is not None and objective.max_p95_ms >= self.deadline_ms:
+            raise ValueError(
+                f"`endpoints`: {name}: max_p95_ms {objective.max_p95_ms:g} has no effect with "
+                f"deadline_ms {self.deadline_ms:g}"
+            )
+        if endpoint.cascade is not None:
+            first = row_cost(endpoint.cascade.first.usd_per_1000_rows)
+            if first >= self.row_cost(name):
+                raise ValueError(
+                    f"`endpoints`: {name}: the first model of a cascade must cost less than the "
+                    "champion, or it saves nothing"
+                )
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
@@ -318,7 +340,16 @@ class ServingConfig(Config):
         """Of one answered row, in billionths of a dollar."""
         config = self.endpoints.get(endpoint)
         usd = (config.usd_per_1000_rows if config is not None else None) or self.usd_per_1000_rows
-        return round((usd or 0) * NANO / 1000)
+        return row_cost(usd or 0)
+
+    def judged(self) -> set[str]:
+        """Endpoints whose releases are chosen by what was measured when they were evaluated."""
+        return {
+            judged
+            for name, endpoint in self.endpoints.items()
+            for target in endpoint.priced().values()
+            for judged in (name, target.endpoint or name)
+        }
 
 
 class ServeFile(Config):

@@ -48,7 +48,7 @@ def _quantile(share: float, name: str, by: str = "endpoint") -> str:
 
 
 def panels() -> tuple[Panel, ...]:
-    return (*_answers(), *_inside(), *_pools(), _traces())
+    return (*_answers(), *_inside(), *_chosen(), *_pools(), _traces())
 
 
 def _answers() -> tuple[Panel, ...]:
@@ -172,6 +172,27 @@ def _traces() -> Panel:
         "Spans a second that the collector did not take, or not in time: traces have gaps",
         "short",
         {"{{service}}": _rate("rayapp_spans_dropped", "service", "")},
+    )
+
+
+def _chosen() -> tuple[Panel, ...]:
+    """Who answers where it is chosen by cost."""
+    rows = "rayapp_cascade_rows"
+    return (
+        Panel(
+            "Chosen by cost",
+            "Requests a second that an objective gave to each arm: as the cheapest, to explore, or "
+            "though it does not meet a constraint",
+            "reqps",
+            {"{{endpoint}} {{arm}} {{reason}}": _rate("rayapp_choices", "endpoint, arm, reason")},
+        ),
+        Panel(
+            "Rows of cascades",
+            "Rows a second that the first model kept, that went on to the champion, or that should "
+            "have and were given by the first model",
+            "rowsps",
+            {"{{endpoint}} {{outcome}}": _rate(rows, "endpoint, outcome")},
+        ),
     )
 
 

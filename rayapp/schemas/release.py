@@ -9,6 +9,12 @@ from rayapp.schemas.record import Record
 
 VerdictValue = Literal["pass", "fail", "inconclusive"]
 
+HIGHER_IS_BETTER: dict[str, bool] = {
+    **dict.fromkeys(("auc", "average_precision", "accuracy", "r2"), True),
+    **dict.fromkeys(("log_loss", "brier", "calibration_error", "mae", "rmse"), False),
+}
+"""Metrics by which one release is better than another (evaluate.metrics says what they mean)."""
+
 
 class Estimate(Record):
     """A metric with its interval. value is None where the rows do not define it (one class

@@ -64,13 +64,13 @@ class PredictionRecord(Record):
 
     unit_id is the row's business key when the caller sends one (`id` of the row), which is how an
     outcome that arrives later finds its prediction. degraded: why another than the intended model
-    answered, or None. arm: the rule that took the request, or the side of a split that `unit`
-    fell on, with the probability (propensity) of that; None where there are neither rules nor a
-    split. tenant: of the key that asked, None where none was sent. trace_id: of the trace that the
-    caller was in, where it said so, else of the one that began with the request, where it was
-    traced. cost_nano_usd: billionths of a dollar, where the endpoint has a price; loan_id: what of
-    the tenant's budget paid it, where there is one. feature_age_s: of the oldest feature value that
-    was looked up; None where none was.
+    answered, or None. arm: the rule that took the request, or which of several that may answer was
+    chosen for `unit`, with the probability (propensity) that such a one had of it; None where
+    nothing was chosen. tenant: of the key that asked, None where none was sent. trace_id: of the
+    trace that the caller was in, where it said so, else of the one that began with the request,
+    where it was traced. cost_nano_usd: billionths of a dollar, where the endpoint has a price;
+    loan_id: what of the tenant's budget paid it, where there is one. feature_age_s: of the oldest
+    feature value that was looked up; None where none was.
     """
 
     request_id: str

@@ -4,6 +4,7 @@ configuration puts around them."""
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from rayapp.config.choosing import row_cost
 from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
@@ -50,6 +51,7 @@ class Directory:
             self._pool_of,
             self._current_feeds,
             flags,
+            config.row_cost,
             is_traced=config.tracing is not None,
         )
         self._endpoints: dict[str, Endpoint] = {}
@@ -90,8 +92,9 @@ class Directory:
         return bool(names) and keys.union(names) <= self._follower.current.keys()
 
     def problems(self) -> dict[str, str]:
-        """What does not follow the ledger, and rules that can take nothing: `endpoint/rule`."""
-        found = dict(self._follower.problems)
+        """What does not follow the ledger; rules that can take nothing: `endpoint/rule`; and those
+        who may answer and cannot be chosen: `endpoint/arm`."""
+        found = {**self._follower.problems, **self._not_chosen()}
         if self._flags is None:
             return found
         for name, config in self._config.endpoints.items():
@@ -101,6 +104,16 @@ class Directory:
             found["flags"] = f"the flags cannot be read: {self._flags.problem}"
         return found
 
+    def _not_chosen(self) -> dict[str, str]:
+        for name, config in self._config.endpoints.items():
+            if config.priced():
+                self.endpoint(name, None)
+        return {
+            f"{name}/{arm}": problem
+            for name, chooses in self._builder.choosing.items()
+            for arm, problem in chooses.problems().items()
+        }
+
     async def drain(self) -> None:
         """Wait for what shadows are at, and return what budgets have lent."""
         await asyncio.gather(*(shadow.drain() for shadow in self._builder.shadows))
@@ -109,14 +122,14 @@ class Directory:
 
     def blamed(self, name: str | None) -> Loaded | None:
         """Who would have answered a request that was refused: the champion of the endpoint, or of
-        the only one. None where nobody can say, as where rules or a split decide."""
+        the only one. None where nobody can say, as where it is chosen among several."""
         names = self.names()
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
             return None
         config = self._config.endpoints.get(name)
-        has_arms = config is not None and bool(config.arms())
+        has_arms = config is not None and bool(config.arms() or config.priced())
         return None if has_arms else self._follower.current.get(name)
 
     def resolve(self, name: str | None) -> str:
@@ -170,11 +183,11 @@ class Directory:
             version_id = loaded.release_id
             one = self._builder.release(name, lambda: loaded, lambda: version_id)
             one = self._builder.looked_up(name, one, self._config_of(name))
-            return name, self._charged(name, one)
+            return name, self._charged(one, self._price_of(name, loaded))
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             endpoint = self._builder.endpoint(name, self._config_of(name))
-            endpoint = self._charged(name, endpoint)
+            endpoint = self._charged(endpoint, self._config.row_cost(name), self._most(name))
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
@@ -185,9 +198,22 @@ class Directory:
     def _config_of(self, name: str) -> EndpointConfig:
         return self._config.endpoints.get(name) or EndpointConfig()
 
-    def _charged(self, name: str, endpoint: Endpoint) -> Endpoint:
-        row_cost = self._config.row_cost(name)
-        return Charged(endpoint, row_cost, self._budgets) if row_cost else endpoint
+    def _charged(self, endpoint: Endpoint, cost: int, most: int | None = None) -> Endpoint:
+        return Charged(endpoint, cost, self._budgets, most) if cost else endpoint
+
+    def _price_of(self, name: str, loaded: Loaded) -> int:
+        """Of a row that one release answers by its name, in billionths of a dollar."""
+        priced = self._config_of(name).priced().values()
+        own = [one.usd_per_1000_rows for one in priced if one.release == loaded.release_id]
+        champion = self._follower.current.get(name)
+        is_champion = champion is not None and champion.release_id == loaded.release_id
+        return row_cost(own[0]) if own and not is_champion else self._config.row_cost(name)
+
+    def _most(self, name: str) -> int:
+        """That a row may cost, whoever answers it."""
+        config, own = self._config_of(name), self._config.row_cost(name)
+        costs = [row_cost(one.usd_per_1000_rows) for one in config.priced().values()]
+        return sum((own, *costs)) if config.cascade is not None else max((own, *costs))
 
     def versions(self, name: str) -> list[str]:
         """Ids of the releases that answer at an endpoint, the champion's first."""

@@ -20,7 +20,7 @@ from rayapp.errors import RayappError
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import Manifest
+from rayapp.schemas.release import Estimate, Manifest
 from rayapp.serve.wire.rows import RowEncoder
 
 log = logging.getLogger("rayapp.serve.follow")
@@ -59,7 +59,8 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """One release, ready to answer."""
+    """One release, ready to answer. estimates: over all rows of its evaluation, where it is chosen
+    by them; else none."""
 
     endpoint: str
     release_id: str
@@ -67,6 +68,7 @@ class Loaded:
     bundle: Encoder
     scorer: Scorer
     row_encoder: RowEncoder | None
+    estimates: tuple[Estimate, ...] = ()
 
     @property
     def schema(self) -> BundleSchema:

@@ -32,7 +32,7 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
-from rayapp.serve.predicting import RecordSink, prediction_records, store, store_charged
+from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.request import followed, note_answer
 from rayapp.serve.tracing.span import Tracer, blame, step
 from rayapp.serve.wire.feedback import parse_feedback
@@ -318,10 +318,9 @@ class Gateway:
             await aside(partial(self._record, name, ask, reply, latency_ms), ask.is_long)
 
     def _record(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
-        records = prediction_records(name, ask, reply, self._now(), latency_ms)
-        store_charged(self._predictions(name), records, reply.charge)
-        if reply.charge is not None:
-            self._meter.cost(name, reply.release_id, ask.tenant, reply.charge.cost)
+        sink = self._predictions(name)
+        for release_id, cost in keep(sink, name, ask, reply, self._now(), latency_ms).items():
+            self._meter.cost(name, release_id, ask.tenant, cost)
 
     async def _heard(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
         """A shadow's answers lie beside those that somebody got, under a name of their own."""

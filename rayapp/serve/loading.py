@@ -2,29 +2,64 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from rayapp.errors import DataError, TamperedError
 from rayapp.families.base import Floats
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleRef, BundleSchema
-from rayapp.schemas.release import Manifest, SignedManifest
-from rayapp.serve.follow import Loaded, Scorer
+from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
+from rayapp.serve.follow import Loaded, OpenRelease, Scorer
 from rayapp.serve.wire.rows import row_encoder
+from rayapp.storage import read_bytes, sha256
 from rayapp.transforms import arrow_type
+
+
+def sealed_evaluation(manifest: Manifest) -> Evaluation:
+    """The evaluation that the release was sealed with. Raises TamperedError for another one,
+    WorkspaceError where it cannot be read."""
+    raw = read_bytes(manifest.evaluation_uri)
+    found = sha256(raw)
+    try:
+        evaluation = Evaluation.parse(raw) if found == manifest.evaluation_digest else None
+    except ValidationError:  # sealed by another version, whose evaluations have other fields
+        evaluation = None
+    if evaluation is None:
+        raise TamperedError(
+            f"{manifest.evaluation_uri} has digest {found[:12]}, sealed was "
+            f"{manifest.evaluation_digest[:12]} in this version's form",
+            "restore it from a backup, or release again",
+        )
+    return evaluation
 
 
 @dataclass(frozen=True)
 class Store:
     """read: the verified manifest of a release id. fetch: copies its verified bundle into an empty
-    folder. Both raise TamperedError or WorkspaceError."""
+    folder. evaluation: what the release was judged by. All raise TamperedError or
+    WorkspaceError."""
 
     read: Callable[[str], SignedManifest]
     fetch: Callable[[BundleRef, Path], None]
+    evaluation: Callable[[Manifest], Evaluation] = sealed_evaluation
+
+
+class Judged:
+    """OpenRelease for releases that are chosen by their evaluations."""
+
+    def __init__(self, store: Store, inner: OpenRelease) -> None:
+        self._store = store
+        self._inner = inner
+
+    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+        loaded = self._inner(endpoint, release_id, previous)
+        estimates = self._store.evaluation(loaded.manifest).overall.estimates
+        return replace(loaded, estimates=estimates)
 
 
 class Inline:

@@ -12,6 +12,7 @@ from ray.serve import metrics
 
 from rayapp.schemas.traffic import NANO
 from rayapp.serve.endpoints.breaker import State
+from rayapp.serve.endpoints.cascade import Counts
 from rayapp.telemetry import METRICS
 
 FLUSH_S = 5.0
@@ -122,6 +123,14 @@ class ServeMeter(_Meter):
 
     def feature_read(self, endpoint: str, is_fresh: bool) -> None:
         self._count("rayapp_feature_reads", 1, (endpoint, "fresh" if is_fresh else "stale"))
+
+    def choice(self, endpoint: str, arm: str, reason: str) -> None:
+        self._count("rayapp_choices", 1, (endpoint, arm, reason))
+
+    def cascade(self, endpoint: str, counts: Counts) -> None:
+        for outcome, num_rows in counts._asdict().items():
+            if num_rows:
+                self._count("rayapp_cascade_rows", num_rows, (endpoint, outcome))
 
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
         self._count("rayapp_cost_usd", nano_usd / NANO, (endpoint, release, tenant or "none"))

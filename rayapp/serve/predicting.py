@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from rayapp.errors import Unavailable
 from rayapp.serve.callers.budgets import Charge
-from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer
 from rayapp.serve.tracing.span import CURRENT, parent_of
 
 log = logging.getLogger("rayapp.serve.predicting")
@@ -27,6 +27,23 @@ def trace_id(headers: Mapping[bytes, bytes]) -> str | None:
     return None if found is None else found.trace_id
 
 
+def keep(
+    sink: RecordSink, endpoint: str, ask: Ask, reply: Reply, at: datetime, latency_ms: float
+) -> dict[str, int]:
+    """Record an answer, and end its charge. What it costs by release, in billionths of a dollar;
+    empty where it costs nothing. Raises Unavailable as `store` does."""
+    records = prediction_records(endpoint, ask, reply, at, latency_ms)
+    store_charged(sink, records, reply.charge)
+    if reply.charge is None:
+        return {}
+    if reply.by_row is None:
+        return {reply.release_id: reply.charge.cost}
+    costs: dict[str, int] = {}
+    for answer in reply.by_row:
+        costs[answer.release_id] = costs.get(answer.release_id, 0) + answer.cost
+    return costs
+
+
 def prediction_records(
     endpoint: str, ask: Ask, reply: Reply, at: datetime, latency_ms: float
 ) -> list[dict[str, Any]]:
@@ -41,21 +58,39 @@ def prediction_records(
         "tenant": ask.tenant,
         "trace_id": trace_id(ask.headers),
     }
-    if ask.feature_age_s is not None and reply.degraded is None:
+    is_stand_in = reply.degraded is not None and reply.by_row is None
+    if ask.feature_age_s is not None and not is_stand_in:
         common["feature_age_s"] = round(ask.feature_age_s, 3)
     if reply.charge is not None:
-        common["cost_nano_usd"] = reply.charge.cost // ask.parsed.num_rows
+        if reply.by_row is None:
+            common["cost_nano_usd"] = reply.charge.cost // ask.parsed.num_rows
         common["loan_id"] = reply.charge.loan_id
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm
         common["propensity"] = ask.assignment.propensity
         common["unit"] = ask.assignment.unit
     each = zip(reply.rows.unit_ids, reply.rows.inputs, reply.scores_NK.tolist(), strict=True)
+    shared = [common] * len(reply.scores_NK)
+    if reply.by_row is not None:
+        share = 1.0 if ask.assignment is None else ask.assignment.propensity
+        told = {row: common | _of_row(row, reply.charge, share) for row in set(reply.by_row)}
+        shared = [told[row] for row in reply.by_row]
     return [
         # inputs last: commits then need not parse them (observe/predictions.py)
-        common | {"row": row, "unit_id": unit_id, "scores": scores, "inputs": given}
+        shared[row] | {"row": row, "unit_id": unit_id, "scores": scores, "inputs": given}
         for row, (unit_id, given, scores) in enumerate(each)
     ]
+
+
+def _of_row(answer: RowAnswer, charge: Charge | None, share: float) -> dict[str, Any]:
+    """What a record has from who answered its row. share: of such requests that rules let come to
+    where a row's scores alone say who answers."""
+    told: dict[str, Any] = {"release_id": answer.release_id, "degraded": answer.degraded}
+    if charge is not None:
+        told["cost_nano_usd"] = answer.cost
+    if answer.arm is not None:
+        told |= {"arm": answer.arm, "propensity": share}
+    return told
 
 
 def store_charged(

@@ -30,7 +30,7 @@ from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.loading import Inline, Store
+from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.pool.client import Pool, Pooled
 from rayapp.serve.pool.replica import planner, pool
@@ -167,7 +167,8 @@ def make_opener(
             lambda num_rows: meter.batch(endpoint, num_rows),
         )
 
-    inline = Inline(store, make_batcher)
+    inline: OpenRelease = Inline(store, make_batcher)
+    judged = config.judged()
     made = {
         name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
         for name, handle in pools.items()
@@ -175,11 +176,12 @@ def make_opener(
 
     def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
         found = made.get(config.placement_of(endpoint))
-        if found is None:
-            return inline(endpoint, release_id, previous)
         own = config.endpoints.get(endpoint)
         is_pinned = own is not None and own.is_pinned
-        return Pooled(store, found, is_pinned)(endpoint, release_id, previous)
+        opener = inline if found is None else Pooled(store, found, is_pinned)
+        if endpoint in judged:
+            opener = Judged(store, opener)
+        return opener(endpoint, release_id, previous)
 
     return open_release
 

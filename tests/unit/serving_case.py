@@ -22,17 +22,26 @@ from rayapp.register.signing import load_or_create_key
 from rayapp.schemas.data import Column, Profile, Task
 from rayapp.schemas.model import BundleRef, BundleSchema, EncodedFeature
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import Manifest, SignedManifest, Verdict
+from rayapp.schemas.release import (
+    Estimate,
+    Evaluation,
+    Latency,
+    Manifest,
+    SignedManifest,
+    SliceEvaluation,
+    Verdict,
+)
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.endpoints.cascade import Counts
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
-from rayapp.serve.follow import ChampionFollower
+from rayapp.serve.follow import ChampionFollower, OpenRelease
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.loading import Inline, Store
+from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.tracing.span import Tracer
 from rayapp.storage import Workspace, commit_folder, folder_digest
 
@@ -143,6 +152,27 @@ def signed_manifest(
     return SignedManifest(release_id=release_id, manifest=manifest, key_id="k", signature="s")
 
 
+def estimate(metric: str, low: float | None, high: float | None) -> Estimate:
+    value = None if low is None or high is None else (low + high) / 2
+    return Estimate(metric=metric, value=value, low=low, high=high, num_rows=100, confidence=0.95)
+
+
+def evaluation_of(estimates: tuple[Estimate, ...]) -> Evaluation:
+    return Evaluation(
+        run_id="run",
+        snapshot_id="s",
+        split="test",
+        task="binary",
+        bundle_digest="d",
+        champion=None,
+        overall=SliceEvaluation(slice="", num_rows=100, estimates=estimates),
+        slices=(),
+        curves=(),
+        label_shares=(),
+        latency=Latency(p50_ms=1, p95_ms=1, p99_ms=1, num_calls=100),
+    )
+
+
 def seal_release(
     workspace: Workspace,
     folder: Path,
@@ -186,6 +216,9 @@ class MemoryMeter:
         self.second_asks: list[str] = []
         self.feature_reads: list[bool] = []
         self.costs: list[tuple[str | None, int]] = []
+        self.costs_of: list[tuple[str, int]] = []
+        self.choices: list[tuple[str, str]] = []
+        self.cascades: list[Counts] = []
 
     def kept_out(self, endpoint: str, num_requests: int) -> None:
         self.num_kept_out += num_requests
@@ -214,6 +247,13 @@ class MemoryMeter:
 
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
         self.costs.append((tenant, nano_usd))
+        self.costs_of.append((release, nano_usd))
+
+    def choice(self, endpoint: str, arm: str, reason: str) -> None:
+        self.choices.append((arm, reason))
+
+    def cascade(self, endpoint: str, counts: Counts) -> None:
+        self.cascades.append(counts)
 
 
 @dataclass
@@ -232,6 +272,8 @@ class Case:
     feeds: Feeds | None = None
     flags: Flags | None = None
     tracer: Tracer | None = None
+    estimates: dict[str, tuple[Estimate, ...]] = field(default_factory=dict)
+    """By release, of its evaluation."""
 
     def __post_init__(self) -> None:
         self.predictions = MemorySink()
@@ -240,10 +282,11 @@ class Case:
         self.work: list[str] = []
         self.keys: dict[str, ApiKey] = {}
         self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
-        store = Store(self.read, self.fetch)
-        self.follower = ChampionFollower(
-            lambda: self.pointers, Inline(store, self.batcher), lambda: self.now_s
-        )
+        store = Store(self.read, self.fetch, self.evaluation)
+        opener: OpenRelease = Inline(store, self.batcher)
+        if self.config.judged():
+            opener = Judged(store, opener)
+        self.follower = ChampionFollower(lambda: self.pointers, opener, lambda: self.now_s)
         background = Background(
             self.follower.refresh,
             0.01,
@@ -278,6 +321,10 @@ class Case:
         schema = BundleSchema.parse((folder / "schema.json").read_bytes())
         endpoint = self.endpoints.get(release_id, self.sealed_for)
         return signed_manifest(release_id, schema, endpoint, uri=str(folder))
+
+    def evaluation(self, manifest: Manifest) -> Evaluation:
+        by_uri = {str(folder): release_id for release_id, folder in self.releases.items()}
+        return evaluation_of(self.estimates.get(by_uri[manifest.bundle.uri], ()))
 
     @staticmethod
     def fetch(bundle: BundleRef, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from rayapp.serve.endpoints.cascade import Counts
 from rayapp.serve.meter import PoolMeter, ServeMeter
 from rayapp.telemetry import METRICS
 
@@ -56,6 +57,8 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter.feature_read("e", True)
     meter.cost("e", "r", None, 5)
     meter.dropped_spans("s", 2)
+    meter.choice("e", "champion", "cheapest")
+    meter.cascade("e", Counts(3, 1, 0))
     meter.flush()
     pool = PoolMeter("p", lambda name: made[name])
     pool.ask(is_held=False)

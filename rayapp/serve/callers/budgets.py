@@ -89,6 +89,11 @@ class Purse:
             self.on_done()
         return is_idle
 
+    def put_back(self, amount: int) -> None:
+        """Part of what was taken; the charge goes on."""
+        with self._lock:
+            self.left += amount
+
     def end(self, refund: int) -> None:
         with self._lock:
             self.left += refund
@@ -119,6 +124,12 @@ class Charge:
     def is_void(self) -> bool:
         """Its loan may have been settled by others by now: this process stood still for long."""
         return self._purse is not None and self._clock_s() >= self._purse.void_at_s
+
+    def lower(self, cost: int) -> None:
+        """The answer costs less than what was reserved for it."""
+        if self._purse is not None:
+            self._purse.put_back(self.cost - cost)
+        self.cost = cost
 
     def settle(self) -> None:
         if self._purse is not None:

@@ -59,10 +59,23 @@ class StaleFeature(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
+class RowAnswer:
+    """Who answered a row, where it need not be who answered the next one, and for how much. cost:
+    in billionths of a dollar. arm: named here where rows are chosen for, not units."""
+
+    release_id: str
+    cost: int
+    degraded: str | None = None
+    arm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """scores_NK: the answer to the ask's rows, in the terms of `schema`. degraded: why it is not
     the intended answer, or None when it is. charge: what it costs, to be ended by whoever records
-    the reply; None where it costs nothing."""
+    the reply; None where it costs nothing. by_row: one for each row, where they differ or cost
+    something else than the endpoint's price; release_id is then the dearest model's that answered
+    any."""
 
     release_id: str
     schema: BundleSchema
@@ -70,6 +83,7 @@ class Reply:
     scores_NK: Floats
     degraded: str | None = None
     charge: Charge | None = None
+    by_row: tuple[RowAnswer, ...] | None = None
 
 
 class Endpoint(Protocol):

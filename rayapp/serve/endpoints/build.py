@@ -1,6 +1,7 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
     Fallback( LookUp( Shadow( Rules( Split( Champion, … ), … ))), …, Static )
+    instead of Split: Objective( Champion, … ) or Cascade( First, Champion )
     Champion: Cache( Breaker( Timeout( Hedge( Retry( Release )))))
 
 What is not configured is not there, and costs nothing.
@@ -11,8 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from rayapp.config.routing import Target
-from rayapp.config.serving import EndpointConfig, FallbackConfig, PoolConfig, ShadowConfig
+from rayapp.config.choosing import CandidateConfig, row_cost
+from rayapp.config.routing import CHAMPION, Target
+from rayapp.config.serving import (
+    FIRST,
+    EndpointConfig,
+    FallbackConfig,
+    PoolConfig,
+    ShadowConfig,
+)
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import STATIC
@@ -20,9 +28,11 @@ from rayapp.serve.endpoints.again import Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.cache import Cache
+from rayapp.serve.endpoints.cascade import Cascade, Counts
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.lookup import LookUp
+from rayapp.serve.endpoints.objective import Candidate, Objective
 from rayapp.serve.endpoints.release import Release, Static
 from rayapp.serve.endpoints.rules import Rule, Rules
 from rayapp.serve.endpoints.shadow import Shadow
@@ -40,6 +50,16 @@ class Hooks(Protocol):
     def cache(self, endpoint: str, is_hit: bool) -> None: ...
     def second_ask(self, endpoint: str, reason: str) -> None: ...
     def feature_read(self, endpoint: str, is_fresh: bool) -> None: ...
+    def choice(self, endpoint: str, arm: str, reason: str) -> None: ...
+    def cascade(self, endpoint: str, counts: Counts) -> None: ...
+
+
+class Chooses(Protocol):
+    """An endpoint that chooses who answers."""
+
+    def problems(self) -> Mapping[str, str]:
+        """Why an arm cannot be chosen, by its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,8 @@ class Builder:
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
     that do in this process. feeds: the newest of each feature feed. flags: those that rules
-    may ask. shadows: all that were built. is_traced: models show in traces."""
+    may ask. row_cost: of an endpoint's answers, in billionths of a dollar. shadows, choosing: all
+    that were built, the latter by endpoint. is_traced: models show in traces."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -58,18 +79,13 @@ class Builder:
     pool_of: Callable[[str], PoolConfig | None] = lambda endpoint: None
     feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
     flags: Flags | None = None
+    row_cost: Callable[[str], int] = lambda endpoint: 0
     shadows: list[Shadow] = field(default_factory=list)
+    choosing: dict[str, Chooses] = field(default_factory=dict)
     is_traced: bool = False
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
-        built = self._release(name, name, config)
-        if config.split is not None:
-            split = config.split
-            arms = [
-                Arm(arm_name, arm.share, self._target(name, arm, config))
-                for arm_name, arm in split.arms.items()
-            ]
-            built = Split(built, arms, split.salt)
+        built = self._chosen(name, self._release(name, name, config), config)
         if config.rules:
             rules = [Rule.of(rule, self._target(name, rule, config)) for rule in config.rules]
             built = Rules(built, rules, self.flags)
@@ -81,16 +97,54 @@ class Builder:
             built = Fallback([built, *(self._in_time(f, config) for f in first), last])
         return built
 
+    def _chosen(self, name: str, champion: Endpoint, config: EndpointConfig) -> Endpoint:
+        """Of the champion and the others that may answer."""
+        if config.split is not None:
+            arms = [
+                Arm(arm_name, arm.share, self._target(name, arm, config))
+                for arm_name, arm in config.split.arms.items()
+            ]
+            return Split(champion, arms, config.split.salt)
+        own = Candidate(CHAMPION, champion, self.row_cost(name), partial(self._loaded, name))
+        if config.objective is not None:
+            others = [
+                self._candidate(name, arm, one, config) for arm, one in config.priced().items()
+            ]
+            on_choice = partial(self.hooks.choice, name)
+            objective = Objective([own, *others], config.objective, f"objective/{name}", on_choice)
+            self.choosing[name] = objective
+            return objective
+        if config.cascade is not None:
+            first = self._candidate(name, FIRST, config.cascade.first, config)
+            on_rows = partial(self.hooks.cascade, name)
+            cascade = Cascade(first, own, config.cascade, self.deadlines, on_rows)
+            self.choosing[name] = cascade
+            return cascade
+        return champion
+
+    def _candidate(
+        self, name: str, arm: str, one: CandidateConfig, config: EndpointConfig
+    ) -> Candidate:
+        """A model that may have fewer columns than the champion."""
+        endpoint = self._in_time(self._target(name, one, config, stands_in=True), config)
+        key = release_key(one.endpoint or name, one.release)
+        cost = row_cost(one.usd_per_1000_rows)
+        return Candidate(arm, endpoint, cost, partial(self._loaded, key))
+
+    def _loaded(self, key: str) -> Loaded | None:
+        try:
+            return self.find(key)
+        except Unavailable:
+            return None
+
     def looked_up(self, name: str, inner: Endpoint, config: EndpointConfig) -> Endpoint:
         """What answers, with the feature values that the endpoint's feeds have."""
         if not config.feeds:
             return inner
 
         def schema() -> BundleSchema | None:
-            try:
-                return self.find(name).schema
-            except Unavailable:
-                return None
+            loaded = self._loaded(name)
+            return None if loaded is None else loaded.schema
 
         def feeds() -> list[Feed]:
             return [self.feeds()[feed] for feed in config.feeds]

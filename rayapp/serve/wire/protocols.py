@@ -5,7 +5,7 @@ body ─▶ parse_… ─▶ Parsed (columns as the client sent them) ─▶ val
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from json import dumps, loads
 from typing import Any
 
@@ -67,6 +67,19 @@ class Parsed:
             return self.given.get(name)
         has_it = any(name in record for record in self.given)
         return [record.get(name) for record in self.given] if has_it else None
+
+    def take(self, rows: Sequence[int]) -> "Parsed":
+        """Some of the rows, by number, in this order."""
+        records = self.records
+        if records is not None:
+            return replace(self, given=[records[row] for row in rows], num_rows=len(rows))
+        taken = {
+            name: values.take(pa.array(rows))
+            if isinstance(values, pa.Array)
+            else [values[row] for row in rows]
+            for name, values in self.columns.items()
+        }
+        return replace(self, given=taken, num_rows=len(rows))
 
     def plain(self, name: str) -> Sequence[Any] | None:
         """One column as Python's own values; None where no row has it."""

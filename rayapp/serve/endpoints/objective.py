@@ -1,0 +1,235 @@
+"""The cheapest that is quick and good enough answers.
+
+    minimise  what a row costs
+    subject to  p95 latency ≤ max_p95_ms    measured here (endpoints/latency.py)
+                quality ≥ min_quality       the worse end of the interval in the evaluation that the
+                                            release was sealed with
+
+A small share of units explores: they get one of those that are good enough and not known to be
+slow, each with the same chance (ε-greedy), so that everybody stays measured and what was logged
+can be weighed by its propensity. Salted hashes of a unit say whether it explores and whom it gets,
+the latter by rendezvous hashing (Thaler and Ravishankar 1998, IEEE/ACM Trans. Networking 6:1): it
+stays with its arm while that may be had.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rayapp.config.choosing import ObjectiveConfig
+from rayapp.errors import DeadlineExceeded
+from rayapp.schemas.release import HIGHER_IS_BETTER
+from rayapp.serve.endpoints.alike import has_columns_of, quality_bound, why_not_alike
+from rayapp.serve.endpoints.base import (
+    Ask,
+    Assignment,
+    Endpoint,
+    Reply,
+    RowAnswer,
+    is_callers_fault,
+)
+from rayapp.serve.endpoints.latency import FAILED_S, Latency, State
+from rayapp.serve.endpoints.split import position, unit_of
+from rayapp.serve.follow import Loaded
+
+PLAN_S = 0.1
+"""So long a choice holds, unless another release is loaded meanwhile."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One who may answer. row_cost: in billionths of a dollar. loaded: its release now."""
+
+    name: str
+    endpoint: Endpoint
+    row_cost: int
+    loaded: Callable[[], Loaded | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom everybody gets, by place among the candidates, and whom those that explore may get.
+    degraded: the constraint that the chosen one does not meet, since nobody does."""
+
+    chosen: int
+    explorable: tuple[int, ...]
+    degraded: str | None
+    problems: Mapping[str, str]
+
+    def propensity(self, place: int, explore: float) -> float:
+        """The probability with which a unit gets this candidate."""
+        if not self.explorable:
+            return float(place == self.chosen)
+        explored = explore / len(self.explorable) if place in self.explorable else 0.0
+        return explored + (1 - explore) * (place == self.chosen)
+
+
+class Objective:
+    """candidates: the champion first. on_choice: told the arm that a request got, and why:
+    cheapest, explored or degraded.
+
+    Where nobody meets both constraints, the best by its quality answers, and the answer says which
+    constraint it is. While nobody who is good enough has been measured, the best of those answers:
+    not yet measured is no breach. Rows of several units do not explore.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        config: ObjectiveConfig,
+        salt: str,
+        on_choice: Callable[[str, str], None] = lambda arm, reason: None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._candidates = tuple(candidates)
+        self._config = config
+        self._salt = salt
+        self._on_choice = on_choice
+        self._clock_s = clock_s
+        self._latencies = [self._unmeasured() for _ in self._candidates]
+        self._loaded: tuple[Loaded | None, ...] = (None,) * len(self._candidates)
+        self._plan: Plan | None = None
+        self._until_s = 0.0
+
+    async def predict(self, ask: Ask) -> Reply:
+        begun_s = self._clock_s()
+        plan = self.plan(begun_s)
+        # rules before it may have let through only a share of such units
+        before = ask.assignment.propensity if ask.assignment is not None else 1.0
+        place, propensity, unit = self._choice(ask, plan)
+        candidate = self._candidates[place]
+        ask.assignment = Assignment(candidate.name, propensity * before, unit)
+        is_chosen = place == plan.chosen
+        degraded = plan.degraded if is_chosen else None
+        reason = "explored" if not is_chosen else "degraded" if degraded else "cheapest"
+        self._on_choice(candidate.name, reason)
+        reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])
+        degraded = reply.degraded or degraded
+        each = RowAnswer(reply.release_id, candidate.row_cost, degraded)
+        return replace(reply, degraded=degraded, by_row=(each,) * len(reply.scores_NK))
+
+    def problems(self) -> Mapping[str, str]:
+        """Why a candidate cannot be chosen, by its name."""
+        return self.plan(self._clock_s()).problems
+
+    def plan(self, now_s: float) -> Plan:
+        loaded = tuple(candidate.loaded() for candidate in self._candidates)
+        is_same = all(a is b for a, b in zip(loaded, self._loaded, strict=True))
+        if self._plan is None or not is_same or now_s >= self._until_s:
+            for place, (now, before) in enumerate(zip(loaded, self._loaded, strict=True)):
+                if now is not before and before is not None:  # another release, a clean slate
+                    self._latencies[place] = self._unmeasured()
+            states = [latency.look(now_s) for latency in self._latencies]
+            self._plan = self._planned(loaded, states)
+            self._loaded, self._until_s = loaded, now_s + PLAN_S
+        return self._plan
+
+    def _unmeasured(self) -> Latency:
+        config = self._config
+        return Latency(config.max_p95_ms / 1000, config.min_answers, config.window_s)
+
+    def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None]:
+        """Who answers, with what probability, and the unit that it is chosen for. Rows of other
+        columns than the champion's are its matter: it says what is wrong."""
+        champion = self._loaded[0]
+        if champion is not None and not has_columns_of(champion, ask):
+            return 0, 1.0, None
+        unit = unit_of(ask)
+        if unit is None:
+            return plan.chosen, 1.0, None
+        place = self._place_of(unit, plan)
+        return place, plan.propensity(place, self._config.explore), unit
+
+    def _place_of(self, unit: str, plan: Plan) -> int:
+        if not plan.explorable or position(self._salt, unit) >= self._config.explore:
+            return plan.chosen
+        return max(
+            plan.explorable,
+            key=lambda place: position(f"{self._salt}/{self._candidates[place].name}", unit),
+        )
+
+    async def _measured(
+        self, endpoint: Endpoint, ask: Ask, begun_s: float, latency: Latency
+    ) -> Reply:
+        try:
+            reply = await endpoint.predict(ask)
+        except BaseException as error:
+            now_s = self._clock_s()
+            if now_s - begun_s > latency.limit_s or _is_its_own(error, ask, now_s):
+                latency.note(FAILED_S, now_s)
+            raise
+        now_s = self._clock_s()
+        latency.note(now_s - begun_s, now_s)
+        return reply
+
+    def _planned(self, loaded: Sequence[Loaded | None], states: Sequence[State]) -> Plan:
+        reasons = [self._unfit(one, loaded[0]) for one in loaded]
+        good = [place for place, reason in enumerate(reasons) if reason is None]
+        for place in good:
+            if states[place] == "slow":
+                reasons[place] = self._slow(self._latencies[place])
+        named = zip(self._candidates, reasons, strict=True)
+        problems = {one.name: reason for one, reason in named if reason is not None}
+        explorable = tuple(
+            place
+            for place in good
+            if states[place] == "quick" or not self._latencies[place].is_measured
+        )
+        quality = [self._quality(one) for one in loaded]
+        quick = [place for place in good if states[place] == "quick"]
+        if quick:
+            cheapest = min(quick, key=lambda p: (self._candidates[p].row_cost, -quality[p], p))
+            return Plan(cheapest, explorable, None, problems)
+        unknown = [place for place in good if states[place] == "unknown"]
+        able = unknown or [p for p, one in enumerate(loaded) if _can_answer(one, loaded[0])]
+        best = max(able or [0], key=lambda p: (quality[p], -p))
+        constraint = "latency" if good else "quality"
+        degraded = None if unknown or not able else f"objective:{constraint}"
+        return Plan(best, explorable, degraded, problems)
+
+    def _quality(self, loaded: Loaded | None) -> float:
+        """The bound, so turned that more is better; −∞ where there is none."""
+        bound = None if loaded is None else quality_bound(loaded, self._config.metric)
+        if bound is None:
+            return float("-inf")
+        return bound if HIGHER_IS_BETTER[self._config.metric] else -bound
+
+    def _unfit(self, loaded: Loaded | None, champion: Loaded | None) -> str | None:
+        """Why this release may not answer whatever its latency; None where it may."""
+        metric, limit = self._config.metric, self._config.min_quality
+        if loaded is None:
+            return "it is not loaded"
+        which = f"release {loaded.release_id[:12]}"
+        unlike = why_not_alike(loaded, champion)
+        if unlike is not None:
+            return unlike
+        bound = quality_bound(loaded, metric)
+        if bound is None:
+            return f"{which}: its evaluation has no {metric} with an interval"
+        sign, word = (1, "least") if HIGHER_IS_BETTER[metric] else (-1, "most")
+        if sign * (bound - limit) < 0:
+            return (
+                f"{which}: {metric} is {bound:.4f} at the worse end of its interval, "
+                f"at {word} {limit:g} is required"
+            )
+        return None
+
+    def _slow(self, latency: Latency) -> str:
+        config = self._config
+        return (
+            f"its p95 exceeded {config.max_p95_ms:g} ms: {latency.num_slow} of "
+            f"{latency.num_answers} answers in the last {config.window_s:g} s took longer; it is "
+            "chosen again once its p95 is a tenth below"
+        )
+
+
+def _can_answer(loaded: Loaded | None, champion: Loaded | None) -> bool:
+    return loaded is not None and why_not_alike(loaded, champion) is None
+
+
+def _is_its_own(error: BaseException, ask: Ask, now_s: float) -> bool:
+    """Whether a failure says something about who was asked: not where a caller's rows are not in
+    order, where it left too little time, or where it went away."""
+    if isinstance(error, DeadlineExceeded) and now_s >= ask.deadline_s:
+        return False
+    return isinstance(error, Exception) and not is_callers_fault(error)
