@@ -39,6 +39,7 @@ from rayapp.govern.accounts import Accounts
 from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature
+from rayapp.schemas.release import Estimate
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.batching import Batcher
 from rayapp.serve.callers.budgets import Budgets
@@ -185,7 +186,9 @@ class Site:
     def _loaded(self, encoder: RowEncoder | None) -> Loaded:
         manifest: Any = None  # no answer needs it
         batcher = Batcher(self.bundle.score, 256, 0, lambda num_rows: None)
-        return Loaded(ENDPOINT, "r" * 64, manifest, self.bundle, batcher, encoder)
+        return Loaded(
+            ENDPOINT, "r" * 64, manifest, self.bundle, batcher, encoder, (AUC, CALIBRATION)
+        )
 
     def gateway(
         self,
@@ -242,6 +245,18 @@ async def _always(tenant: str, wanted: float) -> Grant:
 
 LIMITS = {"default": {"requests_per_s": 1000, "burst": 1000}}
 TRACING = {"otlp_endpoint": "http://localhost:4318"}
+AUC, CALIBRATION = (
+    Estimate(metric=metric, value=value, low=value, high=value, num_rows=1000, confidence=0.95)
+    for metric, value in (("auc", 0.8), ("calibration_error", 0.01))
+)
+PRICED = {"usd_per_1000_rows": 0.01}
+CHEAPER = {"release": OTHER, "usd_per_1000_rows": 0.005}
+OBJECTIVE = {
+    "max_p95_ms": 1000,
+    "metric": "auc",
+    "min_quality": 0.7,
+    "candidates": {"cheaper": CHEAPER},
+}
 NEW_ARM = {"release": OTHER, "share": 0.1}
 DUTIES: dict[str, dict[str, Any]] = {
     "breaker": {"endpoint": {"breaker": {}}},
@@ -251,12 +266,18 @@ DUTIES: dict[str, dict[str, Any]] = {
     "cache_hit": {"endpoint": {"cache": {}}},
     "api_key": {"endpoint": {}, "with_key": True},
     "rate_limit": {"endpoint": {}, "limits": LIMITS},
-    "price": {"endpoint": {"usd_per_1000_rows": 0.01}},
+    "price": {"endpoint": PRICED},
     "tracing_not_sampled": {"endpoint": {}, "tracing": TRACING | {"sample_share": 0}},
     "tracing_sampled": {"endpoint": {}, "tracing": TRACING | {"sample_share": 1}},
-    "budget": {"endpoint": {"usd_per_1000_rows": 0.01}, "budgets": {"default_usd": 1e6}},
+    "budget": {"endpoint": PRICED, "budgets": {"default_usd": 1e6}},
+    "objective": {"endpoint": {**PRICED, "objective": OBJECTIVE}},
+    "cascade_kept": {"endpoint": {**PRICED, "cascade": {"first": CHEAPER, "max_error": 0.499}}},
+    "cascade_escalated": {
+        "endpoint": {**PRICED, "cascade": {"first": CHEAPER, "max_error": 0.001}}
+    },
 }
-"""Each by itself on top of a gateway that only answers and keeps its records."""
+"""Each by itself on top of a gateway that only answers and keeps its records; what chooses by cost
+has a price too. cascade_escalated: both models answer every row."""
 
 
 def request(

@@ -85,7 +85,7 @@ def test_it_is_the_champions_answer_for_what_is_handed_on_and_the_firsts_for_the
     small = asyncio.run(pair.first.predict(asked)).scores_NK
     large = asyncio.run(pair.champion.predict(asked)).scores_NK
     merged = asyncio.run(pair.cascade.predict(asked))
-    is_unsure_N = 1 - small.max(axis=1) > max_error
+    is_unsure_N = small.max(axis=1).astype(np.float64) < 1 - max_error
     expected = np.where(is_unsure_N[:, None], large, small)
     assert merged.scores_NK.tobytes() == expected.tobytes()
     assert merged.by_row is not None

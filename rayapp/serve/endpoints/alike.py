@@ -1,6 +1,8 @@
 """Whether one release may answer in another's place without a caller noticing, and what a release
 was measured to be."""
 
+from collections.abc import KeysView
+
 from rayapp.schemas.release import HIGHER_IS_BETTER
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.endpoints.base import Ask
@@ -21,13 +23,26 @@ def why_not_alike(loaded: Loaded, champion: Loaded | None) -> str | None:
     return f"{which} needs {unknown[0]!r}, which the champion does not take" if unknown else None
 
 
-def has_columns_of(champion: Loaded, ask: Ask) -> bool:
-    """Exactly the champion's in every row: a model of fewer columns would pass over a misspelt one,
-    and not miss another."""
-    names = {column.name for column in champion.schema.inputs}
+def columns_of(loaded: Loaded | None) -> frozenset[str] | None:
+    """What a release takes; None where there is none."""
+    if loaded is None:
+        return None
+    return frozenset(column.name for column in loaded.schema.inputs)
+
+
+def has_columns(ask: Ask, names: frozenset[str] | None) -> bool:
+    """Exactly these in every row, a business key aside: a model of fewer columns would pass over a
+    misspelt one, and not miss another. Of no names nothing can be said."""
+    if names is None:
+        return True
     records = ask.parsed.records
-    each = [ask.parsed.columns.keys()] if records is None else [r.keys() for r in records]
-    return all(keys == names or keys - {UNIT_ID} == names for keys in each)
+    if records is None:
+        return _are(ask.parsed.columns.keys(), names)
+    return all(_are(record.keys(), names) for record in records)
+
+
+def _are(keys: KeysView[str], names: frozenset[str]) -> bool:
+    return keys == names or keys - {UNIT_ID} == names
 
 
 def quality_bound(loaded: Loaded, metric: str) -> float | None:
