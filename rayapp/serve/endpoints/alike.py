@@ -5,6 +5,7 @@ from collections.abc import KeysView
 
 from rayapp.schemas.release import HIGHER_IS_BETTER
 from rayapp.schemas.traffic import UNIT_ID
+from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask
 from rayapp.serve.follow import Loaded
 
@@ -30,7 +31,7 @@ def columns_of(loaded: Loaded | None) -> frozenset[str] | None:
     return frozenset(column.name for column in loaded.schema.inputs)
 
 
-def has_columns(ask: Ask, names: frozenset[str] | None) -> bool:
+async def has_columns(ask: Ask, names: frozenset[str] | None) -> bool:
     """Exactly these in every row, a business key aside: a model of fewer columns would pass over a
     misspelt one, and not miss another. Of no names nothing can be said."""
     if names is None:
@@ -38,7 +39,7 @@ def has_columns(ask: Ask, names: frozenset[str] | None) -> bool:
     records = ask.parsed.records
     if records is None:
         return _are(ask.parsed.columns.keys(), names)
-    return all(_are(record.keys(), names) for record in records)
+    return await aside(lambda: all(_are(record.keys(), names) for record in records), ask.is_long)
 
 
 def _are(keys: KeysView[str], names: frozenset[str]) -> bool:

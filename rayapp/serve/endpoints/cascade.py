@@ -17,11 +17,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from rayapp.config.choosing import CascadeConfig
-from rayapp.errors import DeadlineExceeded
+from rayapp.errors import DeadlineExceeded, Unavailable
 from rayapp.families.scores import unsure_rows
+from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.alike import columns_of, has_columns, quality_bound, why_not_alike
 from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer, is_callers_fault
 from rayapp.serve.endpoints.deadline import Deadlines
@@ -79,16 +81,10 @@ class Cascade:
         first, champion = self._first.loaded(), self._champion.loaded()
         if self._refused(first, champion) is not None or first is None or champion is None:
             return await self._by_champion(ask)
-        if not has_columns(ask, self._columns):
+        if not await has_columns(ask, self._columns):
             return await self._by_champion(ask)
-        try:
-            small = await self._first.endpoint.predict(ask)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the champion should know
-            if not is_callers_fault(error):
-                extra = {"request_id": ask.request_id, "reason": type(error).__name__}
-                log.warning("first_model_failed", extra=extra)
-            return await self._by_champion(ask)
-        if small.release_id != first.release_id:  # it moved meanwhile, to one that was not judged
+        small = await self._by_first(ask)
+        if small is None or small.release_id != first.release_id:  # or it moved, to one not judged
             return await self._by_champion(ask)
         unsure = unsure_rows(small.scores_NK, self._config.max_error)
         if not unsure:
@@ -96,17 +92,27 @@ class Cascade:
         if len(unsure) == ask.parsed.num_rows:
             large = await self._escalated(ask, ask)
         else:
-            large = await self._escalated(ask, _part(ask, unsure))
+            part = await aside(partial(_part, ask, unsure), ask.is_long)
+            large = await self._escalated(ask, part)
         if large is None:
             return self._kept(small, frozenset(unsure))
         if large.schema.classes != small.schema.classes:  # the champion moved meanwhile
             return await self._by_champion(ask)
-        return self._merged(small, large, unsure)
+        self._on_rows(Counts(ask.parsed.num_rows - len(unsure), len(unsure), 0))
+        return await aside(partial(self._merged, small, large, unsure), ask.is_long)
 
     def problems(self) -> Mapping[str, str]:
         """Why the champion answers everything, by the name of who is the reason."""
         found = self._refused(self._first.loaded(), self._champion.loaded())
         return {} if found is None else {self._first.name: found}
+
+    async def _by_first(self, ask: Ask) -> Reply | None:
+        try:
+            return await self._first.endpoint.predict(ask)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the champion should know
+            if not is_callers_fault(error):
+                self._tell("first_model_failed", ask, error)
+            return None
 
     async def _by_champion(self, ask: Ask) -> Reply:
         reply = await self._champion.endpoint.predict(ask)
@@ -132,13 +138,19 @@ class Cascade:
                 if part is not ask:
                     await self._champion.endpoint.predict(ask)
                 raise
-            is_late = isinstance(error, DeadlineExceeded)
-            log.warning(
-                "champion_not_reached",
-                extra={"request_id": ask.request_id, "num_rows": part.parsed.num_rows},
-                exc_info=None if is_late else error,
-            )
+            self._tell("champion_not_reached", part, error)
             return None
+
+    @staticmethod
+    def _tell(event: str, ask: Ask, error: Exception) -> None:
+        """With a traceback where it is more than somebody's being away or late."""
+        is_usual = isinstance(error, Unavailable | DeadlineExceeded)
+        log.log(
+            logging.INFO if is_usual else logging.ERROR,
+            event,
+            extra={"request_id": ask.request_id, "num_rows": ask.parsed.num_rows},
+            exc_info=None if is_usual else error,
+        )
 
     def _kept(self, small: Reply, given: frozenset[int]) -> Reply:
         """The first model's reply. given: rows that the champion should have answered."""
@@ -169,7 +181,6 @@ class Cascade:
         inputs, by_row = list(small.rows.inputs), [sure] * len(scores_NK)
         for row, given in zip(unsure, large.rows.inputs, strict=True):
             inputs[row], by_row[row] = given, asked
-        self._on_rows(Counts(len(by_row) - len(unsure), len(unsure), 0))
         return replace(
             large,
             rows=Rows(small.rows.x_NF, inputs, small.rows.unit_ids),

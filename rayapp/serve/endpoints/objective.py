@@ -98,7 +98,7 @@ class Objective:
         plan = self.plan(begun_s)
         # rules before it may have let through only a share of such units
         before = ask.assignment.propensity if ask.assignment is not None else 1.0
-        place, propensity, unit = self._choice(ask, plan)
+        place, propensity, unit = await self._choice(ask, plan)
         candidate = self._candidates[place]
         ask.assignment = Assignment(candidate.name, propensity * before, unit)
         is_chosen = place == plan.chosen
@@ -135,10 +135,10 @@ class Objective:
         config = self._config
         return Latency(config.max_p95_ms / 1000, config.min_answers, config.window_s)
 
-    def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None]:
+    async def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None]:
         """Who answers, with what probability, and the unit that it is chosen for. Rows of other
         columns than the champion's are its matter: it says what is wrong."""
-        if not has_columns(ask, self._columns):
+        if not await has_columns(ask, self._columns):
             return 0, 1.0, None
         unit = unit_of(ask)
         if unit is None:
