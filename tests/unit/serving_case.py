@@ -43,7 +43,7 @@ from rayapp.serve.follow import ChampionFollower, OpenRelease
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.tracing.span import Tracer
-from rayapp.storage import Workspace, commit_folder, folder_digest
+from rayapp.storage import Workspace, commit_bytes, commit_folder, folder_digest
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ENDPOINT = "flight-delay"
@@ -179,15 +179,26 @@ def seal_release(
     seed: int,
     endpoint: str = ENDPOINT,
     without: tuple[str, ...] = (),
+    estimates: tuple[Estimate, ...] = (),
 ) -> SignedManifest:
-    """A bundle made in `folder`, stored in the workspace and sealed by its key."""
+    """A bundle made in `folder`, stored in the workspace and sealed by its key with an evaluation
+    of these estimates."""
     schema = make_bundle(folder, seed=seed, without=without)
     uri = workspace.artifact("bundles", str(seed))
     files = commit_folder(folder, uri)
     bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
     passed = (Verdict(gate="auc", value="pass", reason="fine"),)
     form = signed_manifest("", schema, endpoint).manifest
-    manifest = form.model_copy(update={"bundle": bundle, "verdicts": passed})
+    evaluation = evaluation_of(estimates)
+    evaluated = f"{workspace.artifact('evaluations', evaluation.content_digest())}/evaluation.json"
+    commit_bytes(evaluated, evaluation.canonical())
+    update = {
+        "bundle": bundle,
+        "verdicts": passed,
+        "evaluation_uri": evaluated,
+        "evaluation_digest": evaluation.content_digest(),
+    }
+    manifest = form.model_copy(update=update)
     signed = seal(manifest, load_or_create_key(workspace.keys))
     write_manifest(workspace, signed)
     return signed
