@@ -169,6 +169,7 @@ async def test_a_cascade_logs_and_charges_each_row_by_who_answered_it(
         (costs[r["release_id"]], arms[r["release_id"]], 1.0) for r in kept
     ]
     assert [r["row"] for r in kept] == list(range(16))
+    assert {list(r)[-1] for r in kept} == {"inputs"}  # which commits need not parse
     assert dict(case.meter.costs_of) == {
         release: sum(r["cost_nano_usd"] for r in kept if r["release_id"] == release)
         for release in costs
