@@ -10,14 +10,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import RequestError
-from rayapp.families.inputs import shown
 from rayapp.schemas.traffic import KEPT_OUT, SHADOW
 from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
@@ -32,6 +30,7 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
+from rayapp.serve.paths import Paths, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.request import followed, note_answer
 from rayapp.serve.tracing.span import Tracer, blame, step
@@ -64,18 +63,8 @@ log = logging.getLogger("rayapp.serve.gateway")
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _KEPT_OUT = KEPT_OUT.encode()
 _COUNT = re.compile(rb"[0-9]{1,9}")
-_MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
-_SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
-
-
-Handler = Callable[[Call], Awaitable[Answer]]
 OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
 """What a health check asks needs no key, and is answered also where nothing else is."""
-Route = dict[str, Handler]
-Routed = tuple[Route, str | None, str | None, str]
-"""What may be done at a path, the endpoint and version that it names, and Call.route."""
-MAX_PATHS = 4096
-"""So many distinct ones are remembered with what they mean."""
 
 
 class Gateway:
@@ -112,25 +101,26 @@ class Gateway:
         self._directory = Directory(
             config, follower, self._deadlines, meter, self._heard, budgets, feeds, flags
         )
-        self._fixed: dict[str, Route] = {
-            "/": {"GET": self._index},
-            "/ping": {"GET": self._ready},
-            "/health": {"GET": self._ready},
-            "/version": {"GET": self._version},
-            "/openapi.json": {"GET": self._openapi},
-            "/v2": {"GET": self._server},
-            "/v2/health/live": {"GET": self._live},
-            "/v2/health/ready": {"GET": self._ready},
-            "/invocations": {"POST": self._mlflow},
-            "/feedback": {"POST": self._feedback},
-        }
-        self._of_model: dict[str, Route] = {
-            "": {"GET": self._metadata},
-            "/ready": {"GET": self._model_ready},
-            "/infer": {"POST": self._oip},
-        }
-        self._of_endpoint: dict[str, Route] = {"/invocations": {"POST": self._mlflow}}
-        self._paths: dict[str, Routed] = {}
+        self._paths = Paths(
+            {
+                "/": {"GET": self._index},
+                "/ping": {"GET": self._ready},
+                "/health": {"GET": self._ready},
+                "/version": {"GET": self._version},
+                "/openapi.json": {"GET": self._openapi},
+                "/v2": {"GET": self._server},
+                "/v2/health/live": {"GET": self._live},
+                "/v2/health/ready": {"GET": self._ready},
+                "/invocations": {"POST": self._mlflow},
+                "/feedback": {"POST": self._feedback},
+            },
+            of_model={
+                "": {"GET": self._metadata},
+                "/ready": {"GET": self._model_ready},
+                "/infer": {"POST": self._oip},
+            },
+            of_endpoint={"/invocations": {"POST": self._mlflow}},
+        )
 
     @property
     def num_ongoing(self) -> int:
@@ -220,12 +210,11 @@ class Gateway:
     def _named(self, path: str) -> Loaded | None:
         """The release that would have answered: of the endpoint in the path, else of the only
         one."""
-        found = _MODEL.fullmatch(path) or _SCORING.fullmatch(path)
-        return self._directory.blamed(found["name"] if found is not None else None)
+        return self._directory.blamed(name_in(path))
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
-        route, call.endpoint, call.version, call.route = self._routed(path)
+        route, call.endpoint, call.version, call.route = self._paths.routed(path)
         handler = route.get("GET" if method == "HEAD" else method)
         if handler is None:
             allowed = ", ".join(route)
@@ -239,33 +228,6 @@ class Gateway:
             if self._limiter is not None:
                 await self._limiter.admit(call.tenant)
         return await handler(call)
-
-    def _routed(self, path: str) -> Routed:
-        """Raises RequestError 404."""
-        routed = self._paths.get(path)
-        if routed is None:
-            routed = self._route(path)
-            if len(self._paths) >= MAX_PATHS:  # callers choose what they send
-                self._paths.clear()
-            self._paths[path] = routed
-        return routed
-
-    def _route(self, path: str) -> Routed:
-        fixed = self._fixed.get(path)
-        if fixed is not None:
-            return fixed, None, None, path
-        for pattern, routes, prefix in (
-            (_MODEL, self._of_model, "/v2/models/{name}"),
-            (_SCORING, self._of_endpoint, "/endpoints/{name}"),
-        ):
-            found = pattern.fullmatch(path)
-            route = routes.get(found["rest"] or "") if found else None
-            if found and route is not None:
-                version = found.groupdict().get("version")
-                middle = "" if version is None else "/versions/{version}"
-                return route, found["name"], version, prefix + middle + (found["rest"] or "")
-        paths = "GET / lists the paths"
-        raise RequestError(f"there is nothing at {shown(path)}", paths, 404, "unknown_path")
 
     # predictions
 
@@ -338,19 +300,9 @@ class Gateway:
         return Answer(json_response(202, {"accepted": 1, "request_id": record["request_id"]}))
 
     async def _index(self, call: Call) -> Answer:
-        prefixes = (
-            ("", self._fixed),
-            ("/v2/models/NAME", self._of_model),
-            ("/v2/models/NAME/versions/RELEASE", self._of_model),
-            ("/endpoints/NAME", self._of_endpoint),
+        return Answer(
+            json_response(200, {"service": "rayapp", **self._state(), "paths": list(self._paths)})
         )
-        paths = [
-            f"{method} {prefix}{path}"
-            for prefix, routes in prefixes
-            for path, route in routes.items()
-            for method in route
-        ]
-        return Answer(json_response(200, {"service": "rayapp", **self._state(), "paths": paths}))
 
     async def _openapi(self, call: Call) -> Answer:
         config, directory = self._config, self._directory
