@@ -148,7 +148,7 @@ async def test_it_is_forgotten_soon_after(tmp_path: Path) -> None:
 
 async def test_who_is_refused_now_and_then_hears_it_from_the_replica(tmp_path: Path) -> None:
     async with ingress(tmp_path) as made:
-        asked = await made.flood("bad", RATE + throttle.FREE / 2)
+        asked = await made.flood("bad", RATE + throttle.FREE_PER_S / 2)
         seen = made.replica.statuses
         assert seen["bad", 200] + seen["bad", 429] == asked.num_sent
 

@@ -3,29 +3,34 @@ the core that refusing takes.
 
 A replica refuses a request (429: over the tenant's rate or budget; 503: the replica is full) for a
 third of what an answer costs, HAProxy for a twentieth. HAProxy knows neither rates nor budgets; it
-learns from the answers, for each credential, address and path by itself: so many of them a second
-were answered, so many refused, so many did it keep out. It passes on a quarter more than what is
+learns from the answers, for each credential, address and path by itself: so many of them were
+answered lately, so many refused, so many did it keep out. It passes on a quarter more than what is
 answered, and keeps out the rest by lot: the adaptive throttling of "Handling Overload" (Site
 Reliability Engineering, 2016, chapter 21, where clients do it, with K = 2).
 
 So a caller still gets all that its rate or the replicas give, replicas decide who is refused, and
-HAProxy forgets within a second or two of the last refusal. Who is refused less than FREE a second
-is never kept out, and always gets the replica's own reason and its retry-after. How many it kept
-out, the next request that it passes on tells in a header.
+HAProxy forgets within a few seconds of the last refusal. Who is refused less than FREE_PER_S times
+a second is never kept out, and always gets the replica's own reason and its retry-after. How many
+it kept out, the next request that it passes on tells in a header.
 """
 
 import json
 
 from rayapp.schemas.traffic import KEPT_OUT
 
-FREE = 20
-"""Refusals a second of one caller at one path before HAProxy keeps anything out."""
+WINDOW_MS = 250
+"""HAProxy looks back so far. After a flood it takes some eight of these until a caller who then
+asks for half of what there is gets all of it."""
+FREE_PER_S = 20
+"""Refusals of one caller at one path before HAProxy keeps anything out."""
+FREE = FREE_PER_S * WINDOW_MS // 1000
 MORE = 4
 """It passes on a MOREth more than what is answered."""
 NUM_CALLERS = 100_000
 """So many are remembered, those heard of last; 10 MB."""
+_STORED = f"gpt(1),gpc(3),gpc_rate(3,{WINDOW_MS}ms)"
 TABLE = f"""backend rayapp_callers
-    stick-table type binary len 20 size {NUM_CALLERS} expire 10s store gpt(1),gpc(3),gpc_rate(3,1s)
+    stick-table type binary len 20 size {NUM_CALLERS} expire 10s store {_STORED}
 """
 _ANSWERED, _REFUSED, _KEPT = 0, 1, 2
 """The table's counters; gpt 0 is the status of the last refusal."""
