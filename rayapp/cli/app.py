@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -27,7 +27,6 @@ from rayapp.cli.terminal import (
 from rayapp.errors import RayappError
 
 if TYPE_CHECKING:
-    from rayapp.cli.ask import Answer
     from rayapp.storage import Workspace
 
 app = App(
@@ -219,20 +218,27 @@ def ask(
     *,
     rows: Annotated[int, Parameter(help="How many rows, one request each.")] = 3,
     json: Json = False,
+    print_body: Annotated[
+        bool, Parameter(help="Send nothing; print the body of one request with all rows.")
+    ] = False,
 ) -> None:
     """Send real rows of the champion's test split to its endpoint and show the answers.
 
     Where the gateway requires a key, RAYAPP_API_KEY holds it.
     """
     from rayapp.cli.ask import ask as ask_rows
+    from rayapp.cli.ask import body_of, sample_requests, show
     from rayapp.cli.head_state import running_head
 
     workspace = _workspace()
+    if print_body:
+        sys.stdout.buffer.write(body_of(sample_requests(workspace, endpoint, rows)) + b"\n")
+        return
     answers = ask_rows(workspace, running_head(workspace).endpoint_url, endpoint, rows)
     if json:
         emit_json([vars(answer) for answer in answers])
         return
-    _print_answers(answers)
+    show(answers)
     show_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
 
 
@@ -257,13 +263,14 @@ def summary(figures: str, *, seconds: int) -> None:
     """The last screen of scripts/quickstart. FIGURES is what `submit --json` wrote."""
     from rayapp.cli import summary as summarizing
     from rayapp.cli.ask import ask as ask_rows
+    from rayapp.cli.ask import show
     from rayapp.cli.head_state import running_head
 
     workspace = _workspace()
     head = running_head(workspace)
     read = summarizing.read_figures(figures)
     answers = ask_rows(workspace, head.endpoint_url, read["endpoint"], 3)
-    _print_answers(answers)
+    show(answers)
     console = to_caller()
     shown = summarizing.summary(read, head, answers, workspace.mlflow_url)
     for title, lines in shown.items():
@@ -373,24 +380,3 @@ def _introduce_to_head() -> None:
     head = read_head(_workspace())
     if head is not None and is_alive(head):
         os.environ.update(client_environment(head))
-
-
-def _print_answers(answers: "Sequence[Answer]") -> None:
-    table = Table(box=None)
-    table.add_column("request", no_wrap=True)  # to be copied into `rayapp explain`
-    for title in ("release", "prediction", "outcome", "ms"):
-        table.add_column(title, overflow="fold")
-    for a in answers:
-        shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
-        table.add_row(*shown, f"{a.latency_ms:.0f}")
-    show_folded(table)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, dict):
-        return " ".join(f"{key}={_short(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return " ".join(_short(part) for part in value)
-    return str(value)

@@ -5,11 +5,14 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from rich.table import Table
+
+from rayapp.cli.terminal import show_folded
 from rayapp.data.read import sample_view
 from rayapp.errors import Unavailable, UserError
 from rayapp.ledger import Ledger
@@ -37,20 +40,21 @@ class Answer:
 
 def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
     """One request per row of the champion's test split. Raises UserError, or Unavailable."""
-    if not 1 <= num_rows <= MAX_ROWS:
-        raise UserError(
-            f"{num_rows} rows: from 1 to {MAX_ROWS} are asked, one request each",
-            "score many rows in batch: rayapp submit configs/operations/NAME.yaml",
-        )
     url = f"{base_url}/endpoints/{endpoint}/invocations"
     asked = _sample(workspace, endpoint, num_rows)
     return [_ask_one(url, row, asked) for row in asked.rows]
 
 
 def sample_requests(workspace: Workspace, endpoint: str, num_rows: int) -> list[dict[str, Any]]:
-    """Rows of the champion's test split as a caller sends them: its inputs, in JSON's types."""
+    """Rows of the champion's test split as a caller sends them: its inputs, in JSON's types. Raises
+    UserError."""
     asked = _sample(workspace, endpoint, num_rows)
     return [_sent(row, asked.label) for row in asked.rows]
+
+
+def body_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """One request by MLflow's protocol."""
+    return json.dumps({"dataframe_records": rows}).encode()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class _Sample:
 
 
 def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
+    if not 1 <= num_rows <= MAX_ROWS:
+        raise UserError(
+            f"{num_rows} rows: from 1 to {MAX_ROWS} are asked",
+            "score many rows in batch: rayapp submit configs/operations/NAME.yaml",
+        )
     ledger = Ledger.of(workspace, "ask")
     pointer = ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
@@ -93,7 +102,7 @@ def _sent(row: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 def _ask_one(url: str, row: Mapping[str, Any], asked: _Sample) -> Answer:
     sent = _sent(row, asked.label)
-    body = json.dumps({"dataframe_records": [sent]}).encode()
+    body = body_of([sent])
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("RAYAPP_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
@@ -128,3 +137,24 @@ def _named(prediction: Any, classes: tuple[str, ...]) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def show(answers: Sequence[Answer]) -> None:
+    table = Table(box=None)
+    table.add_column("request", no_wrap=True)  # to be copied into `rayapp explain`
+    for title in ("release", "prediction", "outcome", "ms"):
+        table.add_column(title, overflow="fold")
+    for a in answers:
+        shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
+        table.add_row(*shown, f"{a.latency_ms:.0f}")
+    show_folded(table)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_short(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return " ".join(_short(part) for part in value)
+    return str(value)

@@ -76,6 +76,18 @@ def test_both_families_beat_their_floor(walked: Walked) -> None:
     assert set(runs) == {"flight_delay_trees", "flight_delay_neural"}
 
 
+def test_what_the_readme_says_to_ask_is_answered(walked: Walked, tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text()
+    lines = text.partition("## Asking the endpoint")[2].split("```")[1].strip().splitlines()
+    assert sum(line.startswith("curl") for line in lines) == 2
+    port = walked.shell.environ["RAYAPP_HTTP_PORT"]
+    for line in lines:
+        script = line.replace("localhost:8000", f"localhost:{port}").replace("curl", "curl --fail")
+        told = walked.shell.in_folder(tmp_path).run("bash", "-c", script)
+        assert told.returncode == 0, told.stderr
+    assert len(json.loads(told.stdout)["predictions"]) == 3
+
+
 def test_a_real_oip_client_works_unchanged(walked: Walked) -> None:
     client = triton.InferenceServerClient(walked.url.removeprefix("http://"))
     assert client.is_server_live()

@@ -185,6 +185,7 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["submit", "configs/training/flight_delay_trees.yaml", "seed=x"], 2),
         (["submit", "configs/training/flight_delay_trees.yaml"], 2),
         (["ask", "flight-delay"], 2),
+        (["ask", "flight-delay", "--print-body"], 2),
         (["keys", "create", "Not A Name"], 2),
         (["keys", "revoke", "nothing"], 2),
         (["keys", "list"], 0),
