@@ -91,19 +91,23 @@ SCHEMA = BundleSchema(
 )
 
 
-def make_bundle(folder: Path) -> Bundle:
+def make_bundle(folder: Path, without: tuple[str, ...] = ()) -> Bundle:
+    """without: columns that the model is not trained on."""
     generator = np.random.default_rng(7)
     x_NF = generator.normal(size=(20_000, len(FEATURES))).astype(np.float32)
     texts = slice(NUM_NUMBERS, NUM_NUMBERS + NUM_TEXTS)
     x_NF[:, texts] = generator.integers(0, 6, (len(x_NF), NUM_TEXTS))
     y_N = generator.random(len(x_NF)) < 1 / (1 + np.exp(-x_NF[:, :8].sum(axis=1)))
-    kinds = ["c" if f.kind == "category" else "q" for f in FEATURES]
-    matrix = xgb.DMatrix(x_NF, y_N, feature_types=kinds, enable_categorical=True)
+    is_used = [feature.name not in without for feature in FEATURES]
+    features = tuple(f for f, used in zip(FEATURES, is_used, strict=True) if used)
+    kinds = ["c" if f.kind == "category" else "q" for f in features]
+    matrix = xgb.DMatrix(x_NF[:, is_used], y_N, feature_types=kinds, enable_categorical=True)
     params = {"objective": "binary:logistic", "max_depth": 6, "nthread": 2}
     booster = xgb.train(params, matrix, NUM_TREES)
+    inputs = tuple(column for column in COLUMNS if column.name not in without)
     write_bundle(
         folder,
-        SCHEMA,
+        SCHEMA.model_copy(update={"inputs": inputs, "features": features}),
         Profile(num_rows=len(x_NF), columns=()),
         lambda model: booster.save_model(model / MODEL_FILE),
     )
