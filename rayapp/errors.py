@@ -108,3 +108,7 @@ class DeadlineExceeded(RayappError):
 
 class Unavailable(RayappError):
     pass
+
+
+class Overloaded(Unavailable):
+    """There is more to do than can be done, whatever is asked."""

@@ -24,7 +24,9 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_requests": MetricSpec(
         "counter", "requests", "Answered requests", ("endpoint", "release", "status")
     ),
-    "rayapp_rows": MetricSpec("counter", "rows", "Predicted rows", ("endpoint", "release")),
+    "rayapp_rows": MetricSpec(
+        "counter", "rows", "Predicted rows, by what x-release names", ("endpoint", "release")
+    ),
     "rayapp_request_latency_ms": MetricSpec(
         "buckets",
         "ms",
@@ -36,7 +38,7 @@ METRICS: dict[str, MetricSpec] = {
         "counter", "s", "Sum of request latencies: the exact mean's numerator", ("endpoint",)
     ),
     "rayapp_kept_out": MetricSpec(
-        "counter", "requests", "Refused by HAProxy and not counted as requests", ("endpoint",)
+        "counter", "requests", "Refused by HAProxy and not counted as requests", ("tenant",)
     ),
     "rayapp_degraded": MetricSpec(
         "counter", "requests", "Answered by a fallback", ("endpoint", "reason")
@@ -59,7 +61,7 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_choices": MetricSpec(
         "counter",
         "requests",
-        "By whom an objective chose to answer, and why: cheapest, explored or degraded",
+        "By whom an objective chose to answer, and why: cheapest, explored, degraded, columns",
         ("endpoint", "arm", "reason"),
     ),
     "rayapp_cascade_rows": MetricSpec(

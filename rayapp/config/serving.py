@@ -348,7 +348,7 @@ class ServingConfig(Config):
             judged
             for name, endpoint in self.endpoints.items()
             for target in endpoint.priced().values()
-            for judged in (name, target.endpoint or name)
+            for judged in (*((name,) if endpoint.objective else ()), target.endpoint or name)
         }
 
 

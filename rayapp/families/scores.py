@@ -43,7 +43,7 @@ def unsure_rows(scores_NK: Floats, max_error: float) -> list[int]:
     least = 1 - max_error
     if len(scores_NK) == 1:  # numpy takes 5 µs for what Python does in one
         return [] if max(scores_NK[0].tolist()) >= least else [0]
-    return [row for row, best in enumerate(scores_NK.max(axis=1).tolist()) if best < least]
+    return [row for row, best in enumerate(scores_NK.max(axis=1).tolist()) if not best >= least]
 
 
 def goal(task: Task) -> tuple[str, Literal["max", "min"]]:

@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,6 +43,7 @@ DEATHS = "spool/deaths"
 SETTLE_S = 120
 """What another replica makes of a dead one's requests is in a spool within this time."""
 
+_MOST_KNOWN = 10_000
 _committed: dict[str, int] = {}
 """Bytes of a segment that this process has seen in its table, at least; by application. Where they
 are all there are, Delta need not be asked, which takes it 2 ms where there are a thousand."""
@@ -122,7 +123,8 @@ def _commit_some(
         try:
             table = _open(table_uri, kind)
             parts, is_done = _pending(segments, table)
-            written = _write(table, kind, parts, now_s) if parts else _Written()
+            rows, parts = _as_rows(parts, kind)
+            written = _write(table, kind, parts, rows, now_s) if parts else _Written()
         except CommitFailedError:
             log.info("commit_lost_a_race", extra={"table": table_uri, "attempt": attempt})
             continue
@@ -146,6 +148,8 @@ def _pending(
         if segment.size == _committed.get(segment.application) and not segment.is_complete:
             continue
         offset = table.transaction_version(segment.application) or 0
+        if len(_committed) >= _MOST_KNOWN:  # others remove segments too
+            _committed.clear()
         _committed[segment.application] = offset
         read = read_segment(segment.path, offset, segment.size, segment.is_complete, budget)
         if read.end > offset or segment.is_abandoned:
@@ -156,20 +160,47 @@ def _pending(
     return parts, True
 
 
+def _as_rows(
+    parts: list[tuple[_Segment, Read]], kind: RecordTable
+) -> tuple[pa.Table, list[tuple[_Segment, Read]]]:
+    """What was read, as rows. A record that cannot become one is damage: it must not keep back
+    those of every endpoint."""
+    records = [record for _, read in parts for record in read.records]
+    if not records:
+        return kind.schema.empty_table(), parts
+    try:
+        return kind.rows(records), parts
+    except (ValueError, TypeError, KeyError):  # pyarrow's own errors are of the first two
+        log.exception("records_not_rows")
+    tables = [kind.schema.empty_table()]
+    sound = []
+    for segment, read in parts:
+        good = []
+        for record in read.records:
+            with suppress(ValueError, TypeError, KeyError):
+                tables.append(kind.rows([record]))
+                good.append(record)
+        num_damaged = read.num_damaged + len(read.records) - len(good)
+        sound.append((segment, Read(good, read.end, num_damaged)))
+    return pa.concat_tables(tables), sound
+
+
 def _write(
-    table: DeltaTable, kind: RecordTable, parts: Sequence[tuple[_Segment, Read]], now_s: float
+    table: DeltaTable,
+    kind: RecordTable,
+    parts: Sequence[tuple[_Segment, Read]],
+    rows: pa.Table,
+    now_s: float,
 ) -> _Written:
     """Through the very handle whose transaction versions were read: only then does Delta refuse the
     commit when somebody else has committed the same bytes meanwhile."""
     done = [Transaction(segment.application, read.end) for segment, read in parts]
-    records = [record for _, read in parts for record in read.records]
-    rows = kind.rows(records) if records else kind.schema.empty_table()
     repeated: list[Mapping[str, Any]] = []
     died_s = table.transaction_version(DEATHS)
     if any(segment.is_abandoned for segment, _ in parts):
         died_s = int(now_s)
         done.append(Transaction(DEATHS, died_s))
-    if died_s is not None and records:
+    if died_s is not None and len(rows):
         first = pc.min(rows.column("at")).as_py()
         if first.timestamp() < died_s + SETTLE_S:
             is_new = _are_new(rows, table, kind, first - timedelta(seconds=SETTLE_S))

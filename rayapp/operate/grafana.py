@@ -104,7 +104,7 @@ def _answers() -> tuple[Panel, ...]:
             "Kept out",
             "Requests a second that HAProxy refused because replicas refused their like",
             "reqps",
-            {"{{endpoint}}": _rate("rayapp_kept_out")},
+            {"{{tenant}}": _rate("rayapp_kept_out", "tenant", "")},
         ),
     )
 

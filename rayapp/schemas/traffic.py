@@ -12,8 +12,11 @@ from rayapp.schemas.record import Record
 UNIT_ID = "id"
 """The column in which a caller sends each row's business key, beside the model's own inputs."""
 
+REFUSED = "x-rayapp-refused"
+"""The header by which HAProxy knows a refusal that would meet any request of this caller: over its
+rate, or too much to do. Callers do not get it."""
 KEPT_OUT = "x-rayapp-kept-out"
-"""The header in which HAProxy tells how many requests to this path it has refused since it last
+"""The header in which HAProxy tells how many requests of this caller it has refused since it last
 told; it lets nobody else send it."""
 
 SHADOW = ".shadow"

@@ -62,7 +62,7 @@ log = logging.getLogger("rayapp.serve.gateway")
 
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _KEPT_OUT = KEPT_OUT.encode()
-_COUNT = re.compile(rb"[0-9]{1,9}")
+_COUNT = re.compile(rb"[1-9][0-9]{0,8}")
 OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
 """What a health check asks needs no key, and is answered also where nothing else is."""
 
@@ -201,7 +201,7 @@ class Gateway:
         self._meter.request(endpoint, release_id, answer.response.status, taken_s)
         kept_out = call.request.headers.get(_KEPT_OUT)
         if kept_out is not None and _COUNT.fullmatch(kept_out):
-            self._meter.kept_out(endpoint, int(kept_out))
+            self._meter.kept_out(call.tenant, int(kept_out))
         if answer.num_rows:
             self._meter.rows(endpoint, release_id, answer.num_rows)
         if answer.degraded is not None:
@@ -276,12 +276,10 @@ class Gateway:
         return name, ask, reply
 
     async def _recorded(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
+        sink, at = self._predictions(name), self._now()
         with step("record"):
-            await aside(partial(self._record, name, ask, reply, latency_ms), ask.is_long)
-
-    def _record(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:
-        sink = self._predictions(name)
-        for release_id, cost in keep(sink, name, ask, reply, self._now(), latency_ms).items():
+            costs = await aside(partial(keep, sink, name, ask, reply, at, latency_ms), ask.is_long)
+        for release_id, cost in costs.items():
             self._meter.cost(name, release_id, ask.tenant, cost)
 
     async def _heard(self, name: str, ask: Ask, reply: Reply, latency_ms: float) -> None:

@@ -1,5 +1,6 @@
 """Opening a release: its model in this process, or in a pool of replicas."""
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from rayapp.serve.follow import Loaded, OpenRelease, Scorer
 from rayapp.serve.wire.rows import row_encoder
 from rayapp.storage import read_bytes, sha256
 from rayapp.transforms import arrow_type
+
+log = logging.getLogger("rayapp.serve.loading")
 
 
 def sealed_evaluation(manifest: Manifest) -> Evaluation:
@@ -50,7 +53,8 @@ class Store:
 
 
 class Judged:
-    """OpenRelease for releases that are chosen by their evaluations."""
+    """OpenRelease for releases that are chosen by their evaluations. One whose evaluation is not
+    what was sealed is not chosen, and still answers where there is no choice."""
 
     def __init__(self, store: Store, inner: OpenRelease) -> None:
         self._store = store
@@ -58,7 +62,12 @@ class Judged:
 
     def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
         loaded = self._inner(endpoint, release_id, previous)
-        estimates = self._store.evaluation(loaded.manifest).overall.estimates
+        try:
+            estimates = self._store.evaluation(loaded.manifest).overall.estimates
+        except TamperedError as error:
+            extra = {"endpoint": endpoint, "release_id": release_id}
+            log.error("evaluation_not_usable", extra=extra, exc_info=error)
+            return loaded
         return replace(loaded, estimates=estimates)
 
 

@@ -66,13 +66,15 @@ class _Meter:
         self._hand_over_some(len(self._waiting))
 
     def _hand_over(self) -> None:
-        if not self._waiting:
-            self._take()
-        self._hand_over_some(SLICE)
         self._timer = None
-        if self._waiting or self._counts:
-            wait_s = SLICE_S if self._waiting else FLUSH_S
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._hand_over)
+        try:
+            if not self._waiting:
+                self._take()
+            self._hand_over_some(SLICE)
+        finally:  # what Ray does not take must not keep back the rest
+            if self._waiting or self._counts:
+                wait_s = SLICE_S if self._waiting else FLUSH_S
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._hand_over)
 
     def _hand_over_some(self, most: int) -> None:
         for _ in range(min(most, len(self._waiting))):
@@ -102,8 +104,8 @@ class ServeMeter(_Meter):
         self._count("rayapp_request_seconds", seconds, (endpoint,))
         self._observe("rayapp_request_latency_ms", seconds * 1e3, (endpoint,))
 
-    def kept_out(self, endpoint: str, num_requests: int) -> None:
-        self._count("rayapp_kept_out", num_requests, (endpoint,))
+    def kept_out(self, tenant: str | None, num_requests: int) -> None:
+        self._count("rayapp_kept_out", num_requests, (tenant or "none",))
 
     def rows(self, endpoint: str, release: str, num_rows: int) -> None:
         self._count("rayapp_rows", num_rows, (endpoint, release))

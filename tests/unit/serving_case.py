@@ -231,7 +231,7 @@ class MemoryMeter:
         self.choices: list[tuple[str, str]] = []
         self.cascades: list[Counts] = []
 
-    def kept_out(self, endpoint: str, num_requests: int) -> None:
+    def kept_out(self, tenant: str | None, num_requests: int) -> None:
         self.num_kept_out += num_requests
 
     def request(self, endpoint: str, release: str, status: int, seconds: float) -> None:
@@ -257,6 +257,7 @@ class MemoryMeter:
         self.feature_reads.append(is_fresh)
 
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
+        asyncio.get_running_loop()  # as the real one, which is no thread's
         self.costs.append((tenant, nano_usd))
         self.costs_of.append((release, nano_usd))
 

@@ -103,3 +103,17 @@ def test_endpoints_are_committed_together(tmp_path: Path) -> None:
     append("q2", "a")
     assert log.commit() == 1
     assert read_predictions(uri).num_rows == 6
+
+
+def test_a_record_that_is_no_row_keeps_back_no_other(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    log = NodeLog(workspace)
+    log.predictions("a").append([record("a", "q0"), record("a", "odd") | {"at": "yesterday"}])
+    log.predictions("b").append([record("b", "q1")])
+    assert log.commit() == 2
+    found = read_predictions(workspace.table(PREDICTIONS_TABLE))
+    assert sorted(found.column("request_id").to_pylist()) == ["q0", "q1"]
+    kept = list(workspace.spool("a").rglob("*.damaged"))
+    assert b"yesterday" in kept[0].read_bytes()
+    log.predictions("a").append([record("a", "q2")])
+    assert log.commit() == 1

@@ -581,4 +581,6 @@ async def test_what_haproxy_kept_out_is_counted(case: Case) -> None:
         for told in ("7", "12", "", "-1", "9" * 30, "x"):
             response = await client.post(SCORE, json=records(ROW), headers={KEPT_OUT: told})
             assert response.status_code == 200
+        for told in ("0", "00"):
+            await client.get("/ping", headers={KEPT_OUT: told})
     assert case.meter.num_kept_out == 19

@@ -71,6 +71,17 @@ def test_a_bucket_never_gives_more_than_its_rate(
         assert given_ <= burst + rate * now_s + 1e-6
 
 
+@pytest.mark.parametrize(("rate", "burst"), [(100, 1), (1000, 10), (20, 1), (100, 50)])
+async def test_a_small_burst_costs_nothing_of_the_rate(rate: int, burst: int) -> None:
+    limits = {"default": {"requests_per_s": rate, "burst": burst}}
+    site = Site(LimitsConfig.model_validate(limits))
+    num_admitted = 0
+    for _ in range(2000):
+        site.clock.now_s += 0.001
+        num_admitted += await site.admitted("t", 2)
+    assert 0.85 * 2 * rate <= num_admitted <= burst + 2 * rate
+
+
 async def test_a_burst_and_then_the_rate() -> None:
     site = Site()
     assert await site.admitted("other", 20) == 5

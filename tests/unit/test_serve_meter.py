@@ -48,7 +48,7 @@ async def test_every_metric_takes_the_labels_that_it_declares() -> None:
     meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
     meter.request("e", "r", 200, 0.5)
     meter.rows("e", "r", 1)
-    meter.kept_out("e", 3)
+    meter.kept_out("t", 3)
     meter.degraded("e", "timeout")
     meter.breaker("e", "e", "open")
     meter.cache("e", True)
@@ -93,3 +93,15 @@ async def test_what_many_endpoints_counted_is_handed_over_in_slices(monkeypatch:
     assert num_seen() == 11 * 6
     meter.flush()
     assert num_seen() == 11 * 6
+
+
+async def test_what_ray_does_not_take_keeps_back_nothing_else(monkeypatch: Any) -> None:
+    monkeypatch.setattr("rayapp.serve.meter.FLUSH_S", 0.001)
+    made: dict[str, Recorded] = {}
+    meter = ServeMeter(lambda name: made.setdefault(name, Recorded(name)))
+    monkeypatch.setattr(made["rayapp_rows"], "inc", None)  # cannot be called
+    meter.rows("e", "r", 1)
+    meter.request("e", "r", 200, 0.5)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    while not made["rayapp_requests"].seen:
+        await asyncio.sleep(0.001)

@@ -1,7 +1,10 @@
 """Objective and cascade through the whole gateway, with real bundles: what callers see, what is
 logged, and what it costs."""
 
+import asyncio
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,10 @@ from rayapp.config.serving import BudgetsConfig, ServingConfig
 from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.schemas.release import Evaluation
 from rayapp.schemas.traffic import NANO, Loan
+from rayapp.serve.aside import INLINE_BYTES
 from rayapp.serve.callers.budgets import Budgets
-from rayapp.serve.follow import release_key
-from rayapp.serve.loading import sealed_evaluation
+from rayapp.serve.follow import Loaded, release_key
+from rayapp.serve.loading import Judged, Store, sealed_evaluation
 from rayapp.storage import commit_bytes
 from serve_apps.predict import named_releases
 
@@ -234,6 +238,51 @@ async def test_nobody_is_blamed_where_it_is_chosen(bundles: dict[str, Path]) -> 
     refused = await score(case, [{**ROW, "carrier": "ZZ"}])
     assert refused.status_code == 422
     assert "x-release" not in refused.headers
+
+
+class Stuck:
+    async def predict(self, x_NF: Any, deadline_s: float = 0) -> Any:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("limits", [{}, {"timeout_ms": 20}])
+async def test_a_first_model_that_stands_still_takes_no_answer_with_it(
+    bundles: dict[str, Path], limits: dict[str, Any]
+) -> None:
+    case = started(bundles, cascade=CASCADE, breaker={"min_requests": 3}, **limits)
+    key = release_key(ENDPOINT, SMALL)
+    loaded: Any = case.follower.current
+    loaded[key] = replace(loaded[key], scorer=Stuck())
+    body, headers = {"dataframe_records": [ROW]}, {"x-deadline-ms": "100"}
+    async with case.client() as client:
+        answers = [await client.post(SCORE, json=body, headers=headers) for _ in range(4)]
+    assert {(a.status_code, a.headers["x-release"]) for a in answers} == {(200, "r1")}
+    assert case.meter.breakers == [(key, "open")]  # the fourth was not tried any more
+
+
+def test_an_evaluation_that_is_not_what_was_sealed_takes_no_release_down() -> None:
+    def tampered(manifest: Any) -> Any:
+        raise TamperedError("other bytes", "restore it")
+
+    nothing: Any = None
+    loaded = Loaded(ENDPOINT, "r1", nothing, nothing, nothing, None)
+    judged = Judged(Store(nothing, nothing, tampered), lambda *asked: loaded)
+    assert judged(ENDPOINT, "r1", None) is loaded
+
+
+async def test_of_a_cascade_only_the_first_model_is_judged() -> None:
+    other = {"first": {"endpoint": "small", "usd_per_1000_rows": 0.5}, "max_error": 0.4}
+    endpoints = {ENDPOINT: {"usd_per_1000_rows": 2, "cascade": other}, "small": {}}
+    assert ServingConfig.model_validate({"endpoints": endpoints}).judged() == {"small"}
+
+
+async def test_a_long_request_at_a_price_is_answered(bundles: dict[str, Path]) -> None:
+    """It is recorded in a thread, where nothing may be counted."""
+    case = started(bundles)
+    rows = ROWS * 20
+    assert len(json.dumps(rows)) > INLINE_BYTES
+    assert (await score(case, rows)).status_code == 200
+    assert case.meter.costs == [(None, len(rows) * PRICE)]
 
 
 class OneLoan:

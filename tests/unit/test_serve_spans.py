@@ -179,7 +179,7 @@ async def test_no_more_spans_wait_than_there_is_room_for(monkeypatch: pytest.Mon
     bounded.shutdown()
 
 
-async def test_a_drained_replica_gives_a_dead_collector_one_try() -> None:
+async def test_a_collector_that_is_away_is_not_tried_at_the_end() -> None:
     away = Away()
     tracer = OtlpTracer(
         TracingConfig(otlp_endpoint=URL, sample_share=1), "test", lambda service, n: None, away

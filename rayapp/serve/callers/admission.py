@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from rayapp.errors import Unavailable
+from rayapp.errors import Overloaded
 
 TICK_S = 0.02
 """How often the turns are looked at. Shorter ones cannot be told apart, so this much is added to
@@ -54,7 +54,7 @@ class Admission:
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, tenant: str | None) -> None:
-        """Raises Unavailable where there are enough already; otherwise `leave` must follow."""
+        """Raises Overloaded where there are enough already; otherwise `leave` must follow."""
         self._recent.add(tenant)
         if self._timer is None:
             self._last_cpu_s = self._cpu_s()
@@ -63,7 +63,7 @@ class Admission:
             self._was_full = True
             share = self.limit / len(self._recent | self._before)
             if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self._max_ongoing:
-                raise Unavailable(
+                raise Overloaded(
                     f"this replica answers {self.num_ongoing} requests already, "
                     "which is as many as it keeps pace with",
                     "try again after the seconds in retry-after",

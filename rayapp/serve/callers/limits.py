@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from rayapp.config.serving import LimitsConfig, RateConfig
 from rayapp.errors import RequestError
 from rayapp.serve.callers.identity import ANONYMOUS, called
+from rayapp.serve.wire.http import RATE_LIMITED
 
 log = logging.getLogger("rayapp.serve.callers.limits")
 
@@ -161,9 +162,11 @@ class Limiter:
         now_s = self._clock_s()
         left = allowance.tokens if now_s <= allowance.until_s else 0.0
         allowance.tokens, allowance.until_s = left + grant.tokens, now_s + VOID_AFTER_S
-        # Not at every token, which a flood would make one call each; and no longer than a second
-        # without asking: a keeper may have died, its successor have some.
-        wait_s = max(grant.wait_s, LEASE_S / 2) if grant.wait_s else 0.0
+        # Not at every token, which a flood would make one call each, yet before the bucket is full
+        # again; and no longer than a second without asking: a keeper may have died, its successor
+        # have some.
+        pause_s = min(LEASE_S / 2, rate.burst / rate.requests_per_s / 2)
+        wait_s = max(grant.wait_s, pause_s) if grant.wait_s else 0.0
         allowance.refused_until_s = now_s + min(wait_s, VOID_AFTER_S)
         allowance.empty_until_s = now_s + grant.wait_s
 
@@ -174,6 +177,6 @@ def _too_many(name: str, rate: RateConfig, wait_s: float) -> RequestError:
         f"{who} may send {rate.requests_per_s:g} requests a second, {rate.burst:g} at once",
         "try again after the seconds in retry-after",
         429,
-        "rate_limited",
+        RATE_LIMITED,
         retry_after_s=max(1, math.ceil(wait_s)),
     )

@@ -1,28 +1,30 @@
 """HAProxy keeps out what replicas would refuse anyway: one tenant's flood must not cost the others
 the core that refusing takes.
 
-A replica refuses a request (429: over the tenant's rate or budget; 503: the replica is full) for a
-third of what an answer costs, HAProxy for a twentieth. HAProxy knows neither rates nor budgets; it
-learns from the answers, for each credential, address and path by itself: so many of them were
-answered lately, so many refused, so many did it keep out. It passes on a quarter more than what is
-answered, and keeps out the rest by lot: the adaptive throttling of "Handling Overload" (Site
-Reliability Engineering, 2016, chapter 21, where clients do it, with K = 2).
+A replica refuses a request of a tenant that is over its rate (429), and any where it is full (503),
+for a third of what an answer costs; HAProxy for a twentieth. HAProxy knows no rates; it learns from
+the answers, for each caller by itself: so many were answered lately, so many refused, so many did
+it keep out. It passes on a quarter more than what is answered, and keeps out the rest by lot: the
+adaptive throttling of "Handling Overload" (Site Reliability Engineering, 2016, chapter 21, where
+clients do it, with K = 2). A caller is an API key at an address; whoever sends none, or none of
+ours, is an address.
 
 So a caller still gets all that its rate or the replicas give, replicas decide who is refused, and
 HAProxy forgets within a few seconds of the last refusal. Who is refused less than FREE_PER_S times
 a second is never kept out, and always gets the replica's own reason and its retry-after. How many
-it kept out, the next request that it passes on tells in a header.
+it kept out, the next request that it passes on tells in a header. (Requests with keys that were
+made up get 401 from a replica each: those are not learned from.)
 """
 
 import json
 
-from rayapp.schemas.traffic import KEPT_OUT
+from rayapp.schemas.traffic import KEPT_OUT, REFUSED
 
 WINDOW_MS = 250
 """HAProxy looks back so far. After a flood it takes some eight of these until a caller who then
 asks for half of what there is gets all of it."""
 FREE_PER_S = 20
-"""Refusals of one caller at one path before HAProxy keeps anything out."""
+"""Refusals of one caller before HAProxy keeps anything out."""
 FREE = FREE_PER_S * WINDOW_MS // 1000
 MORE = 4
 """It passes on a MOREth more than what is answered."""
@@ -32,6 +34,9 @@ _STORED = f"gpt(1),gpc(3),gpc_rate(3,{WINDOW_MS}ms)"
 TABLE = f"""backend rayapp_callers
     stick-table type binary len 20 size {NUM_CALLERS} expire 10s store {_STORED}
 """
+_KEY = "req.hdr(authorization) -m sub rk_"
+"""A credential of another form is none to a gateway that needs none; each that was made up would be
+another caller here."""
 _ANSWERED, _REFUSED, _KEPT = 0, 1, 2
 """The table's counters; gpt 0 is the status of the last refusal."""
 _WHY = {
@@ -45,7 +50,8 @@ def rules() -> list[str]:
     """Of a backend, to be preceded by TABLE."""
     return [
         "http-request set-log-level silent",
-        'http-request set-var-fmt(txn.caller) "%[req.hdr(authorization)] %[src] %[path]"',
+        f"http-request set-var(txn.key) 'req.hdr(authorization),word(-1,\" \")' if {{ {_KEY} }}",
+        'http-request set-var-fmt(txn.caller) "%[var(txn.key)] %[src]"',
         "http-request track-sc0 var(txn.caller),sha1 table rayapp_callers",
         f"http-request del-header {KEPT_OUT}",
         f"http-request set-var(txn.kept) sc_gpc_rate({_KEPT},0)",
@@ -65,10 +71,12 @@ def rules() -> list[str]:
         f"{_refusal(503)} if is_kept_out",
         f"http-request set-header {KEPT_OUT} %[sc_clr_gpc({_KEPT},0)] "
         f"if {{ sc_get_gpc({_KEPT},0) gt 0 }}",
-        f"http-response sc-inc-gpc({_ANSWERED},0) if !{{ status 429 503 }}",
-        f"http-response sc-inc-gpc({_REFUSED},0) if {{ status 429 503 }}",
-        "http-response sc-set-gpt(0,0) 429 if { status 429 }",
-        "http-response sc-set-gpt(0,0) 503 if { status 503 }",
+        f"acl was_refused res.hdr({REFUSED}) -m found",
+        f"http-response sc-inc-gpc({_ANSWERED},0) if !was_refused",
+        f"http-response sc-inc-gpc({_REFUSED},0) if was_refused",
+        "http-response sc-set-gpt(0,0) 429 if was_refused { status 429 }",
+        "http-response sc-set-gpt(0,0) 503 if was_refused { status 503 }",
+        f"http-response del-header {REFUSED}",
         "http-error status 503 content-type application/json hdr retry-after 1 string "
         f"'{_error('unavailable', 'no replica can be asked at the moment')}'",
     ]

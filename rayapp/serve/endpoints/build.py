@@ -115,7 +115,8 @@ class Builder:
             self.choosing[name] = objective
             return objective
         if config.cascade is not None:
-            first = self._candidate(name, FIRST, config.cascade.first, config)
+            # however long it takes, the champion must still be able to answer
+            first = self._candidate(name, FIRST, config.cascade.first, config, share=0.5)
             on_rows = partial(self.hooks.cascade, name)
             cascade = Cascade(first, own, config.cascade, self.deadlines, on_rows)
             self.choosing[name] = cascade
@@ -123,11 +124,11 @@ class Builder:
         return champion
 
     def _candidate(
-        self, name: str, arm: str, one: CandidateConfig, config: EndpointConfig
+        self, name: str, arm: str, one: CandidateConfig, config: EndpointConfig, share: float = 1
     ) -> Candidate:
-        """A model that may have fewer columns than the champion."""
-        endpoint = self._in_time(self._target(name, one, config, stands_in=True), config)
+        """A model that may have fewer columns than the champion. share: as `_release` has it."""
         key = release_key(one.endpoint or name, one.release)
+        endpoint = self._release(name, key, config, stands_in=True, share=share)
         cost = row_cost(one.usd_per_1000_rows)
         return Candidate(arm, endpoint, cost, partial(self._loaded, key))
 
@@ -174,18 +175,24 @@ class Builder:
     def _target(
         self, name: str, target: Target, config: EndpointConfig, stands_in: bool = False
     ) -> Endpoint:
+        """stands_in: a model of other columns, whose time is limited by whom it stands in for."""
         key = release_key(target.endpoint or name, target.release)
-        return self._release(name, key, config, stands_in)
+        return self._release(name, key, config, stands_in, None if stands_in else 1)
 
     def _release(
-        self, name: str, key: str, config: EndpointConfig, stands_in: bool = False
+        self,
+        name: str,
+        key: str,
+        config: EndpointConfig,
+        stands_in: bool = False,
+        share: float | None = 1,
     ) -> Endpoint:
-        """stands_in: a model of other columns; those that it has not are passed over, and its time
-        is limited by whom it stands in for."""
+        """stands_in: a model of other columns; those that it has not are passed over. share: of the
+        time that is left, it gets no more; None where somebody else limits it."""
         built = self._at_hand(name, key, stands_in)
         release_id = partial(self.release_id, key)
-        if not stands_in:
-            built = self._in_time(built, config)
+        if share is not None:  # inside the breaker, which counts who is too slow
+            built = self._in_time(built, config, share)
         if config.breaker is not None:
             on_state = partial(self.hooks.breaker, name, key)
             built = Breaker(built, release_id, config.breaker, on_state)
@@ -222,7 +229,7 @@ class Builder:
             return made
         return Traced(made, endpoint, release_id, self.pool_of(endpoint) is not None)
 
-    def _in_time(self, inner: Endpoint, config: EndpointConfig) -> Endpoint:
-        if config.timeout_ms is None:
+    def _in_time(self, inner: Endpoint, config: EndpointConfig, share: float = 1) -> Endpoint:
+        if config.timeout_ms is None and share == 1:
             return inner
-        return Timeout(inner, config.timeout_ms, self.deadlines)
+        return Timeout(inner, config.timeout_ms, self.deadlines, share=share)

@@ -1,6 +1,7 @@
 """Time limits: one for a wrapped endpoint, and the clock that ends whole requests."""
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,22 +17,26 @@ TICK_S = 0.01
 
 class Timeout:
     """The wrapped endpoint has this long, and never longer than the request itself; so something
-    else can still answer in time."""
+    else can still answer in time. limit_ms: None for no limit but the request's. share: of what the
+    request has left, it gets no more."""
 
     def __init__(
         self,
         inner: Endpoint,
-        limit_ms: float,
+        limit_ms: float | None,
         deadlines: "Deadlines",
         clock_s: Callable[[], float] = time.monotonic,
+        share: float = 1.0,
     ) -> None:
         self._inner = inner
-        self._limit_s = limit_ms / 1000
+        self._limit_s = math.inf if limit_ms is None else limit_ms / 1000
+        self._share = share
         self._deadlines = deadlines
         self._clock_s = clock_s
 
     async def predict(self, ask: Ask) -> Reply:
-        deadline_s = self._clock_s() + self._limit_s
+        now_s = self._clock_s()
+        deadline_s = min(now_s + self._limit_s, now_s + (ask.deadline_s - now_s) * self._share)
         if deadline_s >= ask.deadline_s:
             return await self._inner.predict(ask)
         with self._deadlines.within(deadline_s):

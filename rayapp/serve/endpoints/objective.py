@@ -66,7 +66,7 @@ class Plan:
 
 class Objective:
     """candidates: the champion first. on_choice: told the arm that a request got, and why:
-    cheapest, explored or degraded.
+    cheapest, explored, degraded, or columns that only the champion may judge.
 
     Where nobody meets both constraints, the best by its quality answers, and the answer says which
     constraint it is. While nobody who is good enough has been measured, the best of those answers:
@@ -98,12 +98,10 @@ class Objective:
         plan = self.plan(begun_s)
         # rules before it may have let through only a share of such units
         before = ask.assignment.propensity if ask.assignment is not None else 1.0
-        place, propensity, unit = await self._choice(ask, plan)
+        place, propensity, unit, reason = await self._choice(ask, plan)
         candidate = self._candidates[place]
         ask.assignment = Assignment(candidate.name, propensity * before, unit)
-        is_chosen = place == plan.chosen
-        degraded = plan.degraded if is_chosen else None
-        reason = "explored" if not is_chosen else "degraded" if degraded else "cheapest"
+        degraded = plan.degraded if reason == "degraded" else None
         self._on_choice(candidate.name, reason)
         reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])
         degraded = reply.degraded or degraded
@@ -135,16 +133,18 @@ class Objective:
         config = self._config
         return Latency(config.max_p95_ms / 1000, config.min_answers, config.window_s)
 
-    async def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None]:
-        """Who answers, with what probability, and the unit that it is chosen for. Rows of other
-        columns than the champion's are its matter: it says what is wrong."""
+    async def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None, str]:
+        """Who answers, with what probability, the unit that it is chosen for, and why. Rows of
+        other columns than the champion's are its matter: it says what is wrong."""
         if not await has_columns(ask, self._columns):
-            return 0, 1.0, None
+            return 0, 1.0, None, "columns"
+        usual = "degraded" if plan.degraded else "cheapest"
         unit = unit_of(ask)
         if unit is None:
-            return plan.chosen, 1.0, None
+            return plan.chosen, 1.0, None, usual
         place = self._place_of(unit, plan)
-        return place, plan.propensity(place, self._config.explore), unit
+        reason = usual if place == plan.chosen else "explored"
+        return place, plan.propensity(place, self._config.explore), unit, reason
 
     def _place_of(self, unit: str, plan: Plan) -> int:
         if not plan.explorable or position(self._salt, unit) >= self._config.explore:
@@ -222,6 +222,11 @@ class Objective:
 
     def _slow(self, latency: Latency) -> str:
         config = self._config
+        if not latency.is_measured:
+            return (
+                f"its p95 exceeded {config.max_p95_ms:g} ms; units that explore measure it again, "
+                f"{latency.num_answers} of {config.min_answers} answers so far"
+            )
         return (
             f"its p95 exceeded {config.max_p95_ms:g} ms: {latency.num_slow} of "
             f"{latency.num_answers} answers in the last {config.window_s:g} s took longer; it is "

@@ -9,8 +9,16 @@ from typing import Any
 
 import orjson
 
-from rayapp.errors import DataError, DeadlineExceeded, RayappError, RequestError, Unavailable
+from rayapp.errors import (
+    DataError,
+    DeadlineExceeded,
+    Overloaded,
+    RayappError,
+    RequestError,
+    Unavailable,
+)
 from rayapp.families.inputs import shown
+from rayapp.schemas.traffic import REFUSED
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -23,6 +31,9 @@ JSON = b"application/json"
 PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")
 """What tritonclient's HTTP libraries call themselves. It takes `error` for a text, as the Open
 Inference Protocol has it, and breaks on an object."""
+RATE_LIMITED = "rate_limited"
+"""The `type` of a refusal for a caller's rate."""
+_REFUSED = (REFUSED.encode(), b"1")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CHARSET = re.compile(rb"charset *= *\"?([^\"; ]*)")
 MAX_DISCARDED_BYTES = 64 * 1024 * 1024
@@ -86,13 +97,17 @@ def refusal(error: RequestError) -> Response:
         headers = ((b"www-authenticate", b"Bearer"),)
     if error.retry_after_s is not None:
         headers = ((b"retry-after", str(error.retry_after_s).encode()),)
+    if error.kind == RATE_LIMITED:
+        headers = (*headers, _REFUSED)
     return error_response(
         error.status, error.kind, error.what, error.next_step, error.param, headers
     )
 
 
 def unavailable(error: RayappError, retry_after_s: int = 1) -> Response:
-    headers = ((b"retry-after", str(retry_after_s).encode()),)
+    headers: tuple[Header, ...] = ((b"retry-after", str(retry_after_s).encode()),)
+    if isinstance(error, Overloaded):
+        headers = (*headers, _REFUSED)
     return error_response(503, "unavailable", error.what, error.next_step, None, headers)
 
 
