@@ -3,6 +3,7 @@ exist."""
 
 import logging
 import os
+import sys
 from typing import Literal, NamedTuple
 
 
@@ -113,7 +114,8 @@ def configure_logging() -> None:
 
     Called by a job's driver and by each gateway replica.
     """
-    handler = logging.StreamHandler()
+    # Ray Serve puts another stderr in a replica's, which keeps up to a thousand lines back.
+    handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(EventFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("rayapp").setLevel(os.environ.get("RAYAPP_LOG_LEVEL", "WARNING"))

@@ -24,8 +24,9 @@ from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
 from rayapp.register.manifest import read_manifest
-from rayapp.release.promote import champions
+from rayapp.release.promote import champions, refuse_unless_passed
 from rayapp.schemas.operations import Pointer
+from rayapp.schemas.release import SignedManifest
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
@@ -124,7 +125,14 @@ def connect_store(config: ServingConfig) -> Store:
 
 
 def _store(workspace: Workspace) -> Store:
-    return Store(partial(read_manifest, workspace), fetch_bundle)
+    return Store(partial(passed, workspace), fetch_bundle)
+
+
+def passed(workspace: Workspace, release_id: str) -> SignedManifest:
+    """A release by its id, whoever names it. Raises GateRefused for one that a gate refused."""
+    signed = read_manifest(workspace, release_id)
+    refuse_unless_passed(f"release {release_id[:12]}", signed.manifest.verdicts)
+    return signed
 
 
 def _workspace(config: ServingConfig) -> Workspace:

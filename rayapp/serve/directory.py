@@ -120,17 +120,20 @@ class Directory:
         if self._budgets is not None:
             await self._budgets.drain()
 
-    def blamed(self, name: str | None) -> Loaded | None:
-        """Who would have answered a request that was refused: the champion of the endpoint, or of
-        the only one. None where nobody can say, as where it is chosen among several."""
+    def blamed(self, name: str | None) -> tuple[str | None, str | None]:
+        """Of a request that was refused: the endpoint, that of the name or the only one; and the
+        release that would have answered, None where nobody can say, as where it is chosen among
+        several."""
         names = self.names()
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
-            return None
+            return None, None
         config = self._config.endpoints.get(name)
-        has_arms = config is not None and bool(config.arms() or config.priced())
-        return None if has_arms else self._follower.current.get(name)
+        champion = self._follower.current.get(name)
+        if champion is None or (config is not None and (config.arms() or config.priced())):
+            return name, None
+        return name, champion.release_id
 
     def resolve(self, name: str | None) -> str:
         """The endpoint of this name, or the only one. Raises RequestError 404."""

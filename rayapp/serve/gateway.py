@@ -29,7 +29,7 @@ from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
-from rayapp.serve.follow import ChampionFollower, Loaded
+from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.paths import Paths, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.request import followed, note_answer
@@ -184,8 +184,8 @@ class Gateway:
 
     async def _finish(self, send: Send, call: Call, answer: Answer, sends_request_id: bool) -> None:
         endpoint, release_id = answer.endpoint, answer.release_id
-        if release_id is None and (named := self._named(call.request.path)) is not None:
-            endpoint, release_id = named.endpoint, named.release_id
+        if release_id is None:
+            endpoint, release_id = self._directory.blamed(name_in(call.request.path))
         if call.span is not None:
             note_answer(call.span, answer, endpoint, release_id)
         headers: list[Header] = []
@@ -206,11 +206,6 @@ class Gateway:
             self._meter.rows(endpoint, release_id, answer.num_rows)
         if answer.degraded is not None:
             self._meter.degraded(endpoint, answer.degraded)
-
-    def _named(self, path: str) -> Loaded | None:
-        """The release that would have answered: of the endpoint in the path, else of the only
-        one."""
-        return self._directory.blamed(name_in(path))
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method

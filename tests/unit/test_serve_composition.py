@@ -120,13 +120,29 @@ async def test_units_stay_with_their_arm_and_the_log_knows_it(bundles: dict[str,
     ]
 
 
+async def test_an_arm_may_have_fewer_columns_where_it_is_another_endpoint(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    """Callers go by the columns of the endpoint that they ask."""
+    make_bundle(tmp_path / "basic", without=("temp",))
+    split = {"salt": "s", "arms": {"basic": {"endpoint": "basic", "share": 1}}}
+    config = ServingConfig.model_validate({"endpoints": {ENDPOINT: {"split": split}}})
+    releases = bundles | {"basic-1": tmp_path / "basic"}
+    case = Case(config, releases=releases, endpoints={"basic-1": "basic"})
+    case.promote("r1")
+    case.pointers["basic"] = Pointer(name="basic", target="basic-1", revision=0)
+    case.follower.refresh()
+    answer = await score(case)
+    assert (answer.status_code, answer.headers["x-release"]) == (200, "basic-1")
+
+
 async def test_nobody_is_blamed_for_what_an_arm_did(bundles: dict[str, Path]) -> None:
     case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 1}}})
     break_model(case, release_key(ENDPOINT, OTHER))
     failed = await score(case)
     assert failed.status_code == 500
     assert "x-release" not in failed.headers
-    assert case.meter.requests == [("none", "none", 500)]
+    assert case.meter.requests == [(ENDPOINT, "none", 500)]
 
 
 async def test_an_endpoint_without_a_release_keeps_nobody_from_the_others(

@@ -130,6 +130,16 @@ async def test_what_is_not_sent_is_looked_up(bundles: dict[str, Path], store: St
     assert case.meter.feature_reads == [True]
 
 
+async def test_a_key_that_is_not_sent_is_the_callers_mistake_however_old_the_feed_is(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store)
+    store.now += timedelta(hours=1)
+    answer = await score(case, {k: v for k, v in KEYED.items() if k != "carrier"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "carrier")
+
+
 async def test_by_columns_and_tensors_too(bundles: dict[str, Path], store: Store) -> None:
     store.publish()
     case = started(bundles, store)

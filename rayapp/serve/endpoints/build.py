@@ -175,9 +175,11 @@ class Builder:
     def _target(
         self, name: str, target: Target, config: EndpointConfig, stands_in: bool = False
     ) -> Endpoint:
-        """stands_in: a model of other columns, whose time is limited by whom it stands in for."""
+        """stands_in: for another model, which limits its time. Another endpoint's model may have
+        other columns than this one's, by which callers go."""
         key = release_key(target.endpoint or name, target.release)
-        return self._release(name, key, config, stands_in, None if stands_in else 1)
+        is_other = stands_in or target.endpoint is not None
+        return self._release(name, key, config, is_other, None if stands_in else 1)
 
     def _release(
         self,

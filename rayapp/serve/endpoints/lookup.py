@@ -127,8 +127,9 @@ class _Filler:
             missing = [name for name in places if name not in record]
             if not missing:
                 continue
+            key = [_key(record, name, missing[0]) for name in values.keys]
             self._must_be_fresh(values, missing[0])
-            found = self._found(values, [_key(record, name, missing[0]) for name in values.keys])
+            found = self._found(values, key)
             for name in missing:
                 row[name] = None if found is None else found[places[name]]
         for name in self._plan.extra:
@@ -143,8 +144,8 @@ class _Filler:
             missing = [name for name in places if name not in parsed.columns]
             if not missing:
                 continue
-            self._must_be_fresh(values, missing[0])
             keys = [plain_values(_key(parsed.columns, name, missing[0])) for name in values.keys]
+            self._must_be_fresh(values, missing[0])
             each = list(zip(*keys, strict=True)) if keys else [()] * parsed.num_rows
             found = [self._found(values, key) for key in each]
             for name in missing:
