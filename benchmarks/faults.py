@@ -13,15 +13,13 @@ wrong).
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import secrets
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +31,20 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import results_file
-from benchmarks.cpu import family
-from benchmarks.open_loop import Generator, Outcome, post
-from benchmarks.served import ENDPOINT, EVERYTHING_ON, Case, deploy, head, prepared
+from benchmarks.open_loop import Generator, post
+from benchmarks.served import EVERYTHING_ON, Case, deploy, head, prepared
 from benchmarks.serving import SERVERS, is_right
-from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
+from benchmarks.trials import (
+    CONTROLLER,
+    HAPROXY,
+    REPLICA,
+    SETTLE_S,
+    Run,
+    kill,
+    kill_replica,
+    log_figures,
+    titled,
+)
 from rayapp.storage import Workspace
 
 OURS = SERVERS["rayapp"]
@@ -48,14 +55,8 @@ SETTINGS = EVERYTHING_ON | {
     "commit_every_s": 1,
 }
 CALM_S, BEFORE_S, AFTER_S, AFTER_INGRESS_S = 30.0, 3.0, 17.0, 37.0
-AFTERMATH_S = 1.0
-"""So long after a fault latencies do not count."""
-SETTLE_S, COMMITS_S = 180, 5
-MIN_HELD = 3
-"""So many requests wait in a replica when it is killed."""
-REPLICA, CONTROLLER = "ray::ServeReplica:gateway:gateway", "ray::ServeController"
 POOL_REPLICA = "ray::ServeReplica:gateway:pool-models"
-KEEPER, HAPROXY = "ray::Keeper", "haproxy.cfg"
+KEEPER = "ray::Keeper"
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,7 @@ class Site:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those of this head whose command line holds `title`, eldest first."""
-        found = []
-        for process in family(self.root):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if title in " ".join(process.cmdline()):
-                    found.append(process)
-        return sorted(found, key=psutil.Process.create_time)
+        return titled(self.root, title)
 
     async def deploy(self, **settings: Any) -> None:
         await asyncio.to_thread(deploy, self.case, self.folder, SETTINGS | settings)
@@ -107,34 +103,6 @@ Fault = Callable[[Site, Generator], Awaitable[int]]
 
 async def nothing(site: Site, generator: Generator) -> int:
     return 0
-
-
-def kill_replica(title: str) -> Fault:
-    """Stopped first, until requests wait in it."""
-
-    async def strike(site: Site, generator: Generator) -> int:
-        victim = site.processes(title)[0]
-        victim.suspend()
-        while generator.num_in_flight < MIN_HELD:
-            await asyncio.sleep(0.01)
-        held = generator.num_in_flight
-        victim.kill()
-        return held
-
-    return strike
-
-
-def kill(title: str) -> Fault:
-    async def strike(site: Site, generator: Generator) -> int:
-        found = site.processes(title)
-        if not found:
-            raise SystemExit(f"no process {title!r} to kill")
-        held = generator.num_in_flight
-        for process in found:
-            process.kill()
-        return held
-
-    return strike
 
 
 def deployed(**settings: Any) -> Fault:
@@ -173,35 +141,6 @@ TRIALS: dict[str, Trial] = {
     "pool replica killed": Trial(kill_replica(POOL_REPLICA), IN_POOL, CALM_IN_POOL),
     INGRESS_KILLED: Trial(kill(HAPROXY)),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """struck_s: from its start. ids: of the requests that were answered."""
-
-    outcome: Outcome
-    held: int
-    struck_s: float
-    ids: list[str]
-
-    def figures(self) -> dict[str, Any]:
-        outcome = self.outcome
-        failed_s = outcome.due_s[~outcome.is_ok]
-        ok_s = outcome.due_s[outcome.is_ok]
-        calm = (ok_s < self.struck_s) | (ok_s > self.struck_s + AFTERMATH_S)
-        latencies_ms = outcome.latencies_ms
-        return {
-            "num_sent": outcome.num_sent,
-            "num_ok": outcome.num_ok,
-            "other_statuses": outcome.statuses,
-            "num_wrong": outcome.num_wrong,
-            "num_lost": outcome.num_lost,
-            "held_when_struck": self.held,
-            "p99_ms": round(float(np.percentile(latencies_ms[calm], 99)), 1),
-            "slowest_ms": round(float(latencies_ms.max()), 1),
-            "failing_for_s": round(float(np.ptp(failed_s)), 2) if len(failed_s) else 0.0,
-            "generator_late_ms": round(outcome.late_ms, 1),
-        }
 
 
 async def run(site: Site, name: str, rate_rps: float) -> Run:
@@ -255,35 +194,9 @@ async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
             {"fault": name, **found, "p99_ratio": round(found["p99_ms"] / calm_ms[name], 2)}
             for name, found in told.items()
         ],
-        "log": await asyncio.to_thread(log_figures, site, answered),
+        "log": await asyncio.to_thread(log_figures, site.case.workspace, site.prefix, answered),
         **results_file.measured_here(),
     }
-
-
-def log_figures(site: Site, answered: Sequence[str]) -> dict[str, int]:
-    """Of the answered ids: how many are in the log once, not at all, and more than once; and rows
-    of requests that got no answer with status 200."""
-    deadline_s = time.monotonic() + SETTLE_S
-    while set(answered) - _logged(site).keys() and time.monotonic() < deadline_s:
-        time.sleep(1)
-    time.sleep(COMMITS_S)  # what comes late would be there twice
-    found = _logged(site)
-    counts = Counter(min(found[one], 2) for one in answered)
-    more = len(set(found) - set(answered))
-    return {
-        "num_answered": len(answered),
-        "num_once": counts[1],
-        "num_missing": counts[0],
-        "num_twice": counts[2],
-        "num_not_answered": more,
-    }
-
-
-def _logged(site: Site) -> Counter[str]:
-    """Of this run's ids, the rows that each has."""
-    table = read_predictions(site.case.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
-    ids = table.column("request_id").to_pylist()
-    return Counter(one for one in ids if one.startswith(site.prefix))
 
 
 def main() -> None:

@@ -117,16 +117,24 @@ def head(
 def deploy(case: Case, folder: Path, settings: Mapping[str, Any]) -> None:
     """Through Ray's own client, on the workspace's running head."""
     running = running_head(case.workspace)
-    config, _ = read_yaml("configs/serving/gateway.yaml")
-    config["http_options"]["port"] = http_port()
-    config["applications"][0]["args"] |= settings
-    path = folder / "gateway.yaml"
-    path.write_text(json.dumps(config))  # JSON is YAML
+    path = write_config(folder, settings, {"port": http_port()})
     serve = f"{Path(sys.executable).parent}/serve"
     address = ["--address", running.dashboard_url]
     known = dict(os.environ) | client_environment(running)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([serve, "deploy", str(path), *address], check=True, env=known, **quiet)
+
+
+def write_config(
+    folder: Path, settings: Mapping[str, Any], http_options: Mapping[str, Any]
+) -> Path:
+    """The gateway's config file with these in place of its own: a file in `folder`."""
+    config, _ = read_yaml("configs/serving/gateway.yaml")
+    config["http_options"] |= http_options
+    config["applications"][0]["args"] |= settings
+    path = folder / "gateway.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return path
 
 
 def http_port() -> int:
