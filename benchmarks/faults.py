@@ -39,10 +39,10 @@ from benchmarks.trials import (
     HAPROXY,
     REPLICA,
     SETTLE_S,
+    Log,
     Run,
     kill,
     kill_replica,
-    log_figures,
     titled,
 )
 from rayapp.storage import Workspace
@@ -180,6 +180,7 @@ async def run(site: Site, name: str, rate_rps: float) -> Run:
 
 
 async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
+    log = Log(site.case.workspace, site.prefix, results_file.now())
     runs: dict[str, Run] = {}
     for name in track(TRIALS, "faults", console=Console(stderr=True)):
         await site.settle(TRIALS[name].settings)
@@ -194,7 +195,7 @@ async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
             {"fault": name, **found, "p99_ratio": round(found["p99_ms"] / calm_ms[name], 2)}
             for name, found in told.items()
         ],
-        "log": await asyncio.to_thread(log_figures, site.case.workspace, site.prefix, answered),
+        "log": await asyncio.to_thread(log.figures, answered),
         **results_file.measured_here(),
     }
 

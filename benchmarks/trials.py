@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +56,7 @@ def kill_replica(title: str) -> Strike:
     """Stopped first, until requests wait in it."""
 
     async def strike(victims: Victims, load: Load) -> int:
-        victim = victims.processes(title)[0]
+        victim = (await asyncio.to_thread(victims.processes, title))[0]
         victim.suspend()
         while load.num_in_flight < MIN_HELD:
             await asyncio.sleep(0.01)
@@ -68,7 +69,7 @@ def kill_replica(title: str) -> Strike:
 
 def kill(title: str) -> Strike:
     async def strike(victims: Victims, load: Load) -> int:
-        found = victims.processes(title)
+        found = await asyncio.to_thread(victims.processes, title)
         if not found:
             raise SystemExit(f"no process {title!r} to kill")
         held = load.num_in_flight
@@ -108,33 +109,38 @@ class Run:
         }
 
 
-def log_figures(workspace: Workspace, prefix: str, answered: Sequence[str]) -> dict[str, int]:
-    """Of the answered ids: how many are in the log once, not at all, and more than once; and rows
-    of requests that got no answer with status 200. prefix: of the ids of this benchmark's
-    requests, which no other run has."""
-    found = logged(workspace, prefix, answered)
-    counts = Counter(min(found[one], 2) for one in answered)
-    more = len(set(found) - set(answered))
-    return {
-        "num_answered": len(answered),
-        "num_once": counts[1],
-        "num_missing": counts[0],
-        "num_twice": counts[2],
-        "num_not_answered": more,
-    }
+@dataclass(frozen=True)
+class Log:
+    """What the prediction log has of this run. prefix: of the ids of its requests, which no other
+    run has. since: when it began."""
 
+    workspace: Workspace
+    prefix: str
+    since: datetime
 
-def logged(workspace: Workspace, prefix: str, awaited: Sequence[str]) -> Counter[str]:
-    """Of this run's ids, the rows that each has, once all of `awaited` have some and what comes
-    late had its time."""
-    deadline_s = time.monotonic() + SETTLE_S
-    while set(awaited) - _logged(workspace, prefix).keys() and time.monotonic() < deadline_s:
-        time.sleep(1)
-    time.sleep(COMMITS_S)  # what comes late would be there twice
-    return _logged(workspace, prefix)
+    def figures(self, answered: Sequence[str]) -> dict[str, int]:
+        """Of the answered ids: how many are in the log once, not at all, and more than once; and
+        those there of requests that got no answer with status 200."""
+        found = self.rows(answered)
+        counts = Counter(min(found[one], 2) for one in answered)
+        return {
+            "num_answered": len(answered),
+            "num_once": counts[1],
+            "num_missing": counts[0],
+            "num_twice": counts[2],
+            "num_not_answered": len(set(found) - set(answered)),
+        }
 
+    def rows(self, awaited: Sequence[str]) -> Counter[str]:
+        """The rows that each id has, once all of `awaited` have some and what comes late had its
+        time."""
+        deadline_s = time.monotonic() + SETTLE_S
+        while set(awaited) - self._rows_now().keys() and time.monotonic() < deadline_s:
+            time.sleep(1)
+        time.sleep(COMMITS_S)  # what comes late would be there twice
+        return self._rows_now()
 
-def _logged(workspace: Workspace, prefix: str) -> Counter[str]:
-    table = read_predictions(workspace.table(PREDICTIONS_TABLE), ENDPOINT)
-    ids = table.column("request_id").to_pylist()
-    return Counter(one for one in ids if one.startswith(prefix))
+    def _rows_now(self) -> Counter[str]:
+        uri = self.workspace.table(PREDICTIONS_TABLE)
+        ids = read_predictions(uri, ENDPOINT, self.since).column("request_id").to_pylist()
+        return Counter(one for one in ids if one.startswith(self.prefix))
