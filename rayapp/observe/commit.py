@@ -222,7 +222,7 @@ def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: dateti
     wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
     if "date" in kind.partition_by:
         wanted &= ds.field("date") >= since.date().isoformat()
-    known = table.to_pyarrow_dataset().to_table(columns=list(kind.key), filter=wanted)
+    known = recent(table, since).to_table(columns=list(kind.key), filter=wanted)
     seen = set(_keys(known, kind))
     is_new = []
     for key in _keys(rows, kind):
@@ -231,6 +231,13 @@ def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: dateti
     if not all(is_new):
         log.info("requests_answered_again", extra={"num_rows": is_new.count(False)})
     return is_new
+
+
+def recent(table: DeltaTable, since: datetime) -> ds.Dataset:
+    """The files that may have rows from `since` on. Each file of a dataset costs 0.4 ms before
+    anything of it is read, and a table that is committed to every few seconds has ten thousand of
+    them after a day."""
+    return table.to_pyarrow_dataset(file_pruning_predicate=[("at", ">=", since)])
 
 
 def _keys(rows: pa.Table, kind: RecordTable) -> Iterator[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from log_case import die
 
 from rayapp.observe import commit
@@ -344,6 +345,16 @@ def test_only_what_a_death_explains_is_left_out(workspace: Workspace) -> None:
     late.append([record("a", at=long_after)])
     assert commit.commit_spool(folder_of(workspace), uri, PREDICTIONS) == 1
     late.close()
+
+
+def test_what_is_long_in_the_table_costs_a_commit_nothing(workspace: Workspace) -> None:
+    spool, hours = new_spool(workspace), [NOON + timedelta(hours=n) for n in range(3)]
+    for hour in hours:
+        spool.append([record("a", at=hour)])
+        commit_spool(workspace)
+    table = DeltaTable(workspace.table(PREDICTIONS_TABLE))
+    assert len(list(commit.recent(table, hours[2]).get_fragments())) == 1
+    spool.close()
 
 
 def test_a_commit_that_comes_late_counts_once_too(workspace: Workspace) -> None:
