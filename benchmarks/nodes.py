@@ -33,11 +33,12 @@ TMP = Path("/tmp")
 
 @dataclass(frozen=True)
 class Node:
-    """name: also that of its network. first: the process of its namespace with whose death the
-    kernel ends all the others."""
+    """name: also that of its network. link: the end of its cable that is out here. first: the
+    process of its namespace with whose death the kernel ends all the others."""
 
     name: str
     address: str
+    link: str
     first: psutil.Process
 
     def processes(self, title: str) -> list[psutil.Process]:
@@ -46,14 +47,20 @@ class Node:
 
     @property
     def is_alive(self) -> bool:
+        """And others can reach it."""
         try:
-            return self.first.status() != psutil.STATUS_ZOMBIE
+            runs = self.first.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+        return runs and Path(f"/sys/class/net/{self.link}/carrier").read_text() == "1\n"
 
     def seen(self, path: Path) -> Path:
         """A path of the node's, as it is reached from here."""
         return Path(f"/proc/{self.first.pid}/root{path}")
+
+    def cut_off(self) -> None:
+        """From the network; its processes go on."""
+        _ip("-n", self.name, "link", "set", "eth0", "down")
 
     def inside(self, *command: str) -> list[str]:
         """`command`, in the node's network."""
@@ -89,11 +96,13 @@ def cluster(
         bridge = _bridge(stack, subnet)
         nodes: list[Node] = []
         for i, (name, address) in enumerate(zip(names, addresses, strict=True)):
-            _namespace(stack, name, address, bridge, f"{bridge}{i}")
+            link = f"{bridge}{i}"
+            _namespace(stack, name, address, bridge, link)
             script = folder / f"{name}.sh"
             script.write_text(_script(folder / name, shared, _start_command(i == 0, address)))
             log = folder / f"{name}.log"
-            nodes.append(_started(stack, name, address, script, log, known))
+            first = _started(stack, name, script, log, known)
+            nodes.append(Node(name, address, link, first))
         yield nodes
 
 
@@ -147,12 +156,11 @@ def _script(stage: Path, shared: Sequence[Path], start: str) -> str:
 def _started(
     stack: contextlib.ExitStack,
     name: str,
-    address: str,
     script: Path,
     log: Path,
     environ: Mapping[str, str],
-) -> Node:
-    """Once its `ray start` has said that it runs."""
+) -> psutil.Process:
+    """Its first process, once its `ray start` has said that it runs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
     own = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
     with log.open("wb") as file:
@@ -170,7 +178,7 @@ def _started(
         if child.poll() is not None or time.monotonic() > deadline_s:
             raise SystemExit(f"node {name} did not start within {STARTED_S} s: {log.read_text()}")
         time.sleep(0.3)
-    return Node(name, address, psutil.Process(child.pid).children()[0])
+    return psutil.Process(child.pid).children()[0]
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -119,17 +119,7 @@ class Log:
     since: datetime
 
     def figures(self, answered: Sequence[str]) -> dict[str, int]:
-        """Of the answered ids: how many are in the log once, not at all, and more than once; and
-        those there of requests that got no answer with status 200."""
-        found = self.rows(answered)
-        counts = Counter(min(found[one], 2) for one in answered)
-        return {
-            "num_answered": len(answered),
-            "num_once": counts[1],
-            "num_missing": counts[0],
-            "num_twice": counts[2],
-            "num_not_answered": len(set(found) - set(answered)),
-        }
+        return tally(self.rows(answered), answered)
 
     def rows(self, awaited: Sequence[str]) -> Counter[str]:
         """The rows that each id has, once all of `awaited` have some and what comes late had its
@@ -144,3 +134,16 @@ class Log:
         uri = self.workspace.table(PREDICTIONS_TABLE)
         ids = read_predictions(uri, ENDPOINT, self.since).column("request_id").to_pylist()
         return Counter(one for one in ids if one.startswith(self.prefix))
+
+
+def tally(found: Counter[str], answered: Sequence[str]) -> dict[str, int]:
+    """Of the answered ids: how many are in the log once, not at all, and more than once; and those
+    there of requests that got no answer with status 200. found: the rows that each id has."""
+    counts = Counter(min(found[one], 2) for one in answered)
+    return {
+        "num_answered": len(answered),
+        "num_once": counts[1],
+        "num_missing": counts[0],
+        "num_twice": counts[2],
+        "num_not_answered": len(set(found) - set(answered)),
+    }

@@ -1,5 +1,5 @@
 """Nothing dropped on two nodes: what a client sees of two addresses while a node's HAProxy, its
-replica, or all of it is killed.
+replica, or all of it is killed, and while a node is cut off.
 
     python -m benchmarks.two_nodes [--rate 50] [OUTPUT.json]
 
@@ -51,6 +51,7 @@ from benchmarks.trials import (
     Run,
     kill,
     kill_replica,
+    tally,
 )
 from benchmarks.two_addresses import TwoAddresses
 from rayapp.cli.head_state import ensure_token
@@ -235,6 +236,13 @@ async def kill_node(site: Site, load: Load) -> int:
     return held
 
 
+async def cut_off_node(site: Site, load: Load) -> int:
+    """As a machine without power: nobody is told, packets go unanswered."""
+    held = load.num_in_flight
+    await asyncio.to_thread(site.worker.cut_off)
+    return held
+
+
 TRIALS: dict[str, Fault] = {
     "none": nothing,
     "HAProxy of one node killed": kill_ingress,
@@ -242,7 +250,10 @@ TRIALS: dict[str, Fault] = {
     "HAProxy of one node killed with answers in its hands": kill_ingress_with_answers,
     "gateway replica of one node killed": kill_worker_replica,
     "worker node killed": kill_node,
+    "worker node cut off": cut_off_node,
 }
+CLUSTERS = (list(TRIALS)[:-1], list(TRIALS)[-1:])
+"""A node that is lost does not come back, so each such trial is the last of its cluster's."""
 
 
 @dataclass(frozen=True)
@@ -312,25 +323,43 @@ async def broken_until(site: Site, from_s: float, end_s: float) -> float | None:
     return until_s if is_whole else None
 
 
-async def run_all(site: Site, rate_rps: float) -> dict[str, Any]:
+async def run_some(
+    site: Site, names: Sequence[str], rate_rps: float
+) -> tuple[dict[str, Trial], Counter[str]]:
+    """These trials, and the rows that each of their requests has in the log."""
     log = Log(site.case.workspace, site.prefix, results_file.now())
     trials: dict[str, Trial] = {}
-    for name in track(TRIALS, "two nodes", console=Console(stderr=True)):
+    for name in track(names, "two nodes", console=Console(stderr=True)):
         if TRIALS[name] is kill_ingress_with_answers:
             await site.forget_deaths()
         await site.settle()
         trials[name] = await trial(site, name, rate_rps)
         sys.stderr.write(f"{name}: {json.dumps(trials[name].figures())}\n")
     answered = [one for found in trials.values() for one in found.run.ids]
-    told = await asyncio.to_thread(log.figures, answered)
-    rows = await asyncio.to_thread(log.rows, ())
+    return trials, await asyncio.to_thread(log.rows, answered)
+
+
+def run_all(case: Case, rate_rps: float) -> dict[str, Any]:
+    shared = [Path.cwd(), Path(sys.prefix), case.workspace.local]
+    trials: dict[str, Trial] = {}
+    rows: Counter[str] = Counter()
+    for names in CLUSTERS:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            cluster(2, Path(folder), environment(case.workspace), shared) as (head, worker),
+        ):
+            site = Site(case, head, worker, Path(folder), f"nodes-{secrets.token_hex(4)}")
+            site.deploy()
+            found, more = asyncio.run(run_some(site, names, rate_rps))
+        trials |= found
+        rows += more
     return {
         "rate_rps": rate_rps,
         "trials": [
             {"fault": name, **found.figures(), **twice(rows, found)}
             for name, found in trials.items()
         ],
-        "log": told,
+        "log": tally(rows, [one for found in trials.values() for one in found.run.ids]),
         **results_file.measured_here(),
     }
 
@@ -359,16 +388,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     output = results_file.path_of("two-nodes", chosen.output)
     workspace = Workspace.from_environment(os.environ)
-    shared = [Path.cwd(), Path(sys.prefix), workspace.local]
-    with (
-        tempfile.TemporaryDirectory() as bundle,
-        tempfile.TemporaryDirectory() as folder,
-        prepared(workspace, Path(bundle)) as case,
-        cluster(2, Path(folder), environment(workspace), shared) as (head, worker),
-    ):
-        site = Site(case, head, worker, Path(folder), f"nodes-{secrets.token_hex(4)}")
-        site.deploy()
-        result = asyncio.run(run_all(site, chosen.rate))
+    with tempfile.TemporaryDirectory() as bundle, prepared(workspace, Path(bundle)) as case:
+        result = run_all(case, chosen.rate)
     results_file.tell(output, result)
 
 

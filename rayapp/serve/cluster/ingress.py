@@ -65,6 +65,9 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # replica must not take them all along.
         "RAY_SERVE_HAPROXY_RETRY_ON": _RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "2",
+        # A node that is gone without a word answers no connection. Callers would not wait for
+        # Serve's default of 5 s; a packet that was merely lost is sent again after 1 s.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _BALANCE,
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": _CHECK_EVERY,
