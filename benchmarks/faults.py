@@ -4,11 +4,11 @@
 
 Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
 it) whose head is down. Two gateway replicas answer; one run of open loop without faults, then one
-with each fault of TRIALS, then HAProxy itself, which nothing stands in front of on one node. Each
-request has an id of its own. Told for each: the requests that were under way when it struck, what
-was answered otherwise than 200, what was lost, the 99th percentile outside the second after the
-fault, and at the end how many rows the prediction log has for each answered id (one, or it is
-wrong).
+with each fault of TRIALS, then HAProxy itself, which nothing stands in front of on one node
+(two_nodes.py has two). Each request has an id of its own. Told for each: the requests that were
+under way when it struck, what was answered otherwise than 200, what was lost, the 99th percentile
+outside the second after the fault, and at the end how many rows the prediction log has for each
+answered id (one, or it is wrong).
 """
 
 import argparse

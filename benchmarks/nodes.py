@@ -71,7 +71,10 @@ def require_root() -> None:
     """Raises SystemExit where this machine cannot have nodes, or this user may not make them."""
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if sys.platform != "linux" or lacking:
-        raise SystemExit(f"nodes are Linux namespaces: {', '.join(lacking) or 'Linux'} is missing")
+        raise SystemExit(
+            f"nodes are Linux namespaces; this is {sys.platform}, without {lacking or 'them'}: "
+            "run it on Linux with iproute2 and util-linux installed"
+        )
     if os.geteuid() != 0:
         raise SystemExit(
             f"nodes are Linux namespaces, which root alone may make; this is user {os.geteuid()}: "

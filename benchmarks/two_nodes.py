@@ -330,9 +330,9 @@ async def run_some(
     log = Log(site.case.workspace, site.prefix, results_file.now())
     trials: dict[str, Trial] = {}
     for name in track(names, "two nodes", console=Console(stderr=True)):
-        if TRIALS[name] is kill_ingress_with_answers:
-            await site.forget_deaths()
         await site.settle()
+        if TRIALS[name] in (kill_ingress_with_requests, kill_ingress_with_answers):
+            await site.forget_deaths()
         trials[name] = await trial(site, name, rate_rps)
         sys.stderr.write(f"{name}: {json.dumps(trials[name].figures())}\n")
     answered = [one for found in trials.values() for one in found.run.ids]
