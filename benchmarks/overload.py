@@ -47,6 +47,9 @@ CROWD = 2000
 """Connections at a time while there is too much, so that requests do not wait for one."""
 TENANTS = ("first", "second", "third")
 OFFENDER, OFFENDED_S, TIMES = "offender", 20.0, 20
+PARTS = {"tenants": 20, "tenants_beside_a_flood": 5}
+"""A tenant's share is this part of the sustainable rate; so an offender sends as much as the
+gateway can answer, or four times as much."""
 
 
 def recovered_s(outcome: Outcome) -> float | None:
@@ -117,11 +120,10 @@ async def together(
     return dict(zip(rates, outcomes, strict=True))
 
 
-def tenants(case: Case, folder: Path, rate_rps: float) -> dict[str, Any]:
-    """On a head of its own. rate_rps: what the gateway can. Each tenant may send a fifth of it.
-    Three send half of that; the offender sends all that it may, then twenty times that."""
+def tenants(case: Case, folder: Path, share: float) -> dict[str, Any]:
+    """On a head of its own. share: how many requests a second each tenant may send. Three send half
+    of that; the offender sends all that it may, then twenty times that."""
     ledger = Ledger.of(case.workspace, "benchmark")
-    share = rate_rps / 5
     limits = {"limits": {"default": {"requests_per_s": share, "burst": share}}}
     made = {name: create_key(ledger, name, "caller") for name in (*TENANTS, OFFENDER)}
     keys = {name: text for name, (text, _) in made.items()}
@@ -177,7 +179,8 @@ def main() -> None:
             climber.step(50, 4)  # warm
             result = overload(climber, chosen.seconds)
             result["of_32_rows"] = overload(climber, chosen.seconds, batch=True)
-        result["tenants"] = tenants(case, Path(folder), result["sustainable_rps"])
+        for name, part in PARTS.items():
+            result[name] = tenants(case, Path(folder), result["sustainable_rps"] / part)
     results_file.tell(output, result | results_file.measured_here())
 
 

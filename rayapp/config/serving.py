@@ -60,6 +60,10 @@ class FallbackConfig(Target):
     def _one(self) -> Self:
         if [self.endpoint, self.release, self.scores].count(None) != 2:
             raise ValueError("name one of `endpoint`, `release` and `scores`")
+        scores = self.scores or ()
+        is_shares = all(0 <= score <= 1 for score in scores) and abs(sum(scores) - 1) < 1e-6
+        if len(scores) > 1 and not is_shares:
+            raise ValueError("several `scores` are probabilities: each from 0 to 1, together 1")
         return self
 
 
@@ -221,6 +225,10 @@ class EndpointConfig(Config):
         return {} if self.cascade is None else {FIRST: self.cascade.first}
 
 
+MOST_ONGOING = 256
+"""The most that max_ongoing_requests can be."""
+
+
 class ServingConfig(Config):
     """One gateway answers for several endpoints: a new champion needs no new deployment."""
 
@@ -252,9 +260,9 @@ class ServingConfig(Config):
     """So long more replicas must have been wanted before there are more."""
     downscale_delay_s: float = Field(default=120, ge=0)
     """So long fewer must have been enough before there are fewer."""
-    max_ongoing_requests: int = Field(default=256, ge=1)
+    max_ongoing_requests: int = Field(default=128, ge=1, le=MOST_ONGOING)
     """More than these at a time a replica refuses with 503; up to as many again of tenants that
-    have less than their share."""
+    have less than their share. HAProxy has no more than twice the most to one replica."""
     max_turn_ms: float = Field(default=20, gt=0)
     """Fewer at a time are taken where a turn of the replica's event loop, for which every request
     waits, takes more CPU time than this and 20 ms."""

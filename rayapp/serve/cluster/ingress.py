@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rayapp.config.serving import MOST_ONGOING
+from rayapp.serve.callers.admission import MOST
 from rayapp.serve.cluster import throttle
 
 CLUSTER_PORTS = (8404, 9101, 8500, 9500)
@@ -22,6 +24,10 @@ NUM_PORTS = 4
 """Ports that one node's ingress needs beside the endpoints' own."""
 REPEATABLE_BYTES = 64 * 1024
 """Longer requests, headers included, get an error when their replica dies."""
+MAX_CONNECTIONS = MOST * MOST_ONGOING
+"""Of HAProxy to one replica: as many requests as it may ever take."""
+QUEUE_MS = 50
+"""A request that finds all connections to all replicas taken for so long gets 503."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Of one gRPC call, as of a body that the gateway still reads to say that it is too long."""
 REQUEST_TIMEOUT_S = 10
@@ -35,7 +41,16 @@ _RETRY_ON = f"""conn-failure empty-response
     option http-buffer-request
     timeout http-request {REQUEST_TIMEOUT_S}s"""
 _BALANCE = f"leastconn\n{throttle.TABLE}"
-_CHECK_EVERY = "\n    ".join(["5s", *throttle.rules(), "default-server"])
+# Without a limit to a replica's connections HAProxy opens another for each request that finds none
+# idle, and a flood waits, unseen by anybody, until its connections are accepted.
+_CHECK_EVERY = "\n    ".join(
+    [
+        f"5s maxconn {MAX_CONNECTIONS}",
+        f"timeout queue {QUEUE_MS}ms",
+        *throttle.rules(),
+        "default-server",
+    ]
+)
 DOOR = "rayapp.serve.cluster.door:middlewares"
 
 
