@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rayapp.cli.flags import flags_app
 from rayapp.cli.keys import keys_app
+from rayapp.cli.releases import releases
 from rayapp.cli.terminal import (
     Json,
     emit_json,
@@ -52,6 +53,7 @@ audit_app = App(name="audit", help="Check that what the ledger says is what is t
 app.command(audit_app)
 app.command(keys_app)
 app.command(flags_app)
+app.command(releases)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,6 +106,7 @@ def up(
             "dashboard": f"{head.dashboard_url}  (it asks for the token in {head.token_path})",
             "endpoints": f"{head.endpoint_url}  (what was deployed before comes back by itself)",
             "workspace": head.workspace,
+            "logs": f"{head.temp_dir}/session_latest/logs",
             "stock tools": 'eval "$(rayapp env)"  lets `ray job` and `serve` speak to this head',
             "next": f"rayapp ask {known[0]}"
             if known

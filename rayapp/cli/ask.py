@@ -113,10 +113,7 @@ def _ask_one(url: str, row: Mapping[str, Any], asked: _Sample) -> Answer:
             answered = json.loads(response.read())
             headers = response.headers
     except urllib.error.HTTPError as error:
-        raise UserError(
-            f"{url} answered {error.code}: {error.read().decode(errors='replace')[:500]}",
-            "the message names the field at fault",
-        ) from error
+        raise _refused(url, error.code, error.read()) from error
     except OSError as error:
         raise Unavailable(
             f"{url} does not answer ({error})", "rayapp doctor; the Serve page of the dashboard"
@@ -129,6 +126,18 @@ def _ask_one(url: str, row: Mapping[str, Any], asked: _Sample) -> Answer:
         outcome=row[asked.label],
         latency_ms=(time.monotonic() - began_s) * 1000,
     )
+
+
+def _refused(url: str, status: int, body: bytes) -> UserError:
+    """What the endpoint says, in its own words."""
+    try:
+        told = json.loads(body)["error"]
+        what, next_step = told["message"], told["next"]
+    except (ValueError, KeyError, TypeError):  # no gateway of ours answered
+        what, next_step = body.decode(errors="replace")[:500], "rayapp doctor"
+    if status == 401:
+        next_step = "export RAYAPP_API_KEY=…; a key is made by: rayapp keys create TENANT"
+    return UserError(f"{url} answered {status}: {what}", next_step)
 
 
 def _named(prediction: Any, classes: tuple[str, ...]) -> Any:

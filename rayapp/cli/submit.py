@@ -107,6 +107,8 @@ def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None
     except KeyboardInterrupt:
         interrupted = True
         show(f"\nstopping job {job_id} …\n")
+        if job_id.startswith("deploy-"):
+            show("Serve goes on with what it was given: to go back, submit the config before\n")
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
     finally:
@@ -117,7 +119,8 @@ def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None
         code = _INTERRUPTED
     elif code is None:
         code = 0 if info.status == JobStatus.SUCCEEDED else 1
-    return Outcome(job_id, info.status.value, code, info.message or "", figures)
+    status = JobStatus.STOPPED.value if interrupted else info.status.value
+    return Outcome(job_id, status, code, info.message or "", figures)
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, lines: "_LastLine") -> None:

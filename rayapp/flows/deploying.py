@@ -1,14 +1,107 @@
-"""A serving config, put into effect without anything else of the golden path."""
+"""A serving config, put into effect: what it names must be there, or what answers now stays."""
 
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from rayapp.config.serving import ServeFile
+from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
+from rayapp.errors import UserError, WorkspaceError
+from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
-from rayapp.release.promote import champions
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest
+from rayapp.release.promote import champions, refuse_unless_passed
+from rayapp.schemas.operations import Pointer
+from rayapp.serve.cluster.config_file import own_configs
 from rayapp.serve.cluster.deploy import deploy
+from rayapp.storage import Workspace
 
 
-def deploy_file(session: Session, config: ServeFile) -> dict[str, Any]:
+def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
-    urls = deploy(config, session.dashboard_url, session.environ, session.say)
-    return {**urls, "champions": sorted(champions(session.ledger))}
+    answering: set[str] = set()
+    for config in own_configs(file):
+        answering |= check_named(session, config)
+    return {**deployed(session, file), "champions": sorted(answering)}
+
+
+def deployed(session: Session, file: ServeFile) -> dict[str, str]:
+    """Its URLs, once it runs."""
+    num_cpus = [config.num_cpus for config in own_configs(file)]
+
+    def on_wait() -> None:
+        tell_if_it_waits(session, {"CPU": max(num_cpus, default=1.0)})
+
+    return deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
+
+
+def check_named(session: Session, config: ServingConfig) -> set[str]:
+    """Endpoints of the config that have a champion to answer. Tells of those that have none, as a
+    release may still come.
+
+    Raises UserError for what could never answer: a workspace without a ledger, a release that is
+    not there or not the endpoint's, a declared answer of another length; and GateRefused for a
+    release that a gate refused.
+    """
+    workspace = _workspace(session, config)
+    released = champions(Ledger.of(workspace, "deploy"))
+    if not config.endpoints:
+        return set(released)
+    for name, endpoint in config.endpoints.items():
+        named = {name, *(t.endpoint for t in endpoint.targets() if t.endpoint is not None)}
+        for unknown in sorted(named - released.keys()):
+            session.say(f"nothing was released for endpoint {unknown!r}{_near(unknown, released)}")
+        for target in endpoint.targets():
+            if target.release is not None:
+                _require(workspace, name, target.release)
+        if name in released:
+            _check_answers(workspace, name, endpoint, released[name])
+    return released.keys() & config.endpoints.keys()
+
+
+def _workspace(session: Session, config: ServingConfig) -> Workspace:
+    uri = config.workspace
+    if uri is None:
+        return session.workspace
+    is_local = "://" not in uri and "RAYAPP_LEDGER_URL" not in session.environ
+    if is_local and not (Path(uri).expanduser() / "ledger.db").is_file():
+        raise UserError(
+            f"workspace {uri} has no ledger",
+            "name the folder that releases were made in, or leave `workspace` out",
+        )
+    return Workspace.from_environment({**session.environ, "RAYAPP_WORKSPACE": uri})
+
+
+def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
+    hint = f"ids are listed by: rayapp releases {endpoint}"
+    try:
+        signed = read_manifest(workspace, release_id)
+    except WorkspaceError:
+        raise UserError(f"there is no release {release_id[:12]} in {workspace.uri}", hint) from None
+    if signed.manifest.endpoint != endpoint:
+        raise UserError(
+            f"release {release_id[:12]} was sealed for {signed.manifest.endpoint!r}, not for "
+            f"{endpoint!r}",
+            hint,
+        )
+    refuse_unless_passed(f"release {release_id[:12]}", signed.manifest.verdicts)
+
+
+def _check_answers(
+    workspace: Workspace, name: str, endpoint: EndpointConfig, champion: Pointer
+) -> None:
+    schema = read_manifest(workspace, champion.target).manifest.bundle.bundle_schema
+    expected = max(1, len(schema.classes))
+    for fallback in endpoint.fallback:
+        if fallback.scores is not None and len(fallback.scores) != expected:
+            raise UserError(
+                f"`endpoints`: {name}: the declared answer has {len(fallback.scores)} score(s), "
+                f"the champion gives {expected}",
+                f"classes in order: {', '.join(schema.classes) or 'none, it is a regression'}",
+            )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else " yet"

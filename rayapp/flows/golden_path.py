@@ -9,12 +9,13 @@ from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
 from rayapp.families.scores import goal
+from rayapp.flows.deploying import check_named, deployed
 from rayapp.flows.references import one_endpoint
 from rayapp.flows.releasing import Released, champion, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
 from rayapp.schemas.model import Run
-from rayapp.serve.cluster.deploy import deploy
+from rayapp.serve.cluster.config_file import own_configs
 
 
 def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
@@ -48,7 +49,9 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
 
 def _deployed(session: Session, serving: str) -> dict[str, str]:
     file = session.load(ServeFile, serving)
-    return deploy(file, session.dashboard_url, session.environ, session.say)
+    for own in own_configs(file):
+        check_named(session, own)
+    return deployed(session, file)
 
 
 def _with_sweep(

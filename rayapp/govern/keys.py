@@ -14,6 +14,7 @@ from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.traffic import KEY_POINTER, ApiKey, Role
 
+_WHOLE = re.compile(r"rk_([0-9a-f]{12})_.+")
 TENANT = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
@@ -60,6 +61,8 @@ def list_keys(ledger: Ledger) -> list[ApiKey]:
 
 
 def _existing(ledger: Ledger, key_id: str) -> tuple[Pointer, ApiKey]:
+    if (whole := _WHOLE.fullmatch(key_id)) is not None:
+        key_id = whole[1]  # and the secret, as somebody has it who found it where it should not be
     pointer = ledger.pointer(KEY_POINTER + key_id)
     if pointer is None:
         raise UserError(f"no key {key_id!r}", "see them: rayapp keys list")

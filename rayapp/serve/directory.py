@@ -92,9 +92,13 @@ class Directory:
         return bool(names) and keys.union(names) <= self._follower.current.keys()
 
     def problems(self) -> dict[str, str]:
-        """What does not follow the ledger; rules that can take nothing: `endpoint/rule`; and those
-        who may answer and cannot be chosen: `endpoint/arm`."""
-        found = {**self._follower.problems, **self._not_chosen()}
+        """Endpoints without a release; what does not follow the ledger; feeds without values:
+        `feeds/name`; rules that can take nothing: `endpoint/rule`; and those who may answer and
+        cannot be chosen: `endpoint/arm`."""
+        found = {**self._unreleased(), **self._follower.problems, **self._not_chosen()}
+        for feed in self._current_feeds().values():
+            if not feed.tables:
+                found[f"feeds/{feed.name}"] = "it was never published"
         if self._flags is None:
             return found
         for name, config in self._config.endpoints.items():
@@ -103,6 +107,13 @@ class Directory:
         if self._flags.problem is not None:
             found["flags"] = f"the flags cannot be read: {self._flags.problem}"
         return found
+
+    def _unreleased(self) -> dict[str, str]:
+        named = set(self._config.endpoints)
+        for config in self._config.endpoints.values():
+            named |= {t.endpoint for t in config.targets() if t.endpoint is not None}
+        missing = named - self._follower.endpoints
+        return dict.fromkeys(sorted(missing), "nothing was released for it yet")
 
     def _not_chosen(self) -> dict[str, str]:
         for name, config in self._config.endpoints.items():

@@ -179,7 +179,7 @@ class Budgets:
             if purse is not None and purse.take(cost, self.clock_s()):
                 return Charge(cost, purse, self.clock_s)
             if self.clock_s() < wallet.empty_until_s:
-                wait_s = _until_next(self.config.period, self.now()) if wallet.is_spent else 1
+                wait_s = _until_next(self.config.period, self.now()) if wallet.is_spent else None
                 raise _used_up(name, limit, self.config.period, wait_s)
             wallet.wanting += cost
             try:
@@ -267,12 +267,16 @@ def _until_next(period: str, now: datetime) -> int:
     return math.ceil((following - now).total_seconds())
 
 
-def _used_up(name: str, limit: int, period: str, wait_s: int) -> RequestError:
+def _used_up(name: str, limit: int, period: str, wait_s: int | None) -> RequestError:
+    """wait_s: until the next period; None while replicas hold some that they may return."""
     who = called(name)
+    again = "try again in a second, when replicas return what they hold of it, or " * (
+        wait_s is None
+    )
     return RequestError(
         f"{who} may spend {limit / NANO:g} USD a {period}, which does not cover this request",
-        f"wait for the next {period} (UTC), or have the budget raised",
+        f"{again}wait for the next {period} (UTC), or have the budget raised",
         429,
         "budget_exceeded",
-        retry_after_s=wait_s,
+        retry_after_s=1 if wait_s is None else wait_s,
     )

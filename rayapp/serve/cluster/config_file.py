@@ -31,6 +31,15 @@ def check_serve_file(file: ServeFile, path: str) -> None:
             check(ServingConfig, application.get("args") or {}, path, own)
 
 
+def own_configs(file: ServeFile) -> list[ServingConfig]:
+    """The arguments of those applications that are ours."""
+    return [
+        ServingConfig.model_validate(application.get("args") or {})
+        for application in file.applications
+        if application["import_path"] == BUILDER
+    ]
+
+
 def _check_import(import_path: str, path: str, place: str | None, key: str) -> None:
     """Serve imports `module:attribute` on the cluster; a module of this project can be looked into
     here. Anything that is not found out without running it is left to Serve."""

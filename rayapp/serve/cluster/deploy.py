@@ -12,7 +12,7 @@ from ray.serve.schema import ApplicationStatusOverview, gRPCOptionsSchema
 from rayapp.config.serving import ServeFile
 from rayapp.errors import Unavailable, UserError
 
-_WAIT_S = 180
+_WAIT_S, _LONG_S = 180, 15
 _ATTEMPT = "RAYAPP_DEPLOY_ATTEMPT"
 
 
@@ -21,9 +21,10 @@ def deploy(
     dashboard_url: str | None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Send the Serve config to the cluster behind the dashboard and wait until every application
-    runs. Returns URLs.
+    runs. Returns URLs. on_wait is called once where that takes longer than it should.
 
     The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
     their nodes. Raises UserError for grpc_options that cannot be had, and Unavailable when the
@@ -42,7 +43,7 @@ def deploy(
     config["grpc_options"] = grpc_options(file.grpc_options, environ, running.get("grpc_options"))
     config["applications"] = tried_again(file.applications, running["applications"])
     client.deploy_applications(config)
-    _wait_until_running([application["name"] for application in file.applications], say)
+    _wait_until_running([application["name"] for application in file.applications], say, on_wait)
     return {"endpoint_url": f"http://127.0.0.1:{port}", "dashboard_url": dashboard_url}
 
 
@@ -109,8 +110,11 @@ def _with_attempt(application: dict[str, Any], found: Mapping[str, Any] | None) 
     return application
 
 
-def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:
+def _wait_until_running(
+    names: list[str], say: Callable[[str], None], on_wait: Callable[[], None]
+) -> None:
     deadline_s = time.monotonic() + _WAIT_S
+    tell_at_s: float | None = time.monotonic() + _LONG_S
     shown = ""
     while time.monotonic() < deadline_s:
         applications = serve.status().applications
@@ -131,6 +135,9 @@ def _wait_until_running(names: list[str], say: Callable[[str], None]) -> None:
                 "mend it and submit again; replicas of the version before, if there are any, go on "
                 "answering. All of the traceback: the Serve page of the dashboard",
             )
+        if tell_at_s is not None and time.monotonic() >= tell_at_s:
+            on_wait()
+            tell_at_s = None
         time.sleep(0.5)  # Serve offers no event for this; the status call is a cheap actor call
     raise Unavailable(f"{shown} after {_WAIT_S} s", "see the Serve page of the dashboard")
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from rayapp.errors import DeadlineExceeded
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 
+_TIMEOUT = "that is the endpoint's own limit, `timeout_ms` of the serving config"
 TICK_S = 0.01
 """How late a request may be ended."""
 
@@ -39,7 +40,7 @@ class Timeout:
         deadline_s = min(now_s + self._limit_s, now_s + (ask.deadline_s - now_s) * self._share)
         if deadline_s >= ask.deadline_s:
             return await self._inner.predict(ask)
-        with self._deadlines.within(deadline_s):
+        with self._deadlines.within(deadline_s, _TIMEOUT):
             return await self._inner.predict(replace(ask, deadline_s=deadline_s))
 
 
@@ -56,10 +57,11 @@ class Deadlines:
         self._buckets: dict[int, set[Watch]] = defaultdict(set)
         self._timer: asyncio.TimerHandle | None = None
 
-    def within(self, deadline_s: float) -> "Watch":
+    def within(self, deadline_s: float, next_step: str | None = None) -> "Watch":
         """A context: its block is cancelled soon after `deadline_s`, of the clock, and raises
-        DeadlineExceeded; at once where the deadline is over."""
-        return Watch(self, deadline_s)
+        DeadlineExceeded; at once where the deadline is over. next_step: of the error, where more
+        time for the request would not help."""
+        return Watch(self, deadline_s, next_step)
 
     def _begin(self, watch: "Watch") -> None:
         watch.begun_s = self._clock_s()
@@ -91,10 +93,22 @@ class Deadlines:
 class Watch:
     """Made for each request, so it is as small as can be."""
 
-    __slots__ = ("_deadlines", "_num_before", "begun_s", "deadline_s", "is_over", "place", "task")
+    __slots__ = (
+        "_deadlines",
+        "_next_step",
+        "_num_before",
+        "begun_s",
+        "deadline_s",
+        "is_over",
+        "place",
+        "task",
+    )
 
-    def __init__(self, deadlines: Deadlines, deadline_s: float) -> None:
+    def __init__(
+        self, deadlines: Deadlines, deadline_s: float, next_step: str | None = None
+    ) -> None:
         self._deadlines = deadlines
+        self._next_step = next_step
         self.deadline_s = self.begun_s = deadline_s
         self.place = int(deadline_s / TICK_S) + 1
         self.is_over = False
@@ -123,4 +137,7 @@ class Watch:
 
     def exceeded(self) -> DeadlineExceeded:
         given_ms = max(0.0, self.deadline_s - self.begun_s) * 1000
-        return DeadlineExceeded(f"there was no answer within {given_ms:.0f} ms")
+        what = f"there was no answer within {given_ms:.0f} ms"
+        if self._next_step is None:
+            return DeadlineExceeded(what)
+        return DeadlineExceeded(what, self._next_step)

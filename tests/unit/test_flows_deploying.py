@@ -1,0 +1,88 @@
+"""What a serving config names is looked at before anything that answers is touched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_case import ENDPOINT, seal_release
+
+from rayapp.config.serving import ServingConfig
+from rayapp.errors import GateRefused, UserError
+from rayapp.flows.deploying import check_named
+from rayapp.flows.session import Session, open_session
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import seal, write_manifest
+from rayapp.register.signing import load_or_create_key
+from rayapp.release.promote import promote
+from rayapp.schemas.release import Verdict
+
+Check = Callable[..., set[str]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, list[str], dict[str, str]]:
+    """A session whose workspace has a champion, another release that passed, one that did not, and
+    one of another endpoint; what it says; and their ids."""
+    folder, said = tmp_path_factory.mktemp("site"), list[str]()
+    session = open_session({"RAYAPP_WORKSPACE": str(folder / "workspace")}, said.append)
+    workspace = session.workspace
+    made = {"champion": seal_release(workspace, folder / "1", 1, ENDPOINT)}
+    promote(Ledger.of(workspace, "test"), made["champion"], 0)
+    made["second"] = seal_release(workspace, folder / "2", 2, ENDPOINT)
+    made["other"] = seal_release(workspace, folder / "3", 3, "other")
+    bad = (Verdict(gate="speed", value="fail", reason="slow"),)
+    manifest = made["second"].manifest.model_copy(update={"verdicts": bad})
+    made["refused"] = seal(manifest, load_or_create_key(workspace.keys))
+    write_manifest(workspace, made["refused"])
+    return session, said, {name: signed.release_id for name, signed in made.items()}
+
+
+def check(site: Any, **endpoint: Any) -> set[str]:
+    return check_named(site[0], ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint}}))
+
+
+def split(release_id: str) -> dict[str, Any]:
+    return {"split": {"salt": "s", "arms": {"new": {"release": release_id, "share": 0.5}}}}
+
+
+def test_what_is_there_is_fine(site: Any) -> None:
+    assert check(site, **split(site[2]["second"])) == {ENDPOINT}
+    assert check_named(site[0], ServingConfig()) == {ENDPOINT}
+
+
+@pytest.mark.parametrize(
+    ("release", "error", "says"),
+    [
+        ("missing", UserError, "there is no release ffffffffffff"),
+        ("other", UserError, "was sealed for 'other', not for"),
+        ("refused", GateRefused, "speed is fail: slow"),
+    ],
+)
+def test_a_release_that_could_not_answer_is_refused(
+    site: Any, release: str, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        check(site, **split(site[2].get(release, "f" * 64)))
+
+
+def test_an_endpoint_without_a_release_is_told(site: Any) -> None:
+    site[1].clear()
+    known = check_named(site[0], ServingConfig.model_validate({"endpoints": {ENDPOINT + "s": {}}}))
+    assert known == set()
+    assert site[1] == [
+        f"nothing was released for endpoint '{ENDPOINT}s'; did you mean '{ENDPOINT}'?"
+    ]
+
+
+def test_a_declared_answer_has_one_score_for_each_class(site: Any) -> None:
+    assert check(site, fallback=[{"scores": [0.5, 0.5]}]) == {ENDPOINT}
+    with pytest.raises(UserError, match=r"has 3 score\(s\), the champion gives 2"):
+        check(site, fallback=[{"scores": [0.5, 0.25, 0.25]}])
+
+
+def test_a_workspace_without_a_ledger_is_refused_and_not_made(site: Any, tmp_path: Path) -> None:
+    config = ServingConfig.model_validate({"workspace": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="has no ledger"):
+        check_named(site[0], config)
+    assert not (tmp_path / "nowhere").exists()
