@@ -11,6 +11,7 @@ propagate as in SQL: a comparison with null is null. Durations are microseconds.
 import ast
 import difflib
 import keyword
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -142,6 +143,12 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of its parsers' trees for all threads together, and raises
+SystemError where two of them parse at a time, as a gateway does that loads two releases
+(github.com/python/cpython/issues/106905)."""
+
+
 @dataclass(frozen=True)
 class Expression:
     """A parsed expression. Equal texts are equal expressions."""
@@ -154,7 +161,8 @@ class Expression:
     def parse(cls, text: str) -> "Expression":
         """Raises ConfigError that names the first thing the language does not have."""
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
+            with _PARSING:
+                tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             raise ConfigError(
                 f"expression {text!r}: {error.msg} at character {error.offset}",

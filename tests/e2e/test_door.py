@@ -55,7 +55,8 @@ BUDGETED = TWO_REPLICAS | {
     "usd_per_1000_rows": 1,
     "budgets": {"default_usd": 1},
 }
-FAILS = SETTINGS | {"workspace": "/proc/nowhere"}
+FAILS = {"env_vars": {"RAYAPP_WORKSPACE": "/proc/nowhere"}}
+"""A runtime environment in which no replica can be constructed."""
 NUM_UPLOADS = 8
 WAIT_S = 300
 
@@ -77,12 +78,14 @@ class Served:
         deployed = self.shell.with_stock_tools().run("serve", "deploy", str(path))
         assert deployed.returncode == 0, deployed.stderr
 
-    def submit(self, settings: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, settings: dict[str, Any], **application: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Deploy as a job does it, which waits until the configuration answers."""
-        path = self._written(settings)
+        path = self._written(settings, **application)
         return self.shell.in_folder(path.parent).rayapp("submit", path.name, "--job", "deploy")
 
-    def _written(self, settings: dict[str, Any]) -> Path:
+    def _written(self, settings: dict[str, Any], **application: Any) -> Path:
         config = {
             "http_options": {"port": self.port},
             "grpc_options": {
@@ -95,6 +98,7 @@ class Served:
                     "route_prefix": "/",
                     "import_path": "serve_apps.predict:build",
                     "args": settings,
+                    **application,
                 }
             ],
         }
@@ -242,8 +246,9 @@ async def test_a_failed_deployment_takes_nothing_away_nor_does_the_next(served: 
     finished: list[subprocess.CompletedProcess[str]] = []
 
     async def deploy_all() -> None:
-        for settings in (FAILS, FAILS, TWO_REPLICAS):
-            finished.append(await asyncio.to_thread(served.submit, settings))
+        for application in ({"runtime_env": FAILS}, {"runtime_env": FAILS}, {}):
+            done = await asyncio.to_thread(served.submit, TWO_REPLICAS, **application)
+            finished.append(done)
 
     deploying = asyncio.create_task(deploy_all())
     assert await _load(served, deploying.done) > 100

@@ -1,10 +1,13 @@
 """The expression language: what it computes, and what it refuses to be."""
 
+import ast
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from rayapp import transforms
 from rayapp.errors import ConfigError, DataError
 from rayapp.schemas.model import Feature
 from rayapp.transforms import Expression, feature_table
@@ -99,3 +102,16 @@ def test_feature_table_keeps_names_and_order() -> None:
     made = feature_table(features, TABLE)
     assert made.column_names == ["half", "s"]
     assert made.column("half").to_pylist() == [1.0, 1.0, 0.0]
+
+
+def test_one_expression_is_parsed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11's own parser is no matter of several threads."""
+    real, held = ast.parse, list[bool]()
+
+    def parse(*given: Any, **more: Any) -> ast.AST:
+        held.append(transforms._PARSING.locked())
+        return real(*given, **more)
+
+    monkeypatch.setattr(transforms.ast, "parse", parse)
+    Expression.parse("a + 1")
+    assert held == [True]
