@@ -38,15 +38,15 @@ import uvloop
 
 from benchmarks import results_file
 from benchmarks.open_loop import Outcome, post, run
-from benchmarks.served import ENDPOINT, Case, head, http_port, prepared, typed
+from benchmarks.served import Case, champion_of, head, http_port, prepared, typed
 from benchmarks.serving import TOLERANCE
 from rayapp.cli.head_state import running_head
 from rayapp.cli.ports import free_ports
 from rayapp.families.bundle import Bundle
 from rayapp.ledger import Ledger
-from rayapp.register.manifest import read_manifest, seal, write_manifest
+from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
-from rayapp.release.promote import champion_pointer, promote
+from rayapp.release.promote import promote
 from rayapp.schemas.release import Manifest
 from rayapp.storage import Workspace
 
@@ -253,14 +253,10 @@ def _until(is_so: Any) -> None:
 
 @contextlib.contextmanager
 def many(workspace: Workspace, folder: Path) -> Iterator[tuple[Case, Models]]:
-    ledger = Ledger.of(workspace, "benchmark")
     with prepared(workspace, folder / "bundle") as source:
-        pointer = ledger.pointer(champion_pointer(ENDPOINT))
-        assert pointer is not None
         own = folder / "workspace"
         own.mkdir()
-        manifest = read_manifest(workspace, pointer.target).manifest
-        models = Models(Workspace(str(own)), manifest)
+        models = Models(Workspace(str(own)), champion_of(workspace))
         yield dataclasses.replace(source, workspace=models.workspace), models
 
 

@@ -24,6 +24,7 @@ from rayapp.govern.keys import create_key, revoke_key
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
+from rayapp.schemas.release import Manifest
 from rayapp.storage import Workspace, fetch_bundle
 from rayapp.transforms import arrow_type
 
@@ -49,10 +50,7 @@ class Case:
 def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
     """folder: an empty one, for the bundle."""
     ledger = Ledger.of(workspace, "benchmark")
-    pointer = ledger.pointer(champion_pointer(ENDPOINT))
-    if pointer is None:
-        raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
-    fetch_bundle(read_manifest(workspace, pointer.target).manifest.bundle, folder)
+    fetch_bundle(champion_of(workspace).bundle, folder)
     bundle = Bundle.open(folder)
     names = [column.name for column in bundle.schema.inputs]
     asked = sample_requests(workspace, ENDPOINT, NUM_ROWS)
@@ -63,6 +61,14 @@ def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
         yield Case(workspace, folder, rows, expected, text)
     finally:
         revoke_key(ledger, key.key_id)
+
+
+def champion_of(workspace: Workspace) -> Manifest:
+    """Of ENDPOINT."""
+    pointer = Ledger.of(workspace, "benchmark").pointer(champion_pointer(ENDPOINT))
+    if pointer is None:
+        raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
+    return read_manifest(workspace, pointer.target).manifest
 
 
 def typed(rows: Sequence[Row], bundle: Bundle) -> pa.Table:

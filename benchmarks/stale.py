@@ -29,13 +29,13 @@ import uvloop
 
 from benchmarks import gateway, results_file
 from benchmarks.open_loop import post, run
-from benchmarks.served import ENDPOINT, Case, Row, head, prepared
+from benchmarks.served import ENDPOINT, Case, Row, champion_of, head, prepared, typed
 from benchmarks.serving import TOLERANCE
 from rayapp.data.feed_store import make_newest
 from rayapp.ledger import Ledger
-from rayapp.register.manifest import read_manifest, seal, write_manifest
+from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
-from rayapp.release.promote import champion_pointer, promote
+from rayapp.release.promote import promote
 from rayapp.schemas.features import FeatureFeed, FeatureTable
 from rayapp.schemas.model import BundleRef
 from rayapp.schemas.release import Manifest
@@ -64,7 +64,7 @@ def release(
     )
     write_manifest(workspace, signed)
     promote(Ledger.of(workspace, "benchmark"), signed, 0)
-    x_NF = bundle.encode(_typed(rows(), [column.name for column in bundle.schema.inputs]))
+    x_NF = bundle.encode(typed(rows(), bundle))
     return [float(score) for score in bundle.score(x_NF)[:, 1]]
 
 
@@ -75,12 +75,6 @@ def rows() -> list[Row]:
 
 def _values(key: str) -> Row:
     return {name: (ord(key) - ord("c")) / (number + 2) for number, name in enumerate(COLUMNS)}
-
-
-def _typed(found: list[Row], names: list[str]) -> pa.Table:
-    columns = {name: [row[name] for row in found] for name in names}
-    columns["at"] = [datetime.fromisoformat(text) for text in columns["at"]]
-    return pa.table(columns)
 
 
 def publish(workspace: Workspace, stale_at: datetime) -> None:
@@ -164,9 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         with prepared(known, folder / "bundle") as source:
-            pointer = Ledger.of(known, "benchmark").pointer(champion_pointer(ENDPOINT))
-            assert pointer is not None
-            form = read_manifest(known, pointer.target).manifest
+            form = champion_of(known)
             (folder / "workspace").mkdir()
             workspace = Workspace(str(folder / "workspace"))
             expected = {

@@ -17,16 +17,15 @@ from ray.serve import Application
 from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
+from rayapp.flows.passed import passed
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.flags import current_flags
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import NodeLog
-from rayapp.register.manifest import read_manifest
-from rayapp.release.promote import champions, refuse_unless_passed
+from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import SignedManifest
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
@@ -41,30 +40,26 @@ def build(config: ServingConfig) -> Application:
     return gateway(config, connect, connect_store)
 
 
-def named_releases(config: ServingConfig) -> tuple[dict[str, Pointer], set[str]]:
-    """What a config asks for beside its endpoints' champions: releases by their id, which never
-    move, and other endpoints."""
+def named_releases(config: ServingConfig) -> dict[str, Pointer]:
+    """Releases that a config names by their id: they never move."""
     fixed: dict[str, Pointer] = {}
-    others: set[str] = set()
     for name, endpoint in config.endpoints.items():
         for target in endpoint.targets():
-            if target.endpoint is not None:
-                others.add(target.endpoint)
             if target.release is not None:
                 key = release_key(name, target.release)
                 fixed[key] = Pointer(name=key, target=target.release, revision=0)
-    return fixed, others
+    return fixed
 
 
 def connect(config: ServingConfig) -> Parts:
     workspace = _workspace(config)
     ledger = Ledger.of(workspace, "gateway")
 
-    fixed, others = named_releases(config)
+    fixed, named = named_releases(config), config.named()
 
     def read_pointers() -> dict[str, Pointer]:
         found = champions(ledger)
-        wanted = {*config.endpoints, *others} if config.endpoints else found.keys()
+        wanted = named or found.keys()
         return {name: p for name, p in found.items() if name in wanted} | fixed
 
     def read_keys() -> dict[str, ApiKey]:
@@ -126,13 +121,6 @@ def connect_store(config: ServingConfig) -> Store:
 
 def _store(workspace: Workspace) -> Store:
     return Store(partial(passed, workspace), fetch_bundle)
-
-
-def passed(workspace: Workspace, release_id: str) -> SignedManifest:
-    """A release by its id, whoever names it. Raises GateRefused for one that a gate refused."""
-    signed = read_manifest(workspace, release_id)
-    refuse_unless_passed(f"release {release_id[:12]}", signed.manifest.verdicts)
-    return signed
 
 
 def _workspace(config: ServingConfig) -> Workspace:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.table import Table
-
-from rayapp.cli.terminal import show_folded
+from rayapp.cli.terminal import folding_table, show_folded
 from rayapp.data.read import sample_view
 from rayapp.errors import Unavailable, UserError
 from rayapp.ledger import Ledger
@@ -149,10 +147,8 @@ def _plain(value: Any) -> Any:
 
 
 def show(answers: Sequence[Answer]) -> None:
-    table = Table(box=None)
-    table.add_column("request", no_wrap=True)  # to be copied into `rayapp explain`
-    for title in ("release", "prediction", "outcome", "ms"):
-        table.add_column(title, overflow="fold")
+    titles = ("request", "release", "prediction", "outcome", "ms")
+    table = folding_table(*titles, whole=["request"])  # for `rayapp explain`
     for a in answers:
         shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
         table.add_row(*shown, f"{a.latency_ms:.0f}")

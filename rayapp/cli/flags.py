@@ -1,19 +1,24 @@
 """`rayapp flags`: the feature flags that rules of endpoints ask."""
 
-import getpass
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from rich.markup import escape
-from rich.table import Table
 
-from rayapp.cli.terminal import Json, emit_json, show_folded, show_next, to_caller
+from rayapp.cli.own_ledger import own_ledger
+from rayapp.cli.terminal import (
+    Json,
+    emit_json,
+    folding_table,
+    moment,
+    show_folded,
+    show_next,
+    to_caller,
+)
 
 if TYPE_CHECKING:
     from rayapp.config.routing import ConditionConfig, FlagConfig, TargetingConfig
-    from rayapp.ledger import Ledger
 
 flags_app = App(name="flags", help="Feature flags, which the rules of endpoints ask.")
 
@@ -33,7 +38,7 @@ def publish(
     from rayapp.govern.flags import publish_flags
 
     flags = load(FlagsConfig, config)
-    is_new = publish_flags(_ledger(), flags)
+    is_new = publish_flags(own_ledger(), flags)
     if json:
         emit_json({"set": flags.name, "flags": sorted(flags.flags), "is_new": is_new})
         return
@@ -48,18 +53,17 @@ def show(*, json: Json = False) -> None:
     """The flags that hold now, and who published them."""
     from rayapp.govern.flags import list_flags
 
-    flags = list_flags(_ledger())
+    flags = list_flags(own_ledger())
     if json:
         emit_json([asdict(f) | {"flag": f.flag.model_dump(mode="json")} for f in flags])
         return
     if not flags:
         show_next(["rayapp flags publish configs/flags/NAME.yaml"])
         return
-    table = _table("flag", "by default", "targeting", "set", "published by", "at")
+    table = folding_table("flag", "by default", "targeting", "set", "published by", "at")
     for f in flags:
         default = f"{f.flag.default} ({f.flag.variants[f.flag.default]!r})"
-        at = f"{f.at:%Y-%m-%d %H:%M:%S %Z}"
-        cells = (f.name, default, _targeting(f.flag), f.set_name, f.by, at)
+        cells = (f.name, default, _targeting(f.flag), f.set_name, f.by, moment(f.at))
         table.add_row(*map(escape, cells))
     show_folded(table)
 
@@ -69,23 +73,15 @@ def history(*, json: Json = False) -> None:
     """Every publication, newest first, and what it changed."""
     from rayapp.govern.flags import flag_history
 
-    publications = flag_history(_ledger())
+    publications = flag_history(own_ledger())
     if json:
         emit_json([asdict(publication) for publication in publications])
         return
-    table = _table("event", "set", "added", "changed", "removed", "published by", "at")
+    table = folding_table("event", "set", "added", "changed", "removed", "published by", "at")
     for p in publications:
         changes = (", ".join(names) for names in (p.added, p.changed, p.removed))
-        at = f"{p.at:%Y-%m-%d %H:%M:%S %Z}"
-        table.add_row(str(p.sequence), p.set_name, *changes, p.by, at)
+        table.add_row(str(p.sequence), p.set_name, *changes, p.by, moment(p.at))
     show_folded(table)
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None)
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
 
 
 def _targeting(flag: "FlagConfig") -> str:
@@ -107,10 +103,3 @@ def _condition(when: "ConditionConfig | None") -> str:
     parts = [f"tenant {' or '.join(when.tenants)}"] if when.tenants else []
     parts += [f"{name}: {' or '.join(values)}" for name, values in (when.headers or {}).items()]
     return ", ".join(parts)
-
-
-def _ledger() -> "Ledger":
-    from rayapp.ledger import Ledger
-    from rayapp.storage import Workspace
-
-    return Ledger.of(Workspace.from_environment(os.environ), getpass.getuser())

@@ -1,16 +1,14 @@
 """`rayapp keys`: the API keys of the endpoints' callers."""
 
-import getpass
-import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.table import Table
 
+from rayapp.cli.own_ledger import own_ledger
 from rayapp.cli.terminal import Json, emit_json, show_folded, show_next, show_pairs, to_caller
 
 if TYPE_CHECKING:
-    from rayapp.ledger import Ledger
     from rayapp.schemas.traffic import ApiKey
 
 keys_app = App(name="keys", help="API keys of the endpoints' callers, tenant by tenant.")
@@ -28,7 +26,7 @@ def create(
     """Make a key for TENANT and tell it, once. Gateways know it within a second."""
     from rayapp.govern.keys import create_key
 
-    _print_key(*create_key(_ledger(), tenant, role), json)
+    _print_key(*create_key(own_ledger(), tenant, role), json)
 
 
 @keys_app.command(name="list")
@@ -36,7 +34,7 @@ def list_(*, json: Json = False) -> None:
     """All keys there are and were; their secrets are not kept anywhere."""
     from rayapp.govern.keys import list_keys
 
-    keys = list_keys(_ledger())
+    keys = list_keys(own_ledger())
     if json:
         emit_json([key.model_dump(exclude={"secret_sha256"}) for key in keys])
         return
@@ -56,7 +54,7 @@ def rotate(
     """Make another key for the same tenant and role, and revoke this one."""
     from rayapp.govern.keys import rotate_key
 
-    _print_key(*rotate_key(_ledger(), key_id, keep_old), json)
+    _print_key(*rotate_key(own_ledger(), key_id, keep_old), json)
 
 
 @keys_app.command
@@ -64,7 +62,7 @@ def revoke(key_id: str, *, json: Json = False) -> None:
     """End a key. Gateways refuse it within a second."""
     from rayapp.govern.keys import revoke_key
 
-    key = revoke_key(_ledger(), key_id)
+    key = revoke_key(own_ledger(), key_id)
     if json:
         emit_json(key.model_dump(exclude={"secret_sha256"}))
     else:
@@ -78,10 +76,3 @@ def _print_key(text: str, key: "ApiKey", json: bool) -> None:
     pairs = {"key": text, "tenant": key.tenant, "role": key.role}
     show_pairs("Keep it now, it is not told again.", pairs)
     show_next(["export RAYAPP_API_KEY=…", "rayapp ask ENDPOINT"])
-
-
-def _ledger() -> "Ledger":
-    from rayapp.ledger import Ledger
-    from rayapp.storage import Workspace
-
-    return Ledger.of(Workspace.from_environment(os.environ), getpass.getuser())

@@ -1,13 +1,12 @@
 """`rayapp releases`: what was sealed for an endpoint, and what became of it."""
 
-import os
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
-from rich.table import Table
 
-from rayapp.cli.terminal import Json, emit_json, show_folded, show_next
+from rayapp.cli.own_ledger import own_ledger
+from rayapp.cli.terminal import Json, emit_json, folding_table, moment, show_folded, show_next
 
 
 def releases(
@@ -19,12 +18,10 @@ def releases(
 
     One that a gate refused stays for a reviewer to read, and is never served.
     """
-    from rayapp.ledger import Ledger
     from rayapp.release.promote import champions
     from rayapp.schemas.operations import EventKind
-    from rayapp.storage import Workspace
 
-    ledger = Ledger.of(Workspace.from_environment(os.environ), "rayapp releases")
+    ledger = own_ledger()
     current = {pointer.target for pointer in champions(ledger).values()}
     found = []
     for kind in (EventKind.RELEASE_SEALED, EventKind.RELEASE_REFUSED):
@@ -37,7 +34,7 @@ def releases(
                     "release_id": event.subject,
                     "endpoint": event.payload["endpoint"],
                     "run": event.payload["run_id"],
-                    "at": f"{event.at:%Y-%m-%d %H:%M:%S %Z}",
+                    "at": moment(event.at),
                     "state": "champion" if event.subject in current else state,
                 }
             )
@@ -48,10 +45,7 @@ def releases(
     if not found:
         show_next(["rayapp submit configs/golden_paths/NAME.yaml"])
         return
-    table = Table(box=None)
-    table.add_column("release", no_wrap=True)  # to be copied whole
-    for title in ("endpoint", "run", "at", "state"):
-        table.add_column(title, overflow="fold")
+    table = folding_table("release", "endpoint", "run", "at", "state", whole=["release"])
     for one in found:
         table.add_row(*(escape(value) for value in one.values()))
     show_folded(table)

@@ -5,10 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
 """What every command takes that has something to show."""
@@ -33,6 +35,19 @@ def show_folded(shape: RenderableType) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPE_WIDTH)
     console.print(shape)
+
+
+def folding_table(*titles: str, whole: Sequence[str] = ()) -> Table:
+    """whole: titles of columns that are never folded, since they are to be copied."""
+    table = Table(box=None)
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title in whole)
+    return table
+
+
+def moment(at: datetime) -> str:
+    """As a person reads it, to the second."""
+    return f"{at:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def show_pairs(title: str, pairs: dict[str, str]) -> None:

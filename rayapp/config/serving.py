@@ -350,6 +350,11 @@ class ServingConfig(Config):
         usd = (config.usd_per_1000_rows if config is not None else None) or self.usd_per_1000_rows
         return row_cost(usd or 0)
 
+    def named(self) -> set[str]:
+        """Endpoints that it names: those to answer for, and others whose champions may answer."""
+        targets = (t for endpoint in self.endpoints.values() for t in endpoint.targets())
+        return {*self.endpoints, *(t.endpoint for t in targets if t.endpoint is not None)}
+
     def judged(self) -> set[str]:
         """Endpoints whose releases are chosen by what was measured when they were evaluated."""
         return {

@@ -7,11 +7,12 @@ from typing import Any
 
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.errors import UserError, WorkspaceError
+from rayapp.flows.passed import passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest
-from rayapp.release.promote import champions, refuse_unless_passed
+from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.cluster.config_file import own_configs
 from rayapp.serve.cluster.deploy import deploy
@@ -20,20 +21,22 @@ from rayapp.storage import Workspace
 
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
-    answering: set[str] = set()
-    for config in own_configs(file):
-        answering |= check_named(session, config)
-    return {**deployed(session, file), "champions": sorted(answering)}
+    urls, answering = deployed(session, file)
+    return {**urls, "champions": sorted(answering)}
 
 
-def deployed(session: Session, file: ServeFile) -> dict[str, str]:
-    """Its URLs, once it runs."""
-    num_cpus = [config.num_cpus for config in own_configs(file)]
+def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
+    """Its URLs, once it runs, and the endpoints that answer. Raises what check_named does, before
+    anything that answers now is touched."""
+    configs = own_configs(file)
+    answering = set[str]().union(*(check_named(session, config) for config in configs))
 
     def on_wait() -> None:
-        tell_if_it_waits(session, {"CPU": max(num_cpus, default=1.0)})
+        num_cpus = max((config.num_cpus for config in configs), default=1.0)
+        tell_if_it_waits(session, {"CPU": num_cpus})
 
-    return deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
+    urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
+    return urls, answering
 
 
 def check_named(session: Session, config: ServingConfig) -> set[str]:
@@ -48,10 +51,9 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     released = champions(Ledger.of(workspace, "deploy"))
     if not config.endpoints:
         return set(released)
+    for unknown in sorted(config.named() - released.keys()):
+        session.say(f"nothing was released for endpoint {unknown!r}{_near(unknown, released)}")
     for name, endpoint in config.endpoints.items():
-        named = {name, *(t.endpoint for t in endpoint.targets() if t.endpoint is not None)}
-        for unknown in sorted(named - released.keys()):
-            session.say(f"nothing was released for endpoint {unknown!r}{_near(unknown, released)}")
         for target in endpoint.targets():
             if target.release is not None:
                 _require(workspace, name, target.release)
@@ -76,7 +78,7 @@ def _workspace(session: Session, config: ServingConfig) -> Workspace:
 def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
     hint = f"ids are listed by: rayapp releases {endpoint}"
     try:
-        signed = read_manifest(workspace, release_id)
+        signed = passed(workspace, release_id)
     except WorkspaceError:
         raise UserError(f"there is no release {release_id[:12]} in {workspace.uri}", hint) from None
     if signed.manifest.endpoint != endpoint:
@@ -85,7 +87,6 @@ def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
             f"{endpoint!r}",
             hint,
         )
-    refuse_unless_passed(f"release {release_id[:12]}", signed.manifest.verdicts)
 
 
 def _check_answers(

@@ -9,13 +9,12 @@ from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
 from rayapp.families.scores import goal
-from rayapp.flows.deploying import check_named, deployed
+from rayapp.flows.deploying import deployed
 from rayapp.flows.references import one_endpoint
 from rayapp.flows.releasing import Released, champion, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
 from rayapp.schemas.model import Run
-from rayapp.serve.cluster.config_file import own_configs
 
 
 def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
@@ -49,9 +48,8 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
 
 def _deployed(session: Session, serving: str) -> dict[str, str]:
     file = session.load(ServeFile, serving)
-    for own in own_configs(file):
-        check_named(session, own)
-    return deployed(session, file)
+    urls, _ = deployed(session, file)
+    return urls
 
 
 def _with_sweep(

@@ -109,10 +109,7 @@ class Directory:
         return found
 
     def _unreleased(self) -> dict[str, str]:
-        named = set(self._config.endpoints)
-        for config in self._config.endpoints.values():
-            named |= {t.endpoint for t in config.targets() if t.endpoint is not None}
-        missing = named - self._follower.endpoints
+        missing = self._config.named() - self._follower.endpoints
         return dict.fromkeys(sorted(missing), "nothing was released for it yet")
 
     def _not_chosen(self) -> dict[str, str]:

@@ -72,8 +72,9 @@ def prediction_records(
     each = zip(reply.rows.unit_ids, reply.rows.inputs, reply.scores_NK.tolist(), strict=True)
     shared = [common] * len(reply.scores_NK)
     if reply.by_row is not None:
-        share = 1.0 if ask.assignment is None else ask.assignment.propensity
-        told = {row: common | _of_row(row, reply.charge, share) for row in set(reply.by_row)}
+        told = {
+            row: common | _of_row(row, reply.charge, ask.propensity) for row in set(reply.by_row)
+        }
         shared = [told[row] for row in reply.by_row]
     return [
         # inputs last: commits then need not parse them (observe/predictions.py)

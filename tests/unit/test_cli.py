@@ -191,6 +191,7 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["keys", "list"], 0),
         (["flags", "publish", "configs/flags/nothing.yaml"], 2),
         (["flags", "history"], 0),
+        (["releases"], 0),
         (["env"], 2),
         (["down"], 0),
     ],

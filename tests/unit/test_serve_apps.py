@@ -6,11 +6,11 @@ import pytest
 from serving_case import ENDPOINT, seal_release
 
 from rayapp.errors import GateRefused
+from rayapp.flows.passed import passed
 from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.schemas.release import Verdict
 from rayapp.storage import Workspace
-from serve_apps.predict import passed
 
 
 def test_a_release_that_a_gate_refused_is_not_served(tmp_path: Path) -> None:

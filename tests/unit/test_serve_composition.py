@@ -35,7 +35,7 @@ def started(bundles: dict[str, Path], **endpoint: Any) -> Case:
     """A gateway for one endpoint with this configuration, its releases loaded."""
     config = ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint}})
     case = Case(config, releases=bundles)
-    fixed, _ = named_releases(config)
+    fixed = named_releases(config)
     case.pointers.update(fixed)
     case.promote("r1")
     case.follower.refresh()

@@ -72,7 +72,7 @@ def started(
     config = ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint}})
     estimates = {"r1": GOOD, SMALL: small}
     case = Case(config, releases=bundles, estimates=estimates, budgets=budgets)
-    fixed, _ = named_releases(config)
+    fixed = named_releases(config)
     case.pointers.update(fixed)
     case.promote("r1")
     case.follower.refresh()

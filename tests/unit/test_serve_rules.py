@@ -204,7 +204,7 @@ def case(tmp_path: Path, ledger: Ledger) -> Case:
         make_bundle(path, seed=seed)
     config = ServingConfig.model_validate(CONFIG)
     case = Case(config, releases=releases, flags=Flags(partial(current_flags, ledger)))
-    case.pointers.update(named_releases(config)[0])
+    case.pointers.update(named_releases(config))
     case.promote("r1")
     case.follower.refresh()
     return case

@@ -57,7 +57,7 @@ class Site:
         )
         config = ServingConfig(endpoints={ENDPOINT: endpoint}, tracing=tracing)
         self.case = Case(config, releases=bundles, tracer=self.tracer, feeds=store)
-        self.case.pointers.update(named_releases(config)[0])
+        self.case.pointers.update(named_releases(config))
         self.case.promote("r1")
         self.case.follower.refresh()
 

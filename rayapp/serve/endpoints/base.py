@@ -48,6 +48,12 @@ class Ask:
     looked_up: bytes = b""
     feature_age_s: float | None = None
 
+    @property
+    def propensity(self) -> float:
+        """With which such a request comes this far: rules before may have let only a share of its
+        units through."""
+        return 1.0 if self.assignment is None else self.assignment.propensity
+
 
 class StaleFeature(Unavailable):
     """A value that the model needs is too old to be used. feature: its column."""

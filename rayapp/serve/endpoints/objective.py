@@ -96,11 +96,9 @@ class Objective:
     async def predict(self, ask: Ask) -> Reply:
         begun_s = self._clock_s()
         plan = self.plan(begun_s)
-        # rules before it may have let through only a share of such units
-        before = ask.assignment.propensity if ask.assignment is not None else 1.0
         place, propensity, unit, reason = await self._choice(ask, plan)
         candidate = self._candidates[place]
-        ask.assignment = Assignment(candidate.name, propensity * before, unit)
+        ask.assignment = Assignment(candidate.name, propensity * ask.propensity, unit)
         degraded = plan.degraded if reason == "degraded" else None
         self._on_choice(candidate.name, reason)
         reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])

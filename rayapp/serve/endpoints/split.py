@@ -66,9 +66,7 @@ class Split:
         if unit is None:
             return await self._rest.endpoint.predict(ask)
         arm = self.arm_of(unit)
-        # rules before it may have let through only a share of such units
-        before = ask.assignment.propensity if ask.assignment is not None else 1.0
-        ask.assignment = Assignment(arm.name, arm.share * before, unit)
+        ask.assignment = Assignment(arm.name, arm.share * ask.propensity, unit)
         return await arm.endpoint.predict(ask)
 
     def arm_of(self, unit: str) -> Arm:
