@@ -138,8 +138,8 @@ async def test_a_flood_is_kept_out_and_costs_nobody_else_an_answer(tmp_path: Pat
         assert set(bad.statuses) == {429}
         kept_out = bad.statuses[429] - seen["bad", 429]
         assert kept_out > 0.7 * bad.num_sent
+        # 0 where two threads of HAProxy found the same ones: only one tells them
         told = [int(text) for text in made.replica.told]
-        assert min(told) > 0
         # told, but for those after the last one that was let through
         assert 0.8 * kept_out < sum(told) <= kept_out
 
