@@ -115,13 +115,19 @@ def commit_folder(local: Path, uri: str) -> tuple[FileDigest, ...]:
     return tuple(found)
 
 
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file that may be too large to be held in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_folder(local: Path) -> tuple[FileDigest, ...]:
     """Digests of the files below `local`, sorted by path, without copying them."""
     paths = sorted(p for p in local.rglob("*") if p.is_file())
     return tuple(
         FileDigest(
             path=p.relative_to(local).as_posix(),
-            sha256=sha256(p.read_bytes()),
+            sha256=digest_file(p),
             num_bytes=p.stat().st_size,
         )
         for p in paths

@@ -17,6 +17,7 @@ from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
+from rayapp.config.weights import WeightsConfig
 from rayapp.errors import ConfigError, UserError
 
 CONFIG_OF_JOB: dict[str, type[Config]] = {
@@ -30,6 +31,7 @@ CONFIG_OF_JOB: dict[str, type[Config]] = {
     "publish_features": FeatureFeedConfig,
     "score_batch": ScoreConfig,
     "monitor": MonitorConfig,
+    "add_weights": WeightsConfig,
 }
 
 JOBS_OF_FOLDER: dict[str, tuple[str, ...]] = {
@@ -41,6 +43,7 @@ JOBS_OF_FOLDER: dict[str, tuple[str, ...]] = {
     "serving": ("deploy",),
     "features": ("publish_features",),
     "operations": ("score_batch", "monitor"),
+    "weights": ("add_weights",),
 }
 
 MAX_WORKING_DIR_BYTES = 5 * 1024 * 1024

@@ -33,6 +33,7 @@ SECTIONS = (
     "score_batch",
     "monitor",
     "publish_features",
+    "weights",
 )
 """What an overlay may speak of: the `section` of each config that is a file of its own."""
 

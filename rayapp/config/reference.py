@@ -26,6 +26,7 @@ from rayapp.config.serving import ServingConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig
+from rayapp.config.weights import WeightsConfig
 
 FILES: dict[str, type[Config]] = {
     "configs/snapshots/": SnapshotConfig,
@@ -39,6 +40,7 @@ FILES: dict[str, type[Config]] = {
     "configs/operations/ (monitor)": MonitorConfig,
     "configs/serving/ (an application's args)": ServingConfig,
     "configs/flags/": FlagsConfig,
+    "configs/weights/": WeightsConfig,
 }
 _LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {}"}
 _HEAD = """# Every setting

@@ -14,6 +14,7 @@ from rayapp.errors import RayappError, TamperedError, WorkspaceError
 from rayapp.govern.seals import seal_problem, trusted_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.data import Snapshot, TableVersion
+from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, Run
 from rayapp.schemas.operations import Event, EventKind, Problem
 from rayapp.schemas.record import mismatch
@@ -64,6 +65,8 @@ class _Checks:
                 yield from self._release(event)
             elif event.kind == EventKind.CHAMPION_MOVED:
                 yield from self._champion(event)
+            elif event.kind == EventKind.WEIGHTS_ADDED:
+                yield from self._folder(event.record(WeightsRef, "weights"))
         except WorkspaceError as error:
             yield Problem(where=f"ledger event {event.sequence}", what=error.what)
         except KeyError as error:
@@ -99,14 +102,14 @@ class _Checks:
                 where=f"run {run.run_id}",
                 what=f"its snapshot {run.snapshot_id[:12]}… is not in the ledger",
             )
-        yield from self._bundle(run.bundle)
+        yield from self._folder(run.bundle)
 
-    def _bundle(self, bundle: BundleRef) -> Iterator[Problem]:
-        if folder_digest(bundle.files) != bundle.digest:
-            what = f"its list of files does not have digest {bundle.digest[:12]}…"
-            yield Problem(where=bundle.uri, what=what)
-        for file in bundle.files:
-            yield from self._file(f"{bundle.uri}/{file.path}", file.sha256)
+    def _folder(self, ref: BundleRef | WeightsRef) -> Iterator[Problem]:
+        if folder_digest(ref.files) != ref.digest:
+            what = f"its list of files does not have digest {ref.digest[:12]}…"
+            yield Problem(where=ref.uri, what=what)
+        for file in ref.files:
+            yield from self._file(f"{ref.uri}/{file.path}", file.sha256)
 
     def _evaluation(self, event: Event) -> Iterator[Problem]:
         """Each `<name>_uri` of the payload against its `<name>_digest`, or at least its
@@ -151,7 +154,7 @@ class _Checks:
             yield Problem(where=uri, what=what)
         yield from self._file(manifest.evaluation_uri, manifest.evaluation_digest)
         yield from self._file(manifest.card_uri, manifest.card_digest)
-        yield from self._bundle(manifest.bundle)
+        yield from self._folder(manifest.bundle)
 
     def _champion(self, event: Event) -> Iterator[Problem]:
         release_id = event.payload["release_id"]

@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     FLAGS_PUBLISHED = "flags.published"
+    WEIGHTS_ADDED = "weights.added"
 
 
 class Event(Record):

@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 60
 
 ROOMS = {
     *("data", "train", "tune", "evaluate", "register", "release", "serve"),
-    *("score", "observe", "operate", "govern"),
+    *("score", "observe", "operate", "govern", "llm"),
 }
 DOORS = {"jobs", "serve_apps", "cli"}
 RANK = {
@@ -36,10 +36,12 @@ EQUALS_ALLOWED = {("ledger", "storage"), ("ledger", "database")}
 VENDOR_DOORS = {
     "mlflow": {"register"},
     "ray.tune": {"tune"},
-    "ray.serve": {"serve", "serve_apps"},
+    "ray.serve": {"serve", "llm", "serve_apps"},
     "ray.train": {"train", "families"},
     "ray.data": {"data", "score", "evaluate"},
-    "torch": {"families"},
+    "torch": {"families", "llm"},
+    "transformers": {"families", "llm"},
+    "vllm": {"llm"},
     "opentelemetry": {"serve"},
     "xgboost": {"families"},
     "openfeature": {"serve"},

@@ -1,0 +1,53 @@
+"""Weights of language models: brought into the workspace, and found again by their names."""
+
+from typing import Any
+
+import ray
+
+from rayapp.config.weights import WeightsConfig
+from rayapp.errors import UserError
+from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.session import Session
+from rayapp.ledger import Ledger
+from rayapp.llm.environment import runtime_env
+from rayapp.llm.weights import add_weights
+from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.operations import EventKind
+
+
+def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
+    """Returns the figures of the job's last line."""
+    environment = runtime_env(session.environ)
+    with session.exclusive(f"weights-{config.name}"):
+        tell_if_it_waits(session, ONE_CPU)
+        session.say(f"weights {config.name}: reading {config.source_path}")
+        # where transformers is, which reads them
+        task = ray.remote(add_weights).options(runtime_env=environment)
+        try:
+            made: WeightsRef = ray.get(task.remote(config, session.workspace))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        last = session.ledger.latest(EventKind.WEIGHTS_ADDED, subject=config.name)
+        is_new = last is None or last.record(WeightsRef, "weights") != made
+        if is_new:
+            payload = {"weights": made.model_dump(mode="json")}
+            session.ledger.append(EventKind.WEIGHTS_ADDED, config.name, payload)
+    num_bytes = sum(file.num_bytes for file in made.files)
+    session.say(
+        f"weights {made.name}: {'added' if is_new else 'unchanged'}, {made.digest[:12]} "
+        f"({made.architecture}, {made.num_parameters / 1e6:.0f} million parameters, "
+        f"{num_bytes / 1e6:.0f} MB, {made.license}) in {made.uri}"
+    )
+    return {"weights": made.name, "digest": made.digest, "uri": made.uri, "is_new": is_new}
+
+
+def find_weights(ledger: Ledger, name: str) -> WeightsRef:
+    """Those that were added last under this name. Raises UserError where none were."""
+    event = ledger.latest(EventKind.WEIGHTS_ADDED, subject=name)
+    if event is None:
+        known = sorted({e.subject for e in ledger.events(EventKind.WEIGHTS_ADDED)})
+        raise UserError(
+            f"there are no weights {name!r} in this workspace, only {known}",
+            "add them: rayapp submit configs/weights/NAME.yaml",
+        )
+    return event.record(WeightsRef, "weights")

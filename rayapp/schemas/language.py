@@ -1,0 +1,90 @@
+"""Nouns of language models: weights, one answer as it is logged, and the port to an engine."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from rayapp.schemas.model import FileDigest
+from rayapp.schemas.record import Record
+
+Task = Literal["generate", "embed"]
+
+
+class WeightsRef(Record):
+    """A model's weights, tokenizer and configuration by content, in the form that vLLM and
+    transformers read. digest is over the sorted file list; it stands for the release where a base
+    model answers.
+
+    source: where they came from, as the config names it; source_sha256: of the one file that they
+    were converted from, None where nothing was. max_context_tokens: prompt and answer together.
+    """
+
+    name: str
+    uri: str
+    digest: str
+    files: tuple[FileDigest, ...]
+    task: Task
+    source: str
+    source_sha256: str | None
+    license: str
+    architecture: str
+    num_parameters: int
+    max_context_tokens: int
+
+
+class PromptRecord(Record):
+    """Part of one answer of a language model. A long answer is recorded as it grows, so that what a
+    gateway was paid for before it died is known: the parts of a request, in order of `part`, are
+    the whole.
+
+    endpoint: the model as callers name it. num_prompt_tokens, num_cached_tokens: in the first part
+    only, else 0; num_output_tokens: of this part. prompt and output: JSON texts, redacted as the
+    serving config says, None where it keeps no text; prompt in the first part only. finish_reason:
+    why the answer ended, in the last part only. cost_nano_usd, loan_id, arm, propensity, unit,
+    tenant, trace_id, degraded: as in PredictionRecord. first_token_ms: from the request's first
+    byte; latency_ms: until this part was complete.
+    """
+
+    request_id: str
+    part: int
+    endpoint: str
+    release_id: str
+    at: datetime
+    route: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    latency_ms: float
+    first_token_ms: float | None = None
+    finish_reason: str | None = None
+    prompt: str | None = None
+    output: str | None = None
+    degraded: str | None = None
+    arm: str | None = None
+    propensity: float | None = None
+    unit: str | None = None
+    tenant: str | None = None
+    trace_id: str | None = None
+    cost_nano_usd: int | None = None
+    loan_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What an engine has begun to answer. body: the bytes of an HTTP body as they come, of one JSON
+    document or of server-sent events; to close it stops the engine's work on the request."""
+
+    status: int
+    body: AsyncIterator[bytes]
+
+
+class LlmClient(Protocol):
+    """One engine, by OpenAI's HTTP interface. Implemented by llm.client and by a fake of the
+    tests, which answer alike (tests/contract/test_llm_client.py)."""
+
+    async def open(self, path: str, body: bytes) -> Answering:
+        """path: as OpenAI has it, "/v1/chat/completions" for one. body: a JSON document. Returns
+        once the answer has begun. Raises Unavailable where no replica of the engine can be asked;
+        so may going through the answer's body."""
+        ...
