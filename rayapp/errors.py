@@ -6,6 +6,7 @@
     │   ├── ContractError        a data contract that cannot be understood
     │   ├── DataError            data that is missing, empty or of the wrong shape
     │   ├── WorkspaceError       the workspace cannot be read or written
+    │   │   └── NotFoundError        it can, and there is no such thing in it
     │   └── RequestError         one HTTP request; carries the status and the parameter
     ├── Refused              exit 3: a gate, a policy or a proof said no; retrying will not help
     │   ├── LeakageRefused       a feature would not exist at prediction time
@@ -53,6 +54,10 @@ class DataError(UserError):
 
 
 class WorkspaceError(UserError):
+    pass
+
+
+class NotFoundError(WorkspaceError):
     pass
 
 
@@ -112,3 +117,11 @@ class Unavailable(RayappError):
 
 class Overloaded(Unavailable):
     """There is more to do than can be done, whatever is asked."""
+
+
+def public_reason(error: Exception) -> str:
+    """Why something failed, for callers. Only what our own checks found: what a driver or a store
+    says may name hosts and users, so that is for the log, where whoever uses this writes it."""
+    if isinstance(error, Refused | DataError | NotFoundError):
+        return error.what
+    return "the server's log says why"

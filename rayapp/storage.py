@@ -14,9 +14,11 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from rayapp.errors import TamperedError, WorkspaceError
+from rayapp.errors import NotFoundError, TamperedError, WorkspaceError
 from rayapp.schemas.model import BundleRef, FileDigest
 from rayapp.schemas.record import canonical_json
+
+_LOOK = "check RAYAPP_WORKSPACE; `rayapp audit verify` lists what is missing"
 
 
 def sha256(data: bytes) -> str:
@@ -24,16 +26,19 @@ def sha256(data: bytes) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises WorkspaceError when there is nothing at `uri` or it cannot be reached."""
+    """Raises NotFoundError when there is nothing at `uri`, WorkspaceError when it cannot be
+    reached."""
     filesystem, path = _resolve(uri)
     try:
         with filesystem.open_input_stream(path) as stream:
             data: bytes = stream.read()
             return data
+    except FileNotFoundError:
+        raise NotFoundError(f"{uri}: cannot be read, since there is nothing", _LOOK) from None
     except OSError as error:
         raise WorkspaceError(
             f"{uri}: cannot be read ({_first_line(error)})",
-            "check RAYAPP_WORKSPACE; `rayapp audit verify` lists what is missing",
+            _LOOK,
         ) from None
 
 

@@ -12,12 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from rayapp.errors import DataError
 from rayapp.families.base import Floats, Model, family
 from rayapp.families.encoding import encode, inputs_of
 from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.model import BundleSchema, EncodedFeature, Feature
+from rayapp.schemas.record import mismatch
 from rayapp.storage import sha256
 
 SCHEMA_FILE = "schema.json"
@@ -62,8 +64,9 @@ class Bundle:
             schema = BundleSchema.parse((folder / SCHEMA_FILE).read_bytes())
             profile = Profile.parse((folder / PROFILE_FILE).read_bytes())
         except (OSError, ValueError) as error:
+            told = mismatch(error) if isinstance(error, ValidationError) else type(error).__name__
             raise DataError(
-                f"{folder} is not a bundle: {error}",
+                f"{folder} is not a bundle: {told}",
                 "fetch the bundle again from its URI",
             ) from None
         model = family(schema.family).load(folder / MODEL_FOLDER, num_threads)

@@ -11,7 +11,7 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails, FlagType
 
 from rayapp.config.routing import FlagConfig, RuleConfig
-from rayapp.errors import RayappError
+from rayapp.errors import public_reason
 from rayapp.serve.flag_provider import HEADERS, PROPENSITY, TENANT, Flag, Provider
 
 log = logging.getLogger("rayapp.serve.flags")
@@ -38,7 +38,7 @@ class Flags:
         self._read_flags = read_flags
         self._read: Mapping[str, FlagConfig] = {}
         self.problem: str | None = None
-        """Why what is published now could not be read, in plain words."""
+        """Why what is published now could not be read, as callers may know it."""
         self._provider = Provider()
         domain = f"rayapp/{secrets.token_hex(4)}"  # of this gateway alone, whoever else is here
         api.set_provider_and_wait(self._provider, domain)
@@ -50,7 +50,7 @@ class Flags:
         try:
             read = dict(self._read_flags())
         except Exception as error:  # a database driver's own errors too
-            problem = error.what if isinstance(error, RayappError) else repr(error)
+            problem = public_reason(error)
             if problem != self.problem:  # a poll repeats itself, the log need not
                 log.exception("flags_not_read")
             self.problem = problem

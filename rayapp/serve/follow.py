@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from rayapp.errors import RayappError
+from rayapp.errors import public_reason
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
@@ -112,7 +112,7 @@ class ChampionFollower:
         try:
             pointers = self._read_pointers()
         except Exception as error:  # noqa: BLE001 - a database driver's own errors too
-            self._note(LEDGER, f"the ledger cannot be read: {error}", error)
+            self._note(LEDGER, f"the ledger cannot be read: {public_reason(error)}", error)
             return
         self._forget(LEDGER)
         self._swapping = {k: swap for k, swap in self._swapping.items() if not swap.done()}
@@ -142,8 +142,7 @@ class ChampionFollower:
             loaded = self._open_release(key.partition("@")[0], pointer.target, previous)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
             self._failed[key] = (pointer, self._clock())
-            reason = error.what if isinstance(error, RayappError) else repr(error)
-            self._note(key, f"release {pointer.target[:12]}: {reason}", error)
+            self._note(key, f"release {pointer.target[:12]}: {public_reason(error)}", error)
             return
         with self._changing:
             self.current = {**self.current, key: loaded}

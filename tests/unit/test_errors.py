@@ -40,3 +40,18 @@ def test_exit_code_follows_from_the_kind(cls: type[errors.RayappError]) -> None:
     kinds = {errors.UserError: 2, errors.Refused: 3}
     wanted = next((code for kind, code in kinds.items() if issubclass(cls, kind)), 1)
     assert cls.exit_code == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (errors.TamperedError("manifest was changed", "restore it"), True),
+        (errors.DataError("the bundle gave no scores", "train again"), True),
+        (errors.NotFoundError("there is nothing at x/manifest.json", "check it"), True),
+        (errors.WorkspaceError("ledger postgresql://ann@db: refused", "check it"), False),
+        (OSError("connection to db refused for user ann"), False),
+    ],
+)
+def test_only_what_our_own_checks_found_is_told_to_callers(error: Exception, is_told: bool) -> None:
+    wanted = str(error).split("\n")[0] if is_told else "the server's log says why"
+    assert errors.public_reason(error) == wanted

@@ -182,7 +182,7 @@ def test_what_cannot_be_read_leaves_the_flags_that_were_known() -> None:
     source.error = WorkspaceError("the ledger is away", "wait")
     flags.refresh()
     assert variant_of(flags, x_channel="staff") == "on"
-    assert flags.problem == "the ledger is away"
+    assert flags.problem == "the server's log says why"
     source.error, source.flags = None, {}
     flags.refresh()
     assert variant_of(flags) is None

@@ -89,6 +89,24 @@ def test_a_folder_that_is_no_bundle_is_refused(case: Case) -> None:
     assert ENDPOINT in case.follower.problems
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkspaceError("ledger postgresql://ann:***@db.internal: FATAL: no such role", "check it"),
+        ConnectionError("connection to db.internal failed for user ann"),
+    ],
+)
+def test_what_a_driver_says_is_for_the_log_alone(
+    case: Case, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    case.refusals["r1"] = error
+    case.promote("r1")
+    case.follower.refresh()
+    assert "release r1: " in case.follower.problems[ENDPOINT]
+    assert "ann" not in case.follower.problems[ENDPOINT]
+    assert "db.internal" in caplog.text
+
+
 def test_a_release_of_another_endpoint_is_refused(case: Case) -> None:
     case.promote("r1", "other")
     case.follower.refresh()
@@ -107,6 +125,7 @@ def test_an_unreachable_ledger_stops_nothing(case: Case, monkeypatch: pytest.Mon
         patched.setattr(case.follower, "_read_pointers", fail)
         case.follower.refresh()
     assert serving(case) == "r1"
-    assert "database is locked" in case.follower.problems[LEDGER]
+    assert case.follower.problems[LEDGER].startswith("the ledger cannot be read: ")
+    assert "database is locked" not in case.follower.problems[LEDGER]
     case.follower.refresh()
     assert case.follower.problems == {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rayapp.errors import TamperedError, WorkspaceError
+from rayapp.errors import NotFoundError, TamperedError, WorkspaceError
 from rayapp.storage import (
     Workspace,
     commit_bytes,
@@ -28,9 +28,12 @@ def test_commit_is_once(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
 
 
-def test_missing_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="cannot be read"):
+def test_missing_is_a_clear_error_and_another_than_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="cannot be read"):
         read_bytes(f"{tmp_path}/nothing")
+    with pytest.raises(WorkspaceError, match="cannot be read") as unreadable:
+        read_bytes(str(tmp_path))
+    assert not isinstance(unreadable.value, NotFoundError)
     assert not exists(f"{tmp_path}/nothing")
 
 
