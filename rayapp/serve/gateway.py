@@ -30,7 +30,7 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
-from rayapp.serve.paths import Paths, name_in
+from rayapp.serve.paths import Paths, Route, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.request import followed, note_answer
 from rayapp.serve.tracing.span import Tracer, blame, step
@@ -63,8 +63,6 @@ log = logging.getLogger("rayapp.serve.gateway")
 VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 _KEPT_OUT = KEPT_OUT.encode()
 _COUNT = re.compile(rb"[1-9][0-9]{0,8}")
-OPEN_PATHS = frozenset(("/ping", "/health", "/v2/health/live", "/v2/health/ready", "/version"))
-"""What a health check asks needs no key, and is answered also where nothing else is."""
 
 
 class Gateway:
@@ -101,16 +99,20 @@ class Gateway:
         self._directory = Directory(
             config, follower, self._deadlines, meter, self._heard, budgets, feeds, flags
         )
+        # What a health check asks needs no key, and is answered also where nothing else is.
+        self._open: dict[str, Route] = {
+            "/ping": {"GET": self._ready},
+            "/health": {"GET": self._ready},
+            "/version": {"GET": self._version},
+            "/v2/health/live": {"GET": self._live},
+            "/v2/health/ready": {"GET": self._ready},
+        }
         self._paths = Paths(
             {
                 "/": {"GET": self._index},
-                "/ping": {"GET": self._ready},
-                "/health": {"GET": self._ready},
-                "/version": {"GET": self._version},
+                **self._open,
                 "/openapi.json": {"GET": self._openapi},
                 "/v2": {"GET": self._server},
-                "/v2/health/live": {"GET": self._live},
-                "/v2/health/ready": {"GET": self._ready},
                 "/invocations": {"POST": self._mlflow},
                 "/feedback": {"POST": self._feedback},
             },
@@ -142,7 +144,7 @@ class Gateway:
         request_id = request_id_of(request)
         start_s = time.monotonic()
         call = Call(request, request_id, start_s, start_s + self._config.deadline_ms / 1000)
-        if self._tracer is None or request.path in OPEN_PATHS:
+        if self._tracer is None or request.path in self._open:
             await self._serve(call, send, sends_request_id)
         else:
             with followed(self._tracer, call):
@@ -174,8 +176,11 @@ class Gateway:
         Unavailable where this replica is full."""
         headers = call.request.headers
         require_request_id(call.request, call.request_id)
-        if call.request.path not in OPEN_PATHS:
-            call.principal = self._keys.identify(headers.get(b"authorization"))
+        credential = headers.get(b"authorization")
+        if call.request.path in self._open:
+            call.principal = self._keys.known(credential)
+        else:
+            call.principal = self._keys.identify(credential)
             self._admission.enter(call.tenant)
             call.is_admitted = True
         own = headers.get(b"x-deadline-ms")
@@ -189,7 +194,7 @@ class Gateway:
         if call.span is not None:
             note_answer(call.span, answer, endpoint, release_id)
         headers: list[Header] = []
-        if release_id is not None:
+        if release_id is not None and self._may_look(call):
             headers.append((b"x-release", release_id.encode()))
         if sends_request_id:
             headers.append((b"x-request-id", call.request_id.encode()))
@@ -206,6 +211,10 @@ class Gateway:
             self._meter.rows(endpoint, release_id, answer.num_rows)
         if answer.degraded is not None:
             self._meter.degraded(endpoint, answer.degraded)
+
+    def _may_look(self, call: Call) -> bool:
+        """Whether who asks may know which releases there are, and how they are."""
+        return call.principal is not None or not self._config.requires_key
 
     async def _answer(self, call: Call) -> Answer:
         path, method = call.request.path, call.request.method
@@ -309,7 +318,8 @@ class Gateway:
     async def _ready(self, call: Call) -> Answer:
         """Ready once every endpoint that it answers for has its champion and its arms."""
         is_ready = self._directory.is_ready()
-        return Answer(readiness(is_ready, {"ready": is_ready, **self._state()}))
+        state = self._state() if self._may_look(call) else {}
+        return Answer(readiness(is_ready, {"ready": is_ready, **state}))
 
     async def _model_ready(self, call: Call) -> Answer:
         loaded = self._directory.loaded(call.endpoint, call.version)

@@ -6,7 +6,7 @@ import pytest
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import RequestError, UserError
+from rayapp.errors import RequestError, TamperedError, UserError
 from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
@@ -179,6 +179,43 @@ async def test_nothing_is_answered_without_a_key_but_health_checks(
     assert {r.headers["www-authenticate"] for r in refused} == {"Bearer"}
     assert (ready.status_code, good.status_code) == (200, 200)
     assert [r["tenant"] for r in case.predictions.records] == ["acme"]
+
+
+@pytest.mark.parametrize("path", ["/ping", "/health", "/v2/health/ready"])
+@pytest.mark.parametrize("is_ready", [True, False])
+async def test_without_a_key_a_health_check_says_ready_or_not_and_nothing_else(
+    bundles: dict[str, Path], ledger: Ledger, path: str, is_ready: bool
+) -> None:
+    case, text = started(bundles, ledger)
+    if not is_ready:
+        case.refusals["r2"] = TamperedError("manifest of r2 was changed", "restore it")
+        case.follower.current = {}
+        case.promote("r2")
+        case.follower.refresh()
+    async with case.client() as client:
+        unknown = [
+            await client.get(path),
+            await client.get(path, headers={"authorization": "Bearer rk_wrong"}),
+            await client.post(SCORE, json=BODY),
+        ]
+        known = await client.get(path, headers={"authorization": f"Bearer {text}"})
+    assert [r.status_code for r in unknown] == [known.status_code] * 2 + [401]
+    assert [r.json() for r in unknown[:2]] == [{"ready": is_ready}] * 2
+    assert not any("x-release" in r.headers for r in unknown)
+    assert known.json()["endpoints"] == {ENDPOINT: "r1" if is_ready else None}
+    assert bool(known.json()["problems"]) == (not is_ready)
+
+
+async def test_where_no_key_is_required_a_health_check_tells_everybody(
+    bundles: dict[str, Path],
+) -> None:
+    case = Case(ServingConfig(), releases=bundles)
+    case.promote("r1")
+    case.follower.refresh()
+    async with case.client() as client:
+        ready = await client.get("/ping")
+    assert ready.json() == {"ready": True, "endpoints": {ENDPOINT: "r1"}, "problems": {}}
+    assert ready.headers["x-release"] == "r1"
 
 
 async def test_a_reader_may_look_but_not_ask(bundles: dict[str, Path], ledger: Ledger) -> None:
