@@ -193,22 +193,18 @@ class Gateway:
             endpoint, release_id = self._directory.blamed(name_in(call.request.path))
         if call.span is not None:
             note_answer(call.span, answer, endpoint, release_id)
-        headers: list[Header] = []
-        if release_id is not None and self._may_look(call):
-            headers.append((b"x-release", release_id.encode()))
-        if sends_request_id:
-            headers.append((b"x-request-id", call.request_id.encode()))
-        if answer.degraded is not None:
-            headers.append((b"x-degraded", answer.degraded.encode()))
-        await respond(send, answer.response, headers)
-        endpoint, release_id = endpoint or "none", release_id or "none"
+        shown_id = release_id if self._may_look(call) else None
+        await respond(send, answer.response, _receipt(call, answer, shown_id, sends_request_id))
+        self._count(call, answer, endpoint or "none", release_id or "none")
+
+    def _count(self, call: Call, answer: Answer, endpoint: str, release: str) -> None:
         taken_s = time.monotonic() - call.start_s
-        self._meter.request(endpoint, release_id, answer.response.status, taken_s)
+        self._meter.request(endpoint, release, answer.response.status, taken_s)
         kept_out = call.request.headers.get(_KEPT_OUT)
         if kept_out is not None and _COUNT.fullmatch(kept_out):
             self._meter.kept_out(call.tenant, int(kept_out))
         if answer.num_rows:
-            self._meter.rows(endpoint, release_id, answer.num_rows)
+            self._meter.rows(endpoint, release, answer.num_rows)
         if answer.degraded is not None:
             self._meter.degraded(endpoint, answer.degraded)
 
@@ -344,6 +340,20 @@ class Gateway:
             versions = self._directory.versions(loaded.endpoint)
         found = model_metadata(loaded.endpoint, loaded.schema, versions)
         return Answer(json_response(200, found), loaded.endpoint, loaded.release_id)
+
+
+def _receipt(
+    call: Call, answer: Answer, release_id: str | None, sends_request_id: bool
+) -> list[Header]:
+    """What every answer carries. release_id: None where nobody may be told."""
+    headers: list[Header] = []
+    if release_id is not None:
+        headers.append((b"x-release", release_id.encode()))
+    if sends_request_id:
+        headers.append((b"x-request-id", call.request_id.encode()))
+    if answer.degraded is not None:
+        headers.append((b"x-degraded", answer.degraded.encode()))
+    return headers
 
 
 def _answered(name: str, response: Response, ask: Ask, reply: Reply) -> Answer:
