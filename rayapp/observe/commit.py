@@ -222,7 +222,9 @@ def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: dateti
     wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
     if "date" in kind.partition_by:
         wanted &= ds.field("date") >= since.date().isoformat()
-    known = recent(table, since).to_table(columns=list(kind.key), filter=wanted)
+    files = recent(table, since)
+    there = [name for name in kind.key if name in files.schema.names]  # it may be older than others
+    known = files.to_table(columns=there, filter=wanted)
     seen = set(_keys(known, kind))
     is_new = []
     for key in _keys(rows, kind):
@@ -241,7 +243,11 @@ def recent(table: DeltaTable, since: datetime) -> ds.Dataset:
 
 
 def _keys(rows: pa.Table, kind: RecordTable) -> Iterator[tuple[Any, ...]]:
-    return zip(*(rows.column(name).to_pylist() for name in kind.key), strict=True)
+    nothing = [None] * len(rows)
+    columns = (
+        rows.column(name).to_pylist() if name in rows.column_names else nothing for name in kind.key
+    )
+    return zip(*columns, strict=True)
 
 
 def _open(table_uri: str, kind: RecordTable) -> DeltaTable:

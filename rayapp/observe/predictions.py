@@ -62,6 +62,7 @@ _FEEDBACK_SCHEMA = pa.schema(
         "label": pa.string(),
         "score": pa.float64(),
         "comment": pa.string(),
+        "tenant": pa.string(),
     }
 )
 
@@ -114,13 +115,13 @@ PREDICTIONS = RecordTable(
     _PREDICTIONS_SCHEMA,
     ("endpoint", "date"),
     _prediction_rows,
-    key=("endpoint", "request_id", "row", "inputs"),
+    key=("endpoint", "tenant", "request_id", "row", "inputs"),
 )
 FEEDBACK = RecordTable(
     _FEEDBACK_SCHEMA,
     ("endpoint",),
     _feedback_rows,
-    key=("request_id", "row", "label", "score", "comment"),
+    key=("tenant", "request_id", "row", "label", "score", "comment"),
 )
 
 

@@ -12,6 +12,8 @@ from rayapp.errors import DataError
 log = logging.getLogger("rayapp.observe.quality")
 
 JOINED_COLUMNS = ("request_id", "row", "unit_id", "scores", "label")
+_SAID_OF = ("tenant", "request_id", "row")
+"""What a prediction and the feedback on it have alike. tenant: null where no key was sent."""
 
 
 def join_outcomes(
@@ -21,24 +23,21 @@ def join_outcomes(
 
     predictions, feedback: as the logs of this room hold them. outcomes: row_id and label; a row_id
     is what a caller sent as the row's id. Feedback wins over an outcome, later feedback over
-    earlier. The label has the type that outcomes give it, else float64 where all of it are numbers
+    earlier; it counts for predictions of the tenant that sent it, whoever else knows their request
+    ids. The label has the type that outcomes give it, else float64 where all of it are numbers
     or truths, else text. Raises DataError for two outcomes of one row_id.
     """
     said = _said(feedback)
     known = _outcomes(outcomes)
-    keys = zip(
-        predictions.column("request_id").to_pylist(),
-        predictions.column("row").to_pylist(),
-        predictions.column("unit_id").to_pylist(),
-        strict=True,
-    )
+    keys = zip(*(predictions.column(name).to_pylist() for name in _SAID_OF), strict=True)
+    units = predictions.column("unit_id").to_pylist()
     wanted = None if outcomes is None else outcomes.schema.field("label").type
     convert = _converter(wanted, list(said.values()))
     labels: list[Any] = []
     num_unusable = 0
-    for request_id, row, unit_id in keys:
-        label = convert(said.get((request_id, row)))
-        num_unusable += label is None and (request_id, row) in said
+    for key, unit_id in zip(keys, units, strict=True):
+        label = convert(said.get(key))
+        num_unusable += label is None and key in said
         labels.append(known.get(unit_id) if label is None else label)
     if num_unusable:
         log.warning("feedback_labels_unusable", extra={"num_rows": num_unusable})
@@ -47,12 +46,12 @@ def join_outcomes(
     return joined.filter(pc.is_valid(column))
 
 
-def _said(feedback: pa.Table) -> dict[tuple[str, int], Any]:
-    """(request, row) → its latest label."""
+def _said(feedback: pa.Table) -> dict[tuple[Any, ...], Any]:
+    """By _SAID_OF, the latest label."""
     with_label = feedback.filter(pc.is_valid(feedback.column("label"))).sort_by("at")
     return {
-        (line["request_id"], line["row"]): orjson.loads(line["label"])
-        for line in with_label.select(["request_id", "row", "label"]).to_pylist()
+        tuple(line[name] for name in _SAID_OF): orjson.loads(line["label"])
+        for line in with_label.select([*_SAID_OF, "label"]).to_pylist()
     }
 
 

@@ -292,10 +292,16 @@ class Gateway:
         require_content_type(call.request, (b"application/json",))
         with self._deadlines.within(call.deadline_s):
             body = await read_body(call.request, self._config.max_body_bytes)
-        record = parse_feedback(body, self._now())
-        known = self._directory.names()
-        store(self._feedback_sink, [record | {"endpoint": known[0] if len(known) == 1 else None}])
-        return Answer(json_response(202, {"accepted": 1, "request_id": record["request_id"]}))
+        known, at = self._directory.names(), self._now()
+        common = {"endpoint": known[0] if len(known) == 1 else None, "tenant": call.tenant}
+
+        def kept() -> str:
+            record = parse_feedback(body, at)
+            store(self._feedback_sink, [record | common])
+            return str(record["request_id"])
+
+        request_id = await aside(kept, len(body) > INLINE_BYTES)
+        return Answer(json_response(202, {"accepted": 1, "request_id": request_id}))
 
     async def _index(self, call: Call) -> Answer:
         return Answer(

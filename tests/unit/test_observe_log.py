@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from log_case import NOON, record
+from log_case import NOON, die, record
 
 from rayapp.observe.predictions import (
+    FEEDBACK,
+    FEEDBACK_TABLE,
     PREDICTIONS,
     PREDICTIONS_TABLE,
     NodeLog,
@@ -35,6 +37,21 @@ def test_each_endpoint_and_the_feedback_reach_their_tables(tmp_path: Path) -> No
     assert sorted(found.column("request_id").to_pylist()) == ["q0", "q1"]
     labels = read_feedback(workspace.table("feedback")).column("label").to_pylist()
     assert [json.loads(label) for label in labels] == [True]
+
+
+def test_feedback_from_before_it_had_a_tenant_is_still_read(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    uri = workspace.table(FEEDBACK_TABLE)
+    older = pa.schema([field for field in FEEDBACK.schema if field.name != "tenant"])
+    DeltaTable.create(uri, older, partition_by=list(FEEDBACK.partition_by))
+    log = NodeLog(workspace)
+    said = {"request_id": "q", "row": 0, "at": NOON, "label": True, "score": None, "comment": None}
+    log.feedback.append([{**said, "endpoint": None}])  # spooled by that version
+    die(log.feedback)
+    later = NodeLog(workspace)
+    later.feedback.append([{**said, "endpoint": None, "tenant": "acme"}])
+    assert later.flush() == 2
+    assert sorted(map(str, read_feedback(uri).column("tenant").to_pylist())) == ["None", "acme"]
 
 
 def test_flush_leaves_only_what_others_still_write(tmp_path: Path) -> None:

@@ -11,19 +11,19 @@ from rayapp.observe.quality import JOINED_COLUMNS, join_outcomes
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def predictions(*units: str | None) -> pa.Table:
+def predictions(*units: str | None, tenant: str | None = None) -> pa.Table:
     rows = [
         {"request_id": "q", "row": i, "endpoint": "toy", "at": NOON, "unit_id": unit}
-        | {"scores": [0.5, 0.5]}
+        | {"scores": [0.5, 0.5], "tenant": tenant}
         for i, unit in enumerate(units)
     ]
     return pa.Table.from_pylist(rows, schema=PREDICTIONS.schema)
 
 
-def feedback(*said: tuple[int, object]) -> pa.Table:
+def feedback(*said: tuple[int, object], tenant: str | None = None) -> pa.Table:
     """In the order in which it was said."""
     rows = [
-        {"request_id": "q", "row": row, "at": NOON + timedelta(hours=i)}
+        {"request_id": "q", "row": row, "at": NOON + timedelta(hours=i), "tenant": tenant}
         | {"label": None if label is None else orjson.dumps(label).decode()}
         for i, (row, label) in enumerate(said)
     ]
@@ -51,6 +51,18 @@ def test_feedback_wins_over_outcomes() -> None:
 def test_later_feedback_wins_and_a_comment_changes_no_label() -> None:
     said = feedback((0, False), (0, True), (0, None))
     assert labels(join_outcomes(predictions("a"), said)) == {0: 1.0}
+
+
+@pytest.mark.parametrize("other", ["globex", None])
+def test_feedback_counts_for_predictions_of_its_own_tenant_only(other: str | None) -> None:
+    """Callers choose request ids, so another one may know or guess them."""
+    both = pa.concat_tables([predictions("a", tenant="acme"), predictions("a", tenant=other)])
+    said = pa.concat_tables(
+        [feedback((0, True), tenant="acme"), feedback((0, False), tenant=other)]
+    )
+    assert join_outcomes(both, said).column("label").to_pylist() == [1.0, 0.0]
+    alone = join_outcomes(predictions("a", tenant="acme"), feedback((0, False), tenant=other))
+    assert labels(alone) == {}
 
 
 def test_label_types_without_outcomes() -> None:

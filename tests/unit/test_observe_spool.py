@@ -347,6 +347,25 @@ def test_only_what_a_death_explains_is_left_out(workspace: Workspace) -> None:
     late.close()
 
 
+@pytest.mark.parametrize("is_old", [True, False])
+def test_two_tenants_may_choose_one_id(workspace: Workspace, is_old: bool) -> None:
+    """The table may be from before predictions had a tenant."""
+    kept = [field for field in PREDICTIONS.schema if not (is_old and field.name == "tenant")]
+    uri = workspace.table(PREDICTIONS_TABLE)
+    DeltaTable.create(uri, pa.schema(kept), partition_by=list(PREDICTIONS.partition_by))
+    first, second = new_spool(workspace), new_spool(workspace)
+    first.append([record("a") | {"tenant": "acme"}])
+    die(first)
+    second.append([record("a") | {"tenant": name} for name in ("acme", "globex", None)])
+    assert commit_spool(workspace) == 3
+    assert sorted(map(str, read_table(uri).column("tenant").to_pylist())) == [
+        "None",
+        "acme",
+        "globex",
+    ]
+    second.close()
+
+
 def test_what_is_long_in_the_table_costs_a_commit_nothing(workspace: Workspace) -> None:
     spool, hours = new_spool(workspace), [NOON + timedelta(hours=n) for n in range(3)]
     for hour in hours:

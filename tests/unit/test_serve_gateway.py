@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.traffic import KEPT_OUT
+from rayapp.serve.aside import INLINE_BYTES
 from rayapp.serve.replica import BehindServe
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
@@ -475,6 +477,7 @@ FEEDBACK: list[tuple[dict[str, Any], int, str | None]] = [
     ({"label": 1}, 400, "request_id"),
     ({"request_id": "a"}, 400, "label"),
     ({"request_id": "a", "label": 1, "rating": 5}, 400, "rating"),
+    ({"request_id": "a", "label": 1, "tenant": "acme"}, 400, "tenant"),
     ({"request_id": "a", "score": "good"}, 422, "score"),
     ({"request_id": 5, "label": 1}, 422, "request_id"),
 ]
@@ -491,6 +494,26 @@ async def test_feedback(case: Case, body: dict[str, Any], status: int, param: st
     else:
         assert error_of(response)[2] == param
         assert case.feedback.records == []
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+async def test_long_feedback_is_looked_at_aside(
+    case: Case, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    """On the event loop every other request would wait for it."""
+    threads: list[threading.Thread] = []
+    append = case.feedback.append
+
+    def noting(records: Any) -> None:
+        threads.append(threading.current_thread())
+        append(records)
+
+    monkeypatch.setattr(case.feedback, "append", noting)
+    comment = "x" * (2 * INLINE_BYTES if is_long else 10)
+    async with case.client() as client:
+        response = await client.post("/feedback", json={"request_id": "a", "comment": comment})
+    assert response.json() == {"accepted": 1, "request_id": "a"}
+    assert (threads == [threading.current_thread()]) == (not is_long)
 
 
 async def test_metadata_tells_what_to_send(case: Case) -> None:

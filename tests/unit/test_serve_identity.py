@@ -229,6 +229,20 @@ async def test_a_reader_may_look_but_not_ask(bundles: dict[str, Path], ledger: L
     assert asked.json()["error"]["type"] == "forbidden"
 
 
+async def test_feedback_has_the_tenant_of_the_key_that_sends_it(
+    bundles: dict[str, Path], ledger: Ledger
+) -> None:
+    case, _ = started(bundles, ledger)
+    text, key = create_key(ledger, "acme", "caller")  # that of its back office
+    case.keys[key.key_id] = key
+    case.ring.refresh()
+    async with case.client() as client:
+        headers = {"authorization": f"Bearer {text}"}
+        said = await client.post("/feedback", json={"request_id": "q", "label": 1}, headers=headers)
+    assert said.status_code == 202
+    assert [r["tenant"] for r in case.feedback.records] == ["acme"]
+
+
 async def test_tenants_do_not_share_cached_answers(
     bundles: dict[str, Path], ledger: Ledger
 ) -> None:
