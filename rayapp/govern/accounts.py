@@ -88,10 +88,11 @@ class Accounts:
             found = connection.execute(
                 sa.select(_accounts).where(_of(_accounts, tenant, period))
             ).first()
-            left = limit - (found.spent + found.lent if found is not None else 0)
+            spent, lent = (found.spent, found.lent) if found is not None else (0, 0)
+            left = limit - spent - lent
             amount = max(least, min(wanted, left // _SHARE))
             if amount > left:
-                return NoLoan(found.lent if found is not None else 0)
+                return NoLoan(limit - spent)
             if found is None:
                 values = {"tenant": tenant, "period": period, "spent": 0, "lent": amount}
                 connection.execute(_accounts.insert().values(**values))

@@ -46,9 +46,10 @@ class Loan:
 
 @dataclass(frozen=True, slots=True)
 class NoLoan:
-    """Less is left than was asked for. lent: what others have and may return."""
+    """Less is left than was asked for. coverable_nano_usd: the most that may be left in this
+    period, once others have returned all that is lent to them."""
 
-    lent: int
+    coverable_nano_usd: int
 
 
 class ApiKey(Record):

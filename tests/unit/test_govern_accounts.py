@@ -47,9 +47,9 @@ def test_a_loan_is_small_where_little_is_left(accounts: Accounts) -> None:
     assert lend(accounts, wanted=90).amount == 25
     assert lend(accounts, wanted=90).amount == 18
     assert lend(accounts, wanted=90, least=50).amount == 50
-    assert accounts.lend("acme", MONTH, 100, 8, 8, NOON) == NoLoan(lent=93)
+    assert accounts.lend("acme", MONTH, 100, 8, 8, NOON) == NoLoan(coverable_nano_usd=100)
     assert lend(accounts, wanted=8, least=7).amount == 7
-    assert accounts.lend("acme", MONTH, 100, 1, 1, NOON) == NoLoan(lent=100)
+    assert accounts.lend("acme", MONTH, 100, 1, 1, NOON) == NoLoan(coverable_nano_usd=100)
     assert lend(accounts, wanted=1, limit=101).amount == 1  # the budget was raised
     assert isinstance(accounts.lend("other", MONTH, 0, 1, 1, NOON), NoLoan)
 

@@ -56,7 +56,7 @@ async def test_a_budget_is_spent_to_the_last_request_and_not_beyond(accounts: Ac
     for gateway in gateways:
         await gateway.drain()
     for gateway in gateways:  # what one had, the other may have been refused for
-        gateway._wallets[""].empty_until_s = 0
+        gateway._wallets[""].refusal = None
         await client(gateways.index(gateway))
         await gateway.drain()
     assert num_answers == 100
@@ -76,16 +76,78 @@ async def test_what_is_refunded_can_be_spent_again(accounts: Accounts) -> None:
         await budgets.reserve("acme", CENT)
     await budgets.drain()
     assert accounts.all()[0].spent == CENT
-    budgets._wallets["acme"].empty_until_s = 0
+    budgets._wallets["acme"].refusal = None
     with pytest.raises(RequestError) as refused:
         await budgets.reserve("acme", CENT)
     assert refused.value.retry_after_s == 29 * 86_400 + 43_200  # February begins then
 
 
+THOUSAND_USD = 1_000 / NANO
+"""A budget of a thousand billionths."""
+
+
+async def refused_for(budgets: Budgets, cost: int) -> tuple[int | None, str]:
+    """Seconds until another try may be accepted, and what else to do."""
+    with pytest.raises(RequestError) as refused:
+        await budgets.reserve(None, cost)
+    assert refused.value.status == 429
+    return refused.value.retry_after_s, refused.value.next_step
+
+
+async def test_what_is_too_dear_keeps_nothing_cheaper_out(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    lend = accounts.lend
+
+    def noting(tenant: str, period: str, limit: int, wanted: int, least: int, until: Any) -> Any:
+        asked.append(least)
+        return lend(tenant, period, limit, wanted, least, until)
+
+    monkeypatch.setattr(accounts, "lend", noting)
+    now_s = [0.0]
+    budgets = make_budgets(accounts, usd=THOUSAND_USD)
+    budgets.clock_s = lambda: now_s[0]
+    await refused_for(budgets, 5_000)
+    (await budgets.reserve(None, 10)).settle()
+    assert asked == [5_000, 10]
+    for cost in (5_000, 6_000):  # what costs as much or more need not be asked for again yet
+        await refused_for(budgets, cost)
+    assert asked == [5_000, 10]
+    await refused_for(budgets, 4_999)
+    now_s[0] = module.REFUSE_S
+    await refused_for(budgets, 5_000)
+    assert asked == [5_000, 10, 4_999, 5_000]
+    await budgets.drain()
+
+
+async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> None:
+    """Until replicas return something, where that may be enough; until the next period, where only
+    that would be; and where no period would do, something else."""
+    ours, others = (make_budgets(accounts, usd=THOUSAND_USD) for _ in range(2))
+    (await ours.reserve(None, 300)).settle()
+    await ours.drain()
+    charge = await others.reserve(None, 600)
+    february_s = 29 * 86_400 + 43_200
+    retry_s, next_step = await refused_for(ours, 700)
+    assert (retry_s, "in a second" in next_step) == (1, True)
+    retry_s, next_step = await refused_for(ours, 701)
+    assert (retry_s, next_step.startswith("wait for the next month")) == (february_s, True)
+    retry_s, next_step = await refused_for(ours, 1_001)
+    assert (retry_s, "fewer rows" in next_step) == (february_s, True)
+    (await ours.reserve(None, 100)).settle()
+    charge.refund()
+    await others.drain()
+    ours._wallets[""].refusal = None
+    (await ours.reserve(None, 600)).settle()
+    await ours.drain()
+    assert accounts.all()[0].spent == 1_000
+
+
 async def test_a_loan_is_returned_soon_though_nobody_asks(
     accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOAN_S", 0.02)
+    monkeypatch.setattr(module, "LOAN_S", 0.2)
     closed = threading.Event()
     close = accounts.close
 
@@ -96,8 +158,13 @@ async def test_a_loan_is_returned_soon_though_nobody_asks(
 
     monkeypatch.setattr(accounts, "close", closing)
     budgets = make_budgets(accounts)
+    budgets.clock_s = lambda: 0.0
     charge = await budgets.reserve(None, CENT)
-    assert not await asyncio.to_thread(closed.wait, 0.1)  # one request is still being answered
+    purse = budgets._wallets[""].purse
+    assert purse is not None
+    while not purse.is_retired:
+        await asyncio.sleep(0.01)
+    assert not closed.is_set()  # one request is still being answered
     charge.settle()
     assert await asyncio.to_thread(closed.wait, 10)
     (account,) = accounts.all()

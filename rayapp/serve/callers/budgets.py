@@ -31,8 +31,9 @@ LOAN_S = 2.0
 """So long a loan is spent from; and what was spent so long before, it is made for."""
 MARGIN_S = 5.0
 """After the last deadline of a request that a loan pays for, until the loan may be settled."""
-EMPTY_S = 1.0
-"""So long a gateway refuses by itself, before it asks whether something came back."""
+REFUSE_S = 1.0
+"""What the accounts did not cover, or costs more, a gateway refuses by itself for so long, before
+it asks whether something came back."""
 CLOSE_AGAIN_S = 1.0
 
 
@@ -140,16 +141,23 @@ class Charge:
             self._purse.end(self.cost)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """The accounts did not lend this cost. Before until_s they are not asked for as much again."""
+
+    cost: int
+    coverable_nano_usd: int
+    until_s: float
+
+
 @dataclass(slots=True)
 class _Wallet:
-    """One tenant's. Before empty_until_s the accounts are not asked again; is_spent: then nothing
-    was lent to anybody that might come back."""
+    """One tenant's."""
 
     purse: Purse | None = None
     lending: "asyncio.Task[None] | None" = None
     wanting: int = 0
-    empty_until_s: float = 0.0
-    is_spent: bool = False
+    refusal: _Refusal | None = None
 
 
 @dataclass
@@ -178,9 +186,9 @@ class Budgets:
             purse = wallet.purse
             if purse is not None and purse.take(cost, self.clock_s()):
                 return Charge(cost, purse, self.clock_s)
-            if self.clock_s() < wallet.empty_until_s:
-                wait_s = _until_next(self.config.period, self.now()) if wallet.is_spent else None
-                raise _used_up(name, limit, self.config.period, wait_s)
+            refusal = wallet.refusal
+            if refusal and cost >= refusal.cost and self.clock_s() < refusal.until_s:
+                raise self._used_up(name, limit, cost, refusal.coverable_nano_usd)
             wallet.wanting += cost
             try:
                 await asyncio.shield(self._lending(name, limit, cost, wallet))
@@ -226,8 +234,8 @@ class Budgets:
                     "try again after the seconds in retry-after",
                 ) from error
             if isinstance(loan, NoLoan):
-                wallet.empty_until_s = self.clock_s() + EMPTY_S
-                wallet.is_spent = loan.lent == 0
+                until_s = self.clock_s() + REFUSE_S
+                wallet.refusal = _Refusal(least, loan.coverable_nano_usd, until_s)
                 return
             wallet.purse = self._purse(loan, begun_s, lives_s)
         finally:
@@ -260,23 +268,29 @@ class Budgets:
             break
         purse.was_returned.set()
 
+    def _used_up(self, name: str, limit: int, cost: int, coverable: int) -> RequestError:
+        """coverable: the most that may be left in this period."""
+        period = self.config.period
+        retry_after_s = 1 if cost <= coverable else _until_next(period, self.now())
+        if cost > limit:
+            next_step = "send fewer rows in each request, or have the budget raised"
+        else:
+            next_step = f"wait for the next {period} (UTC), or have the budget raised"
+        if cost <= coverable:
+            next_step = (
+                f"try again in a second, when replicas return what they hold, or {next_step}"
+            )
+        return RequestError(
+            f"{called(name)} may spend {limit / NANO:g} USD a {period}, "
+            "which does not cover this request",
+            next_step,
+            429,
+            "budget_exceeded",
+            retry_after_s=retry_after_s,
+        )
+
 
 def _until_next(period: str, now: datetime) -> int:
     """Whole seconds until the next day or month begins, rounded up."""
     _, following = bounds(period_of(period, now))
     return math.ceil((following - now).total_seconds())
-
-
-def _used_up(name: str, limit: int, period: str, wait_s: int | None) -> RequestError:
-    """wait_s: until the next period; None while replicas hold some that they may return."""
-    who = called(name)
-    again = "try again in a second, when replicas return what they hold of it, or " * (
-        wait_s is None
-    )
-    return RequestError(
-        f"{who} may spend {limit / NANO:g} USD a {period}, which does not cover this request",
-        f"{again}wait for the next {period} (UTC), or have the budget raised",
-        429,
-        "budget_exceeded",
-        retry_after_s=1 if wait_s is None else wait_s,
-    )
