@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -35,21 +36,24 @@ class Background:
         self._commit = commit
         self._commit_every_s = commit_every_s
         self._flush = flush
+        self._committing = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def lifespan(
         self, receive: Receive, send: Send, drain: Callable[[], Awaitable[None]]
     ) -> None:
         """ASGI's lifespan protocol: startup is complete once the champion, if any, is loaded, and
-        shutdown once `drain` is over and what it left is committed."""
+        shutdown once `drain` is over, whether it failed or not, and what it left is committed."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                await drain()
-                await self.stop()
+                try:
+                    await drain()
+                finally:
+                    await self.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -58,7 +62,9 @@ class Background:
         refresh = partial(self._refresh, REFRESH_S)
         self._tasks = [
             asyncio.create_task(self._every(self._follow_every_s, refresh)),
-            asyncio.create_task(self._every(self._commit_every_s, self._commit)),
+            asyncio.create_task(
+                self._every(self._commit_every_s, partial(self._alone, self._commit))
+            ),
         ]
 
     async def stop(self) -> None:
@@ -66,12 +72,17 @@ class Background:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await asyncio.to_thread(self._logged, self._flush)
+        await asyncio.to_thread(self._logged, partial(self._alone, self._flush))
 
     async def _every(self, seconds: float, work: Callable[[], object]) -> None:
         while True:
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self._logged, work)
+
+    def _alone(self, work: Callable[[], object]) -> None:
+        """A commit whose task was cancelled still runs in its thread, and the last one waits."""
+        with self._committing:
+            work()
 
     @staticmethod
     def _logged(work: Callable[[], object]) -> None:
