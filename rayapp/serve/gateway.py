@@ -152,6 +152,7 @@ class Gateway:
 
     async def _drain(self) -> None:
         await self._directory.drain()
+        self._meter.flush()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
 

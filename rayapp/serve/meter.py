@@ -58,7 +58,8 @@ class _Meter:
         self._count("rayapp_spans_dropped", num_spans, (service,))
 
     def flush(self) -> None:
-        """Hand over what was counted since the last time, all of it now."""
+        """Hand over what was counted since the last time, all of it now. Ray passes it on also
+        where the process ends then."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

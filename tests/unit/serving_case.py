@@ -220,6 +220,7 @@ class MemoryMeter:
         self.requests: list[tuple[str, str, int]] = []
         self.num_rows = 0
         self.num_kept_out = 0
+        self.num_flushed = 0
         self.batches: list[int] = []
         self.degradations: list[tuple[str, str]] = []
         self.breakers: list[tuple[str, str]] = []
@@ -230,6 +231,9 @@ class MemoryMeter:
         self.costs_of: list[tuple[str, int]] = []
         self.choices: list[tuple[str, str]] = []
         self.cascades: list[Counts] = []
+
+    def flush(self) -> None:
+        self.num_flushed = len(self.requests)
 
     def kept_out(self, tenant: str | None, num_requests: int) -> None:
         self.num_kept_out += num_requests

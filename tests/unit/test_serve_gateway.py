@@ -573,9 +573,12 @@ async def test_lifespan_follows_commits_and_flushes(bundles: dict[str, Path]) ->
         if case.follower.current[ENDPOINT].release_id == "r2" and "commit" in case.work:
             break
         await asyncio.sleep(0.01)
+    async with case.client() as client:
+        await client.get("/ping")
     await inbox.put({"type": "lifespan.shutdown"})
     assert (await outbox.get())["type"] == "lifespan.shutdown.complete"
     await running
+    assert case.meter.num_flushed == len(case.meter.requests) == 1
     assert case.follower.current[ENDPOINT].release_id == "r2"
     assert case.work[-1] == "flush"
 

@@ -15,7 +15,9 @@ from rayapp.errors import DeadlineExceeded, Unavailable
 from rayapp.families.base import Floats
 from rayapp.serve.endpoints.again import RESERVE, Budget, Hedge, Retry
 from rayapp.serve.endpoints.base import Ask
+from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.plan import SILENT_AFTER_S, ModelLoad, Planner, Report, copies_wanted
+from rayapp.serve.pool.replica import PoolReplica
 from rayapp.serve.pool.router import ranks
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 
@@ -298,3 +300,22 @@ def test_an_endpoint_may_be_placed_apart_from_the_others() -> None:
         {"placement": "p", "pools": {"p": {}}, "endpoints": {"a": {}, "b": {"placement": "inline"}}}
     )
     assert [config.placement_of(name) for name in ("a", "b", "c")] == ["p", "inline", "p"]
+
+
+# what a replica leaves behind
+
+
+async def test_what_a_pools_replica_counted_is_handed_over_when_it_goes() -> None:
+    counted: list[float] = []
+
+    class Counter:
+        def inc(self, amount: float, tags: dict[str, str]) -> None:
+            counted.append(amount)
+
+    replica = object.__new__(PoolReplica)
+    replica.__del__()  # of one that could not begin
+    replica._meter = PoolMeter("p", lambda name: Counter())
+    replica._meter.ask(is_held=True)
+    replica._meter.ask(is_held=True)
+    replica.__del__()
+    assert counted == [2]

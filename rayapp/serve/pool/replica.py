@@ -84,6 +84,8 @@ class PoolReplica:
 
     def __del__(self) -> None:
         """Ray Serve calls this by its name when the replica has drained."""
+        if hasattr(self, "_meter"):  # else it could not even begin
+            self._meter.flush()
         if self._tracer is not None:
             self._tracer.close()
 
