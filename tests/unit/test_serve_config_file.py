@@ -1,5 +1,6 @@
 """What is wrong with a Serve config file is told before any job, with its line."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 
 from rayapp.config.load import load
-from rayapp.config.serving import ServeFile
+from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, UserError
-from rayapp.serve.cluster.config_file import check_serve_file
+from rayapp.serve.cluster.config_file import _names_in, check_serve_file, own_configs
 from rayapp.serve.cluster.deploy import grpc_options, tried_again, without_frames
 
 GOOD = Path("configs/serving/gateway.yaml").read_text()
@@ -24,6 +25,7 @@ APPLICATION = {"name": "gateway", "import_path": "a:b"}
         ("min_replicas: 1", "min_replica: 1", "line 12: min_replica: unknown key; did you mean"),
         ("min_replicas: 1", "min_replicas: 3", "line 12: `min_replicas` 3 is more than `max_rep"),
         ("predict:build", "predict:biuld", "has no 'biuld'\n  next: did you mean 'build'?"),
+        ("predict:build", "predict:read_pointers", "has no 'read_pointers'"),  # in a function
         ("predict:build", "predikt:build", "there is no module 'serve_apps.predikt'"),
         ("serve_apps.predict", "nowhere.at_all", "there is no module 'nowhere.at_all'"),
         ("predict:build", "predict", "line 10: import_path"),
@@ -43,6 +45,44 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, sa
     with pytest.raises(ConfigError) as error:
         check_serve_file(load(ServeFile, path), str(path))
     assert says in str(error.value)
+
+
+def test_a_dot_in_the_place_of_the_colon_is_the_same_application(tmp_path: Path) -> None:
+    """Serve takes either."""
+    path = tmp_path / "gateway.yaml"
+    dotted = GOOD.replace("predict:build", "predict.build")
+    path.write_text(dotted)
+    file = load(ServeFile, path)
+    check_serve_file(file, str(path))
+    assert own_configs(file) == [ServingConfig.model_validate(file.applications[0]["args"])]
+    path.write_text(dotted.replace("min_replicas: 1", "min_replica: 1"))
+    with pytest.raises(ConfigError, match="line 12: min_replica: unknown key"):
+        check_serve_file(load(ServeFile, path), str(path))
+
+
+def test_what_stands_at_the_top_of_a_module() -> None:
+    source = """
+import a.b
+from c import d as e
+try:
+    import f
+except ImportError:
+    f = None
+if f:
+    (g, h), i = (1, 2), 3
+with open("x") as j:
+    k: int = 1
+def l(m):
+    n = [o for o in m]
+class P:
+    q = 1
+r = [s for s in range(3)]
+t = lambda u: (v := u)
+"""
+    names = _names_in(ast.parse(source))
+    assert names == {"a", "e", "f", "g", "h", "i", "j", "k", "l", "P", "r", "t"}
+    assert "*" in _names_in(ast.parse("from a import *"))
+    assert "*" in _names_in(ast.parse("def __getattr__(name): ..."))
 
 
 @pytest.mark.parametrize("module", ["serve_apps.predict:build", "ray.serve.llm:build_openai_app"])

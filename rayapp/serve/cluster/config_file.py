@@ -4,7 +4,9 @@ arguments, and the modules that it names, before any job."""
 import ast
 import difflib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ray.serve.schema import ServeDeploySchema
 
@@ -12,7 +14,11 @@ from rayapp.config.load import Location, check, read_yaml
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError
 
-BUILDER = "serve_apps.predict:build"
+BUILDER = ("serve_apps.predict", "build")
+_SCOPES = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+)
 
 
 def check_serve_file(file: ServeFile, path: str) -> None:
@@ -26,7 +32,7 @@ def check_serve_file(file: ServeFile, path: str) -> None:
         at: Location = ("applications", number)
         place = places.get((*at, "import_path"))
         _check_import(str(application["import_path"]), path, place, "import_path")
-        if application["import_path"] == BUILDER:
+        if _is_ours(application):
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
             check(ServingConfig, application.get("args") or {}, path, own)
 
@@ -36,14 +42,24 @@ def own_configs(file: ServeFile) -> list[ServingConfig]:
     return [
         ServingConfig.model_validate(application.get("args") or {})
         for application in file.applications
-        if application["import_path"] == BUILDER
+        if _is_ours(application)
     ]
+
+
+def _is_ours(application: Mapping[str, Any]) -> bool:
+    return _parted(str(application["import_path"])) == BUILDER
+
+
+def _parted(import_path: str) -> tuple[str, str]:
+    """Module and attribute. Serve takes `module:attribute` and `module.attribute` alike."""
+    module, _, attribute = import_path.replace(":", ".").rpartition(".")
+    return module, attribute
 
 
 def _check_import(import_path: str, path: str, place: str | None, key: str) -> None:
     """Serve imports `module:attribute` on the cluster; a module of this project can be looked into
     here. Anything that is not found out without running it is left to Serve."""
-    module, _, attribute = import_path.replace(":", ".").rpartition(".")
+    module, attribute = _parted(import_path)
     where = f"{path}: {place}: {key}" if place else f"{path}: {key}"
     found = Path(*module.split("."))
     files = [f for f in (found.with_suffix(".py"), found / "__init__.py") if f.is_file()]
@@ -63,7 +79,11 @@ def _check_import(import_path: str, path: str, place: str | None, key: str) -> N
 def _names_in(module: ast.Module) -> set[str]:
     """What stands at the top of a module; "*" where that is decided elsewhere."""
     names: set[str] = set()
-    for node in ast.walk(module):
+    waiting: list[ast.AST] = list(module.body)
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, _SCOPES):
+            waiting += ast.iter_child_nodes(node)
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add("*" if node.name == "__getattr__" else node.name)
