@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
-from rayapp.config.serving import BudgetsConfig, ServingConfig
+from rayapp.config.serving import ServingConfig
+from rayapp.config.tenants import BudgetsConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.govern.accounts import Accounts
 from rayapp.schemas.period import period_of

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
-from rayapp.config.serving import LimitsConfig, ServingConfig
+from rayapp.config.serving import ServingConfig
+from rayapp.config.tenants import LimitsConfig
 from rayapp.errors import RequestError
 from rayapp.serve.callers.limits import Bucket, Grant, Keeper, Limiter
 

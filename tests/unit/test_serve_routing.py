@@ -22,7 +22,8 @@ from serving_case import (
     signed_manifest,
 )
 
-from rayapp.config.serving import BudgetsConfig, ServingConfig
+from rayapp.config.serving import ServingConfig
+from rayapp.config.tenants import BudgetsConfig
 from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.schemas.release import Evaluation
 from rayapp.schemas.traffic import NANO, Loan

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from rayapp.config.serving import BudgetsConfig
+from rayapp.config.tenants import BudgetsConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.schemas.period import bounds, period_of
 from rayapp.schemas.traffic import NANO, Loan, NoLoan

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rayapp.config.serving import LimitsConfig, RateConfig
+from rayapp.config.tenants import LimitsConfig, RateConfig
 from rayapp.errors import RequestError
 from rayapp.serve.callers.identity import ANONYMOUS, called
 from rayapp.serve.wire.http import RATE_LIMITED

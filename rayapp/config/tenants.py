@@ -1,0 +1,43 @@
+"""What each tenant may ask, and what it may spend."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rayapp.config.load import Config
+from rayapp.schemas.traffic import NANO
+
+
+class RateConfig(Config):
+    requests_per_s: float = Field(gt=0)
+    burst: float = Field(ge=1)
+    """Requests that may come at once after a pause."""
+
+
+class LimitsConfig(Config):
+    """How many requests each tenant may send, over all replicas together; more get 429."""
+
+    default: RateConfig | None = None
+    """Of each tenant that is not named, and of all callers without a key together."""
+    tenants: dict[str, RateConfig] = Field(default={})
+
+    def rate_of(self, tenant: str) -> RateConfig | None:
+        """None: as many as they like."""
+        return self.tenants.get(tenant, self.default)
+
+
+class BudgetsConfig(Config):
+    """What each tenant may spend at the prices of endpoints, over all replicas together; what is
+    not covered gets 429."""
+
+    period: Literal["day", "month"] = "month"
+    """Of the calendar, in UTC."""
+    default_usd: float | None = Field(default=None, ge=0)
+    """Of each tenant that is not named, and of all callers without a key together; null: as much as
+    they like."""
+    tenants_usd: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+
+    def limit_of(self, tenant: str) -> int | None:
+        """In billionths of a dollar; None: as much as they like."""
+        usd = self.tenants_usd.get(tenant, self.default_usd)
+        return None if usd is None else round(usd * NANO)
