@@ -27,7 +27,7 @@ class ArmConfig(Target):
 class SplitConfig(Config):
     """Units are divided between the champion and other releases by a salted hash."""
 
-    salt: str
+    salt: str = Field(min_length=1)
     """Another salt divides anew, independently of the old one."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
     """By name, as the prediction log has it. What they leave stays with the champion."""

@@ -294,6 +294,11 @@ class ServingConfig(Config):
         unknown = sorted(named - self.pools.keys() - {INLINE})
         if unknown:
             raise ValueError(f"`placement` {unknown[0]!r} is neither inline nor one of `pools`")
+        if self.endpoints and self.placement != INLINE and self._is_overridden():
+            raise ValueError(
+                f"`placement` {self.placement!r} has no effect, since each of `endpoints` has its "
+                "own: leave it out"
+            )
         unused = sorted(self.pools.keys() - named)
         if unused:
             raise ValueError(f"`pools`: {unused[0]} has no effect, since nothing is placed there")
@@ -303,6 +308,11 @@ class ServingConfig(Config):
                     f"`endpoints`: {name}: is_pinned has no effect on a model that is inline"
                 )
         return self
+
+    def _is_overridden(self) -> bool:
+        """Whether `placement` is nobody's, those included whose champions only stand in."""
+        unsaid = EndpointConfig()
+        return all(self.endpoints.get(name, unsaid).placement for name in self.named())
 
     def placement_of(self, endpoint: str) -> str:
         """`inline`, or the name of a pool."""

@@ -1,10 +1,11 @@
 """What each tenant may ask, and what it may spend."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.config.routing import Tenant
 from rayapp.schemas.traffic import NANO
 
 
@@ -19,7 +20,13 @@ class LimitsConfig(Config):
 
     default: RateConfig | None = None
     """Of each tenant that is not named, and of all callers without a key together."""
-    tenants: dict[str, RateConfig] = Field(default={})
+    tenants: dict[Tenant, RateConfig] = Field(default={})
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.default is None and not self.tenants:
+            raise ValueError("no rate is set: give `default` or `tenants`, or leave `limits` out")
+        return self
 
     def rate_of(self, tenant: str) -> RateConfig | None:
         """None: as many as they like."""
@@ -35,7 +42,15 @@ class BudgetsConfig(Config):
     default_usd: float | None = Field(default=None, ge=0)
     """Of each tenant that is not named, and of all callers without a key together; null: as much as
     they like."""
-    tenants_usd: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    tenants_usd: dict[Tenant, Annotated[float, Field(ge=0)]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.default_usd is None and not self.tenants_usd:
+            raise ValueError(
+                "no budget is set: give `default_usd` or `tenants_usd`, or leave `budgets` out"
+            )
+        return self
 
     def limit_of(self, tenant: str) -> int | None:
         """In billionths of a dollar; None: as much as they like."""

@@ -40,7 +40,7 @@ def test_a_header_may_have_one_value_or_one_of_several() -> None:
         ({"tenants": None}, "empty condition"),
         ({"tenants": []}, "at least 1 item"),
         ({"tenants": ["acme", "acme"]}, "'acme' is listed twice"),
-        ({"tenants": ["Not A Name"]}, "pattern"),
+        ({"tenants": ["Not A Name"]}, "no tenant can have this name"),
         ({"headers": {}}, "at least 1 item"),
         ({"headers": {"x-a": []}}, "at least 1 item"),
         ({"headers": {"x-a": ["1", "1"]}}, "'1' is listed twice"),

@@ -222,6 +222,14 @@ def test_a_period_is_of_the_calendar_in_utc() -> None:
         ({"usd_per_1000_rows": 0}, "greater than or equal to"),
         ({"usd_per_1000_rows": 1, "budgets": {"tenants_usd": {"a": -1}}}, "greater than or equal"),
         ({"usd_per_1000_rows": 1, "budgets": {"period": "week"}}, "'day' or 'month'"),
+        (
+            {"usd_per_1000_rows": 1, "budgets": {"period": "day"}},
+            "no budget is set: give `default_usd` or `tenants_usd`, or leave `budgets` out",
+        ),
+        (
+            {"usd_per_1000_rows": 1, "budgets": {"tenants_usd": {"Acme!": 1}}},
+            "no tenant can have this name",
+        ),
     ],
 )
 def test_a_setting_without_sense_is_refused(settings: dict[str, Any], says: str) -> None:

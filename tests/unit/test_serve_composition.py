@@ -316,6 +316,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"shadow": {"share": 0.5}}, "name either"),
     ({"shadow": {"release": "abc"}}, "pattern"),
+    ({"split": {"salt": "", "arms": {"x": {"endpoint": "b", "share": 0.1}}}}, "at least 1 char"),
     ({"cache": {"max_byte": 5}}, "Extra inputs"),
 ]
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.config.serving import ServingConfig
@@ -19,6 +21,7 @@ LIMITS = LimitsConfig.model_validate(
         "tenants": {"acme": {"requests_per_s": 100, "burst": 200}},
     }
 )
+RATE = {"requests_per_s": 1, "burst": 1}
 
 
 class Clock:
@@ -169,8 +172,8 @@ async def test_the_wait_is_told() -> None:
     assert "0.1 requests a second" in error.value.what
 
 
-async def test_without_limits_nobody_is_asked() -> None:
-    site = Site(LimitsConfig())
+async def test_without_a_limit_no_lease_is_asked_for() -> None:
+    site = Site(LimitsConfig.model_validate({"tenants": {"acme": RATE}}))
     assert await site.admitted("a", 100) == 100
     assert site.num_leases == 0
 
@@ -218,3 +221,16 @@ async def test_a_refusal_names_the_limit_and_reaches_no_model(tmp_path: Path) ->
     assert answers[-1].json()["error"]["type"] == "rate_limited"
     assert looked.status_code == 200
     assert len(case.predictions.records) == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({}, "no rate is set: give `default` or `tenants`, or leave `limits` out"),
+        ({"tenants": {"Acme!": RATE}}, "no tenant can have this name: it is 1 to 63 of a-z"),
+        ({"tenants": {"": RATE}}, "no tenant can have this name"),
+    ],
+)
+def test_limits_without_effect_are_an_error(limits: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ServingConfig.model_validate({"limits": limits})

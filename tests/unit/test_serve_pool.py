@@ -285,6 +285,14 @@ async def test_without_budget_there_is_no_second_ask() -> None:
         ({"endpoints": {"a": {"is_pinned": True}}}, "no effect on a model that is inline"),
         ({"pools": {"inline": {}}}, "none can be named inline"),
         (
+            {
+                "placement": "p",
+                "pools": {"p": {}, "q": {}},
+                "endpoints": {"a": {"placement": "q"}, "b": {"placement": "inline"}},
+            },
+            "`placement` 'p' has no effect, since each of `endpoints` has its own: leave it out",
+        ),
+        (
             {"placement": "p", "pools": {"p": {"hedge_share": 0.1}}},
             "no effect without `hedge_after_ms`",
         ),
@@ -300,6 +308,12 @@ def test_an_endpoint_may_be_placed_apart_from_the_others() -> None:
         {"placement": "p", "pools": {"p": {}}, "endpoints": {"a": {}, "b": {"placement": "inline"}}}
     )
     assert [config.placement_of(name) for name in ("a", "b", "c")] == ["p", "inline", "p"]
+
+
+def test_a_placement_is_also_for_champions_that_stand_in() -> None:
+    own = {"placement": "inline", "fallback": [{"endpoint": "b"}]}
+    args = {"placement": "p", "pools": {"p": {}}, "endpoints": {"a": own}}
+    assert ServingConfig.model_validate(args).placement_of("b") == "p"
 
 
 # what a replica leaves behind
