@@ -94,6 +94,7 @@ class ChampionFollower:
         self._read_pointers = read_pointers
         self._open_release = open_release
         self._clock = clock
+        self._pointers: Mapping[str, Pointer] = {}
         self._failed: dict[str, tuple[Pointer, float]] = {}
         self._swapping: dict[str, Future[None]] = {}
         self._executor = ThreadPoolExecutor(MOST_SWAPS, thread_name_prefix="swap")
@@ -115,6 +116,7 @@ class ChampionFollower:
             self._note(LEDGER, f"the ledger cannot be read: {public_reason(error)}", error)
             return
         self._forget(LEDGER)
+        self._pointers = pointers
         self._swapping = {k: swap for k, swap in self._swapping.items() if not swap.done()}
         for key, pointer in pointers.items():
             if key in self._swapping:
@@ -145,10 +147,14 @@ class ChampionFollower:
             self._note(key, f"release {pointer.target[:12]}: {public_reason(error)}", error)
             return
         with self._changing:
-            self.current = {**self.current, key: loaded}
+            # Loading takes minutes where a rollback must not: the pointer may have gone back.
+            newest = self._pointers.get(key)
+            is_wanted = newest is not None and newest.target == loaded.release_id
+            if is_wanted:
+                self.current = {**self.current, key: loaded}
         self._forget(key)
         log.info(
-            "release_loaded",
+            "release_loaded" if is_wanted else "release_dropped",
             extra={
                 "endpoint": key,
                 "release_id": loaded.release_id,

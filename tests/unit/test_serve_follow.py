@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ from serving_case import ENDPOINT, Case, make_bundle
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.schemas.operations import Pointer
-from rayapp.serve.follow import LEDGER, RETRY_AFTER_S
+from rayapp.serve.follow import LEDGER, RETRY_AFTER_S, ChampionFollower, Loaded
+from rayapp.serve.loading import Inline, Store
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,31 @@ def test_a_moved_pointer_is_tried_at_once(case: Case) -> None:
     case.promote("r2")
     case.follower.refresh()
     assert serving(case) == "r2"
+
+
+def test_what_the_pointer_left_while_it_was_loaded_never_serves(case: Case) -> None:
+    opened: list[str] = []
+    loading, gate = threading.Event(), threading.Event()
+    inline = Inline(Store(case.read, case.fetch), case.batcher)
+
+    def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+        opened.append(release_id)
+        if release_id == "r2":
+            loading.set()
+            assert gate.wait(10)
+        return inline(endpoint, release_id, previous)
+
+    case.follower = ChampionFollower(lambda: case.pointers, open_release)
+    case.promote("r1")
+    case.follower.refresh()
+    case.promote("r2")
+    case.follower.refresh(patience_s=0)
+    assert loading.wait(10)
+    case.promote("r1")  # rolled back
+    case.follower.refresh(patience_s=0)
+    gate.set()
+    case.follower.refresh()
+    assert (serving(case), opened) == ("r1", ["r1", "r2"])
 
 
 def test_a_folder_that_is_no_bundle_is_refused(case: Case) -> None:
