@@ -160,6 +160,22 @@ async def test_a_caller_who_goes_does_not_stop_the_load() -> None:
     assert site.loads == {"a": 1}
 
 
+async def test_a_model_that_is_loading_keeps_its_place_though_nobody_waits() -> None:
+    """Its memory is taken all the same, and who asks again must not start a second load."""
+    site = Site()
+    site.gates["a"] = asyncio.Event()
+    asked = asyncio.create_task(site.ask("a", 90))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.wait([asked])
+    with pytest.raises(Unavailable, match="loading or in use"):
+        await site.ask("b", 50, times=5)
+    assert site.shelf.used_bytes == 90
+    site.gates["a"].set()
+    assert await site.ask("a", 90) == "a"
+    assert site.loads == {"a": 1}
+
+
 async def test_stock_takes_what_fits() -> None:
     site = Site()
     assert site.shelf.stock("a", 80, "a")

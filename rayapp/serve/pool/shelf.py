@@ -45,6 +45,11 @@ class _Place(Generic[M]):
     is_newcomer: bool = False
     is_pinned: bool = False
 
+    @property
+    def is_idle(self) -> bool:
+        """It may go. A load cannot be stopped: its memory is taken though nobody waits for it."""
+        return self.loading.done() and not self.num_using and not self.is_pinned
+
 
 class Shelf(Generic[M]):
     """load: the model of an id; different ones load side by side, num_loads at a time, and one
@@ -153,7 +158,9 @@ class Shelf(Generic[M]):
             async with self._loads:
                 return await self._load(model_id)
         except BaseException:
-            self._places.pop(model_id, None)  # the next one who asks tries again
+            # The next one who asks tries again. It is this load's own place that goes: while one is
+            # loading it is not unloaded, so there can be no second.
+            del self._places[model_id]
             raise
 
     def _promote(self, model_id: str, place: _Place[M], at_any_cost: bool = False) -> None:
@@ -190,7 +197,7 @@ class Shelf(Generic[M]):
             raise Unavailable(
                 f"model {model_id[:12]} needs {num_bytes:,} bytes, {lacking:,} more than can be "
                 f"freed of the {self._max_bytes:,} of a replica: the models there are asked for "
-                "more, pinned or in use",
+                "more, pinned, loading or in use",
                 "try again; raise max_model_bytes or max_replicas of the pool",
             )
         self._unload(going)
@@ -200,7 +207,7 @@ class Shelf(Generic[M]):
         found = [
             model_id
             for model_id, place in self._places.items()
-            if place.is_newcomer == is_newcomer and not place.num_using and not place.is_pinned
+            if place.is_newcomer == is_newcomer and place.is_idle
         ]
         return sorted(found, key=lambda m: self.heat(m) / max(1, self._places[m].num_bytes))
 
