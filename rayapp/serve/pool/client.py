@@ -67,10 +67,13 @@ class Pool:
     ) -> None:
         """Blocks until a replica holds the release, and all that hold `like` do. Called off the
         event loop. Raises Unavailable, or what loading it raises."""
-        prepared = self._prepared(endpoint, release_id, num_bytes, like, is_pinned)
+        prepared = asyncio.run_coroutine_threadsafe(
+            self._prepared(endpoint, release_id, num_bytes, like, is_pinned), self._loop
+        )
         try:
-            asyncio.run_coroutine_threadsafe(prepared, self._loop).result(PREPARE_S)
+            prepared.result(PREPARE_S)
         except TimeoutError:
+            prepared.cancel()  # else each try would leave one that waits for the same load
             raise Unavailable(
                 f"pool {self._name!r} did not load release {release_id[:12]} in {PREPARE_S} s",
                 "see the pool's replicas in the dashboard",
