@@ -193,6 +193,19 @@ async def test_while_the_keeper_is_dead_each_gateway_keeps_its_share(
     assert await site.admitted("acme", 500) <= 201
 
 
+async def test_a_keeper_that_fails_now_and_then_does_not_suspend_the_limit() -> None:
+    limits = LimitsConfig.model_validate({"default": {"requests_per_s": 1, "burst": 50}})
+    site = Site(limits)
+    keeper = site.keeper
+    num_admitted = 0
+    for tick in range(300):
+        site.clock.now_s += 0.1
+        site.keeper = keeper if tick % 2 else None
+        num_admitted += await site.admitted("t", 20)
+    # what the keeper gives, and once more the same, which is this gateway's own share
+    assert num_admitted <= 2 * (50 + 30)
+
+
 async def test_a_client_that_leaves_disturbs_nobody_who_waits() -> None:
     site = Site()
     first = asyncio.create_task(site.gateways[0].admit("acme"))

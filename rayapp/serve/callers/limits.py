@@ -79,7 +79,9 @@ class Keeper:
 @dataclass(slots=True)
 class _Allowance:
     """One tenant's tokens here, which are void after until_s. The bucket is empty until
-    empty_until_s, by what its keeper said; before refused_until_s it is not asked again."""
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again.
+    alone: the bucket of this gateway itself, once it had to give from one; is_alone: it had to
+    since its last lease."""
 
     tokens: float = 0.0
     until_s: float = 0.0
@@ -88,6 +90,7 @@ class _Allowance:
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
     alone: Bucket | None = None
+    is_alone: bool = False
 
 
 class Limiter:
@@ -150,10 +153,12 @@ class Limiter:
         wanted = max(1, math.floor(rate.requests_per_s * LEASE_S), allowance.num_waiting)
         try:
             grant = await self._lease(name, wanted)
-            allowance.alone = None
+            allowance.is_alone = False
         except Exception as error:
-            if allowance.alone is None:
+            if not allowance.is_alone:
                 log.warning("limits_kept_alone", extra={"tenant": name}, exc_info=error)
+                allowance.is_alone = True
+            if allowance.alone is None:  # not a full one for each call of many that fails
                 alone = rate.requests_per_s * self._share, max(1.0, rate.burst * self._share)
                 allowance.alone = Bucket(*alone, self._clock_s())
             grant = allowance.alone.take(wanted, self._clock_s())
