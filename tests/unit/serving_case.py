@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -295,7 +295,6 @@ class Case:
         self.predictions = MemorySink()
         self.feedback = MemorySink()
         self.meter = MemoryMeter()
-        self.work: list[str] = []
         self.keys: dict[str, ApiKey] = {}
         self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
         store = Store(self.read, self.fetch, self.evaluation)
@@ -303,13 +302,7 @@ class Case:
         if self.config.judged():
             opener = Judged(store, opener)
         self.follower = ChampionFollower(lambda: self.pointers, opener, lambda: self.now_s)
-        background = Background(
-            self.follower.refresh,
-            0.01,
-            lambda: self.work.append("commit"),
-            0.01,
-            lambda: self.work.append("flush"),
-        )
+        background = Background(self.follower.refresh, 1, lambda: None, 1, lambda: None)
         self.app = Gateway(
             self.config,
             self.follower,
@@ -368,6 +361,13 @@ def case_of_tasks(folder: Path) -> Case:
         case.promote(task, endpoint=task)
     case.follower.refresh()
     return case
+
+
+async def until(is_done: Callable[[], object]) -> None:
+    """Lets others go on until it is. The bound only keeps a test that hangs from saying nothing."""
+    async with asyncio.timeout(10):
+        while not is_done():
+            await asyncio.sleep(0.001)
 
 
 async def in_parallel(*calls: Any) -> list[Any]:

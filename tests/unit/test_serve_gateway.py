@@ -26,6 +26,7 @@ from rayapp.errors import TamperedError
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.traffic import KEPT_OUT
 from rayapp.serve.aside import INLINE_BYTES
+from rayapp.serve.background import Background
 from rayapp.serve.replica import BehindServe
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
@@ -561,6 +562,19 @@ async def test_a_client_that_leaves_is_no_error(case: Case) -> None:
 
 async def test_lifespan_follows_commits_and_flushes(bundles: dict[str, Path]) -> None:
     case = Case(ServingConfig(), releases=bundles)
+    work: list[str] = []
+    loop, followed, committed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def follow(patience_s: float | None) -> None:
+        case.follower.refresh(patience_s)
+        if case.follower.current[ENDPOINT].release_id == "r2":
+            loop.call_soon_threadsafe(followed.set)
+
+    def commit() -> None:
+        work.append("commit")
+        loop.call_soon_threadsafe(committed.set)
+
+    case.app._background = Background(follow, 0.001, commit, 0.001, lambda: work.append("flush"))
     case.promote("r1")
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outbox: asyncio.Queue[Any] = asyncio.Queue()
@@ -569,18 +583,15 @@ async def test_lifespan_follows_commits_and_flushes(bundles: dict[str, Path]) ->
     assert (await outbox.get())["type"] == "lifespan.startup.complete"
     assert case.follower.current[ENDPOINT].release_id == "r1"
     case.promote("r2")
-    for _ in range(200):
-        if case.follower.current[ENDPOINT].release_id == "r2" and "commit" in case.work:
-            break
-        await asyncio.sleep(0.01)
+    await followed.wait()
+    await committed.wait()
     async with case.client() as client:
         await client.get("/ping")
     await inbox.put({"type": "lifespan.shutdown"})
     assert (await outbox.get())["type"] == "lifespan.shutdown.complete"
     await running
     assert case.meter.num_flushed == len(case.meter.requests) == 1
-    assert case.follower.current[ENDPOINT].release_id == "r2"
-    assert case.work[-1] == "flush"
+    assert work[-1] == "flush"
 
 
 @pytest.mark.parametrize("agent", ["python/gevent-http-client-2.3.4", "Python/3.11 aiohttp/3.9"])

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+from serving_case import until
+
 from rayapp.serve.endpoints.cascade import Counts
 from rayapp.serve.meter import PoolMeter, ServeMeter
 from rayapp.telemetry import METRICS
@@ -30,8 +32,7 @@ async def test_counts_are_summed_and_handed_over_in_time(monkeypatch: Any) -> No
         meter.rows("e", "r", 2)
     meter.request("e", "r", 503, 0.5)
     assert made["rayapp_requests"].seen == []
-    while not made["rayapp_requests"].seen:
-        await asyncio.sleep(0.001)
+    await until(lambda: made["rayapp_requests"].seen)
     tags = {"endpoint": "e", "release": "r"}
     assert made["rayapp_requests"].seen == [
         (3, tags | {"status": "200"}),
@@ -82,12 +83,13 @@ async def test_what_many_endpoints_counted_is_handed_over_in_slices(monkeypatch:
     def num_seen() -> int:
         return sum(len(recorded.seen) for recorded in made.values())
 
-    while num_seen() < 10 * 6:
-        before = num_seen()
-        await asyncio.sleep(0)
-        turns.append(num_seen() - before)
-        if len(turns) == 10:
-            meter.request("later", "r", 200, 0.5)
+    async with asyncio.timeout(10):
+        while num_seen() < 10 * 6:
+            before = num_seen()
+            await asyncio.sleep(0)
+            turns.append(num_seen() - before)
+            if len(turns) == 10:
+                meter.request("later", "r", 200, 0.5)
     assert max(turns) == 7
     meter.flush()
     assert num_seen() == 11 * 6
@@ -103,5 +105,4 @@ async def test_what_ray_does_not_take_keeps_back_nothing_else(monkeypatch: Any) 
     meter.rows("e", "r", 1)
     meter.request("e", "r", 200, 0.5)
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-    while not made["rayapp_requests"].seen:
-        await asyncio.sleep(0.001)
+    await until(lambda: made["rayapp_requests"].seen)

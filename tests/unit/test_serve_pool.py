@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from serving_case import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import DeadlineExceeded, Unavailable
@@ -204,6 +205,18 @@ class Scripted:
         return self.num_asked if isinstance(step, asyncio.Event) else step
 
 
+class Spent(Budget):
+    """There is nothing in it, ever."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.num_refused = 0
+
+    def spend(self) -> bool:
+        self.num_refused += 1
+        return False
+
+
 GONE = Unavailable("gone", "wait")
 ASK = Ask("id", b"", None)  # type: ignore[arg-type]
 
@@ -255,8 +268,7 @@ async def test_a_hedge_that_fails_does_not_end_the_first_ask() -> None:
     gate = asyncio.Event()
     inner = Scripted(gate, GONE)
     asked = asyncio.create_task(Hedge(inner, 0.001, Budget(1)).predict(ASK))  # type: ignore[arg-type]
-    while inner.num_asked < 2:
-        await asyncio.sleep(0)
+    await until(lambda: inner.num_asked == 2)
     gate.set()
     assert await asked == 2
 
@@ -264,11 +276,9 @@ async def test_a_hedge_that_fails_does_not_end_the_first_ask() -> None:
 async def test_without_budget_there_is_no_second_ask() -> None:
     gate = asyncio.Event()
     inner = Scripted(gate)
-    budget = Budget(0.0)
-    while budget.spend():
-        pass
+    budget = Spent()
     asked = asyncio.create_task(Hedge(inner, 0.001, budget).predict(ASK))  # type: ignore[arg-type]
-    await asyncio.sleep(0.01)
+    await until(lambda: budget.num_refused)
     gate.set()
     await asked
     assert inner.num_asked == 1

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from serving_case import until
 
 from rayapp.config.serving import PoolConfig
 from rayapp.errors import Unavailable
@@ -37,6 +38,4 @@ async def test_a_load_that_takes_too_long_is_not_waited_for_any_more(
     pool = pool_of(Replicas())
     with pytest.raises(Unavailable, match="did not load release ffffffffffff"):
         await asyncio.to_thread(pool.prepare, "e", RELEASE, 10, None, False)
-    async with asyncio.timeout(10):
-        while asyncio.all_tasks() != {asyncio.current_task()}:
-            await asyncio.sleep(0)
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
-from serving_case import ROW
+from serving_case import ROW, until
 
 from rayapp.config.tracing import TracingConfig
 from rayapp.errors import Unavailable
@@ -128,12 +128,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(otlp, "MAX_WAITING", 4)
     monkeypatch.setattr(otlp, "BATCH", 2)
     return
-
-
-async def until(done: Any) -> None:
-    async with asyncio.timeout(10):
-        while not done():
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.usefixtures("quick")
