@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import Unavailable
 from rayapp.families.base import Floats
 from rayapp.schemas.record import canonical_json
-from rayapp.serve.batching import Batcher
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
-from rayapp.serve.loading import Store, open_proven
+from rayapp.serve.loading import Store
 from rayapp.serve.meter import PoolMeter
+from rayapp.serve.pool.model import Model, Opener
 from rayapp.serve.pool.plan import ModelLoad, Planner, Report
 from rayapp.serve.pool.router import HELD, ModelRouter
 from rayapp.serve.pool.scorer import Outcome, Part, Traces
@@ -34,15 +33,6 @@ log = logging.getLogger("rayapp.serve.pool")
 
 REPORT_EVERY_S = 1.0
 PLANNER_WAIT_S = 2.0
-
-
-@dataclass(eq=False)
-class Model:
-    """One that is loaded. busy_s: how long its calls took, all together."""
-
-    batcher: Batcher
-    busy_s: float = 0.0
-    reported_s: float = 0.0
 
 
 def planner(name: str, config: PoolConfig) -> Any:
@@ -65,15 +55,18 @@ class PoolReplica:
     ) -> None:
         configure_logging()
         self._config = config.pools[name]
-        self._store = connect(config)
         self._meter = PoolMeter(name)
+        self._opener = Opener(connect(config), self._config, self._meter)
         if config.tracing is not None:
             service = f"rayapp-pool-{name}"
             self._tracer = OtlpTracer(config.tracing, service, self._meter.dropped_spans)
         self._num_ongoing = 0
         self._load = Load(lambda: self._num_ongoing)
         self._shelf: Shelf[Model] = Shelf(
-            self._loaded, self._config.max_model_bytes, self._config.max_loads, self._meter.ask
+            self._opener.load,
+            self._config.max_model_bytes,
+            self._config.max_loads,
+            self._meter.ask,
         )
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._planner = planner(name, self._config)
@@ -143,36 +136,9 @@ class PoolReplica:
             return
         for release_id, num_bytes in wanted.items():
             try:
-                self._shelf.stock(release_id, num_bytes, self._opened(release_id))
+                self._shelf.stock(release_id, num_bytes, self._opener.open(release_id))
             except Exception:
                 log.exception("model_not_stocked", extra={"release_id": release_id})
-
-    async def _loaded(self, release_id: str) -> Model:
-        start_s = time.monotonic()
-        model = await asyncio.to_thread(self._opened, release_id)
-        self._meter.load(time.monotonic() - start_s)
-        return model
-
-    def _opened(self, release_id: str) -> Model:
-        manifest = self._store.read(release_id).manifest
-        bundle = open_proven(self._store, manifest.bundle)
-
-        def score(x_NF: Floats) -> Floats:
-            start_s = time.monotonic()
-            try:
-                return bundle.score(x_NF)
-            finally:
-                model.busy_s += time.monotonic() - start_s
-
-        model = Model(
-            Batcher(
-                score,
-                self._config.max_batch_rows,
-                self._config.batch_wait_ms,
-                lambda num_rows: self._meter.batch(manifest.endpoint, num_rows),
-            )
-        )
-        return model
 
     async def _report_on(self) -> None:
         while True:
