@@ -1,8 +1,10 @@
 """Feature values that endpoints look up: the newest publication of each feed, in this process."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +17,8 @@ from rayapp.schemas.features import FeatureFeed, FeatureTable
 log = logging.getLogger("rayapp.serve.feeds")
 
 LOOK_EVERY_S = 0.5
+MOST_READS = 2
+"""At a time: a large table must not keep the other feeds waiting."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,33 @@ class Feeds:
         self._read_table = read_table
         self._clock_s = clock_s
         self._look_at_s = 0.0
+        self._reading: dict[str, Future[None]] = {}
+        self._executor = ThreadPoolExecutor(MOST_READS, thread_name_prefix="feed")
+        self._changing = threading.Lock()
 
-    def refresh(self) -> None:
-        """Never raises: what was read last still counts, until it is stale."""
+    def refresh(self, patience_s: float | None = None) -> None:
+        """Look at the publications once, and read what is new; what takes longer than patience_s
+        goes on afterwards. Never raises: what was read last still counts, until it is stale. Called
+        by one thread at a time."""
         now_s = self._clock_s()
-        if now_s < self._look_at_s:
+        if now_s >= self._look_at_s:
+            self._look_at_s = now_s + LOOK_EVERY_S
+            self._reading = {name: r for name, r in self._reading.items() if not r.done()}
+            for name in self.current.keys() - self._reading.keys():
+                self._reading[name] = self._executor.submit(self._read, name)
+        wait(self._reading.values(), patience_s)
+
+    def _read(self, name: str) -> None:
+        try:
+            feed = self._read_feed(name)
+            digest = feed.content_digest().encode() if feed is not None else b""
+            if feed is None or digest == self.current[name].digest:
+                return
+            tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
+        except Exception:  # a store's own errors too
+            log.exception("feed_not_read", extra={"feed": name})
             return
-        self._look_at_s = now_s + LOOK_EVERY_S
-        for name, before in self.current.items():
-            try:
-                feed = self._read_feed(name)
-                digest = feed.content_digest().encode() if feed is not None else b""
-                if feed is None or digest == before.digest:
-                    continue
-                tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
-            except Exception:  # a store's own errors too
-                log.exception("feed_not_read", extra={"feed": name})
-                continue
+        with self._changing:
             self.current = {**self.current, name: Feed(name, digest, tables)}
 
 

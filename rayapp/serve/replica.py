@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import ray
@@ -111,14 +112,6 @@ class GatewayReplica(GrpcMethods):
             parts.log.commit()
             parts.settle()
 
-        def refresh(patience_s: float | None) -> None:
-            keys.refresh()
-            if flags is not None:
-                flags.refresh()
-            if parts.feeds is not None:
-                parts.feeds.refresh()
-            follower.refresh(patience_s)
-
         self.gateway = Gateway(
             config,
             follower,
@@ -126,7 +119,7 @@ class GatewayReplica(GrpcMethods):
             parts.log.feedback,
             meter,
             Background(
-                refresh,
+                partial(look, keys, flags, follower, parts.feeds),
                 config.follow_every_ms / 1000,
                 commit,
                 config.commit_every_s,
@@ -149,6 +142,24 @@ class GatewayReplica(GrpcMethods):
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
         return self._load.figures()
+
+
+def look(
+    keys: KeyRing,
+    flags: Flags | None,
+    follower: ChampionFollower,
+    feeds: Feeds | None,
+    patience_s: float | None,
+) -> None:
+    """See what has moved, what must be quick first. Only a start, which has all the patience, waits
+    for feeds to be read: a table takes seconds, and revocations and rollbacks come by the next
+    look."""
+    keys.refresh()
+    if flags is not None:
+        flags.refresh()
+    follower.refresh(patience_s)
+    if feeds is not None:
+        feeds.refresh(None if patience_s is None else 0)
 
 
 def make_opener(

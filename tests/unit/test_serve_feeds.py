@@ -1,6 +1,7 @@
 """Columns that callers do not send come from feeds; while one is stale a stand-in answers, and says
 so; what recovers is used again."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from serving_case import ENDPOINT, NOON, ROW, Case, make_bundle, oip_body
 from rayapp.config.serving import ServingConfig
 from rayapp.schemas.features import FeatureFeed, FeatureTable
 from rayapp.schemas.operations import Pointer
+from rayapp.schemas.traffic import ApiKey
+from rayapp.serve.background import REFRESH_S
 from rayapp.serve.endpoints import lookup
 from rayapp.serve.feeds import LOOK_EVERY_S, Feeds, Values
 from rayapp.serve.follow import release_key
+from rayapp.serve.replica import look
+from rayapp.storage import sha256
 
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
 KEYED = {k: v for k, v in ROW.items() if k not in ("temp", "distance")}
@@ -45,7 +50,12 @@ class Store:
         self.error: OSError | None = None
         self.feeds = Feeds(("trips",), self.read, self.read_values, lambda: self.clock_s)
 
-    def publish(self, values: pa.Table = VALUES, keys: tuple[str, ...] = ("carrier",)) -> None:
+    def publish(
+        self,
+        values: pa.Table = VALUES,
+        keys: tuple[str, ...] = ("carrier",),
+        patience_s: float | None = None,
+    ) -> None:
         self.values = values
         types = {
             "temp": "number",
@@ -64,11 +74,11 @@ class Store:
             "stale_at": self.now + timedelta(minutes=5),
         }
         self.feed = FeatureFeed(name="trips", at=self.now, tables=(FeatureTable(**table),))
-        self.look()
+        self.look(patience_s)
 
-    def look(self) -> None:
+    def look(self, patience_s: float | None = None) -> None:
         self.clock_s += LOOK_EVERY_S
-        self.feeds.refresh()
+        self.feeds.refresh(patience_s)
 
     def read(self, name: str) -> FeatureFeed | None:
         if self.error is not None:
@@ -296,6 +306,36 @@ def test_a_store_that_is_away_leaves_what_was_read(store: Store, caplog: Any) ->
     store.feeds.refresh()  # too early to look again
     store.now += timedelta(seconds=1)
     store.publish()
+    assert store.feeds.current["trips"].digest != before.digest
+
+
+def test_a_table_that_is_being_read_holds_up_no_key_and_no_champion(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store)
+    before, gate = store.feeds.current["trips"], threading.Event()
+
+    def slow(table: FeatureTable) -> pa.Table:
+        assert gate.wait(10)
+        return store.values
+
+    store.feeds._read_table = slow
+    store.now += timedelta(seconds=1)
+    store.publish(patience_s=0)
+    secret = "s" * 20
+    digest = sha256(secret.encode())
+    case.keys["0" * 12] = ApiKey(
+        key_id="0" * 12, tenant="acme", role="caller", secret_sha256=digest
+    )
+    case.promote("r2")
+    look(case.ring, None, case.follower, store.feeds, REFRESH_S)
+    assert case.follower.current[ENDPOINT].release_id == "r2"
+    principal = case.ring.identify(f"Bearer rk_{'0' * 12}_{secret}".encode())
+    assert principal is not None
+    assert store.feeds.current["trips"] is before
+    gate.set()
+    look(case.ring, None, case.follower, store.feeds, None)
     assert store.feeds.current["trips"].digest != before.digest
 
 
