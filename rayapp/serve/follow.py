@@ -39,6 +39,12 @@ def release_key(endpoint: str, release_id: str | None = None) -> str:
     return endpoint if release_id is None else f"{endpoint}@{release_id}"
 
 
+def endpoint_of(key: str) -> str:
+    """The endpoint whose release a key stands for. A key that is no more than that stands for its
+    champion."""
+    return key.partition("@")[0]
+
+
 class Encoder(Protocol):
     """The part of a bundle that understands rows."""
 
@@ -76,7 +82,7 @@ class Loaded:
 
 
 OpenRelease = Callable[[str, str, Loaded | None], Loaded]
-"""(endpoint, release id, the one in whose place it comes) → the release, verified and ready to
+"""(release key, release id, the one in whose place it comes) → the release, verified and ready to
 answer. Raises TamperedError, WorkspaceError or DataError."""
 
 
@@ -104,7 +110,7 @@ class ChampionFollower:
     def endpoints(self) -> frozenset[str]:
         """Those that have a champion, whether it could be loaded or not."""
         keys = {*self.current, *self.problems} - {LEDGER}
-        return frozenset(key for key in keys if "@" not in key)
+        return frozenset(key for key in keys if key == endpoint_of(key))
 
     def refresh(self, patience_s: float | None = None) -> None:
         """Look at the pointers once, and swap in what has moved; what takes longer than patience_s
@@ -141,7 +147,7 @@ class ChampionFollower:
         start_s = self._clock()
         previous = self.current.get(key)
         try:
-            loaded = self._open_release(key.partition("@")[0], pointer.target, previous)
+            loaded = self._open_release(key, pointer.target, previous)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
             self._failed[key] = (pointer, self._clock())
             self._note(key, f"release {pointer.target[:12]}: {public_reason(error)}", error)

@@ -15,7 +15,7 @@ from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleRef, BundleSchema
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
-from rayapp.serve.follow import Loaded, OpenRelease, Scorer
+from rayapp.serve.follow import Loaded, OpenRelease, Scorer, endpoint_of
 from rayapp.serve.wire.rows import row_encoder
 from rayapp.storage import read_bytes, sha256
 from rayapp.transforms import arrow_type
@@ -60,12 +60,12 @@ class Judged:
         self._store = store
         self._inner = inner
 
-    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
-        loaded = self._inner(endpoint, release_id, previous)
+    def __call__(self, key: str, release_id: str, previous: Loaded | None) -> Loaded:
+        loaded = self._inner(key, release_id, previous)
         try:
             estimates = self._store.evaluation(loaded.manifest).overall.estimates
         except TamperedError as error:
-            extra = {"endpoint": endpoint, "release_id": release_id}
+            extra = {"endpoint": loaded.endpoint, "release_id": release_id}
             log.error("evaluation_not_usable", extra=extra, exc_info=error)
             return loaded
         return replace(loaded, estimates=estimates)
@@ -78,7 +78,8 @@ class Inline:
         self._store = store
         self._make_scorer = make_scorer
 
-    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+    def __call__(self, key: str, release_id: str, previous: Loaded | None) -> Loaded:
+        endpoint = endpoint_of(key)
         manifest = sealed_for(self._store, endpoint, release_id)
         bundle = open_proven(self._store, manifest.bundle)
         scorer = self._make_scorer(endpoint, bundle)

@@ -29,7 +29,7 @@ from rayapp.serve.cluster.grpc_ingress import GrpcMethods
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
-from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers
+from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers, endpoint_of
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.meter import ServeMeter
@@ -101,9 +101,12 @@ class GatewayReplica(GrpcMethods):
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
         parts = connect(config)
-        follower = ChampionFollower(
-            parts.read_pointers, make_opener(config, parts.store, pools, meter)
-        )
+        made = {
+            name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
+            for name, handle in pools.items()
+        }
+        opener = make_opener(config, parts.store, made, meter)
+        follower = ChampionFollower(parts.read_pointers, opener)
         keys = KeyRing(parts.read_keys, config.requires_key)
 
         flags = Flags(parts.read_flags) if parts.read_flags is not None else None
@@ -165,10 +168,10 @@ def look(
 def make_opener(
     config: ServingConfig,
     store: Store,
-    pools: Mapping[str, "DeploymentHandle[Any]"],
+    pools: Mapping[str, Pool],
     meter: ServeMeter,
 ) -> OpenRelease:
-    """Where each endpoint's releases answer, as its placement says. Called on the event loop."""
+    """Where each endpoint's releases answer, as its placement says."""
 
     def make_batcher(endpoint: str, bundle: Bundle) -> Batcher:
         return Batcher(
@@ -180,19 +183,15 @@ def make_opener(
 
     inline: OpenRelease = Inline(store, make_batcher)
     judged = config.judged()
-    made = {
-        name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
-        for name, handle in pools.items()
-    }
+    pinned = {name for name, endpoint in config.endpoints.items() if endpoint.is_pinned}
 
-    def open_release(endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
-        found = made.get(config.placement_of(endpoint))
-        own = config.endpoints.get(endpoint)
-        is_pinned = own is not None and own.is_pinned
-        opener = inline if found is None else Pooled(store, found, is_pinned)
+    def open_release(key: str, release_id: str, previous: Loaded | None) -> Loaded:
+        endpoint = endpoint_of(key)
+        found = pools.get(config.placement_of(endpoint))
+        opener = inline if found is None else Pooled(store, found, pinned)
         if endpoint in judged:
             opener = Judged(store, opener)
-        return opener(endpoint, release_id, previous)
+        return opener(key, release_id, previous)
 
     return open_release
 

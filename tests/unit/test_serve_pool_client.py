@@ -1,41 +1,94 @@
 """A gateway's side of a pool: what it asks of replicas and planner, and what their silence does."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_case import until
+from serving_case import ENDPOINT, Case, MemoryMeter, make_bundle, until
 
-from rayapp.config.serving import PoolConfig
+from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import Unavailable
+from rayapp.serve.follow import OpenRelease, release_key
+from rayapp.serve.loading import Store
 from rayapp.serve.pool import client
 from rayapp.serve.pool.client import Pool
+from rayapp.serve.replica import make_opener
 
 RELEASE = "f" * 64
+CONFIG = ServingConfig.model_validate(
+    {"placement": "small", "pools": {"small": {}}, "endpoints": {ENDPOINT: {"is_pinned": True}}}
+)
 
 
-class Replicas:
-    """As much of a deployment's handle as a pool's client uses. Loads wait for `gate`."""
+class Asked:
+    """As much of a deployment's handle, or an actor's, as a pool's client uses. It keeps what it is
+    asked, and answers once `gate` is open."""
 
     def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
         self.gate = asyncio.Event()
+        self.gate.set()
 
-    def options(self, **options: Any) -> "Replicas":
-        return self
+    def options(self, method_name: str = "", **options: Any) -> "_Method":
+        return _Method(self, method_name)
+
+    def broadcast(self, method_name: str, *args: Any) -> Any:
+        self.asked.append((method_name, *args))
+        return _Results()
+
+    @property
+    def pin(self) -> "_Method":
+        return _Method(self, "pin")
+
+
+class _Method:
+    def __init__(self, of: Asked, name: str) -> None:
+        self._of, self._name = of, name
+
+    def options(self, method_name: str, **options: Any) -> "_Method":
+        return _Method(self._of, method_name)
+
+    def broadcast(self, method_name: str, *args: Any) -> Any:
+        return self._of.broadcast(method_name, *args)
 
     async def remote(self, *args: Any) -> None:
-        await self.gate.wait()
+        self._of.asked.append((self._name, *args))
+        await self._of.gate.wait()
 
 
-def pool_of(replicas: Replicas) -> Pool:
-    return Pool("small", PoolConfig(), replicas, None)  # type: ignore[arg-type]
+class _Results:
+    async def results_async(self) -> None:
+        pass
+
+
+def pool_of(replicas: Asked, planner: Asked | None = None) -> Pool:
+    return Pool("small", PoolConfig(), replicas, planner or Asked())  # type: ignore[arg-type]
 
 
 async def test_a_load_that_takes_too_long_is_not_waited_for_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(client, "PREPARE_S", 0.001)
-    pool = pool_of(Replicas())
+    replicas = Asked()
+    replicas.gate.clear()
+    pool = pool_of(replicas)
     with pytest.raises(Unavailable, match="did not load release ffffffffffff"):
         await asyncio.to_thread(pool.prepare, "e", RELEASE, 10, None, False)
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+def opener_of(pool: Pool, folder: Path) -> OpenRelease:
+    make_bundle(folder)
+    case = Case(CONFIG, releases={release: folder for release in ("r1", "r2", RELEASE)})
+    store = Store(case.read, case.fetch)
+    return make_opener(CONFIG, store, {"small": pool}, MemoryMeter())  # type: ignore[arg-type]
+
+
+async def test_only_a_champion_is_pinned(tmp_path: Path) -> None:
+    replicas, planner = Asked(), Asked()
+    opener = opener_of(pool_of(replicas, planner), tmp_path)
+    await asyncio.to_thread(opener, ENDPOINT, "r1", None)
+    await asyncio.to_thread(opener, release_key(ENDPOINT, RELEASE), RELEASE, None)
+    assert replicas.asked == [("prepare", "r1", 0, True)]
+    assert planner.asked == [("pin", ENDPOINT, {"r1": 0})]

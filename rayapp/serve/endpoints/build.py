@@ -40,7 +40,7 @@ from rayapp.serve.endpoints.split import Arm, Split
 from rayapp.serve.endpoints.traced import Traced
 from rayapp.serve.feeds import Feed
 from rayapp.serve.flags import Flags
-from rayapp.serve.follow import Loaded, release_key
+from rayapp.serve.follow import Loaded, endpoint_of, release_key
 
 
 class Hooks(Protocol):
@@ -204,7 +204,7 @@ class Builder:
 
     def _at_hand(self, name: str, key: str, stands_in: bool) -> Endpoint:
         """The release, asked again where it is in a pool and a replica of it fails."""
-        endpoint = key.partition("@")[0]
+        endpoint = endpoint_of(key)
         release_id = partial(self.release_id, key)
         built = self.release(endpoint, lambda: self.find(key), release_id, stands_in)
         pool = self.pool_of(endpoint)

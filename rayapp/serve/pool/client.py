@@ -3,6 +3,7 @@ whose."""
 
 import asyncio
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from rayapp.config.serving import PoolConfig
 from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
-from rayapp.serve.follow import Loaded
+from rayapp.serve.follow import Loaded, endpoint_of
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 from rayapp.serve.wire.rows import row_encoder
@@ -105,19 +106,21 @@ class Pool:
 
 class Pooled:
     """OpenRelease for models that answer in a pool. One that takes another's place is loaded there
-    before it does; one that is pinned, before it is asked at all."""
+    before it does; one that is pinned, before it is asked at all. pinned: endpoints whose champions
+    are, though not their other releases."""
 
-    def __init__(self, store: Store, pool: Pool, is_pinned: bool) -> None:
+    def __init__(self, store: Store, pool: Pool, pinned: AbstractSet[str]) -> None:
         self._store = store
         self._pool = pool
-        self._is_pinned = is_pinned
+        self._pinned = pinned
 
-    def __call__(self, endpoint: str, release_id: str, previous: Loaded | None) -> Loaded:
+    def __call__(self, key: str, release_id: str, previous: Loaded | None) -> Loaded:
+        endpoint, is_pinned = endpoint_of(key), key in self._pinned
         manifest = sealed_for(self._store, endpoint, release_id)
         num_bytes = size_of(manifest.bundle)
-        if previous is not None or self._is_pinned:
+        if previous is not None or is_pinned:
             like = previous.release_id if previous is not None else None
-            self._pool.prepare(endpoint, release_id, num_bytes, like, self._is_pinned)
+            self._pool.prepare(endpoint, release_id, num_bytes, like, is_pinned)
         schema = manifest.bundle.bundle_schema
         scorer = self._pool.scorer(release_id, num_bytes)
         encoder = row_encoder(schema)
