@@ -23,7 +23,7 @@ from rayapp.govern.accounts import Accounts
 from rayapp.govern.flags import current_flags
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
-from rayapp.observe.predictions import NodeLog
+from rayapp.observe.node_log import NodeLog
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey

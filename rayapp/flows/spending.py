@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.costs import cost_by_tenant, cost_of_loans
-from rayapp.observe.predictions import PREDICTIONS_TABLE, commit_node
+from rayapp.observe.node_log import commit_node
 from rayapp.schemas.period import bounds
 from rayapp.storage import Workspace
 
@@ -25,7 +25,7 @@ def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) ->
         return 0
     committed = commit_node(workspace, wait=True)
     give_back(accounts, committed.repeated_costs)
-    costs = cost_of_loans(workspace.table(PREDICTIONS_TABLE), loans)
+    costs = cost_of_loans(workspace, loans)
     return sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
 
 
@@ -50,10 +50,9 @@ class Spending:
 
 def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
     """Every tenant's periods, by period and tenant."""
-    table = workspace.table(PREDICTIONS_TABLE)
     listed = accounts.all()
     logged = {
-        period: cost_by_tenant(table, *bounds(period)) for period in {a.period for a in listed}
+        period: cost_by_tenant(workspace, *bounds(period)) for period in {a.period for a in listed}
     }
     return [
         Spending(a.tenant, a.period, a.spent, a.lent, logged[a.period].get(a.tenant, 0))

@@ -1,32 +1,50 @@
-"""What answers cost, by what the prediction log has: billionths of a dollar."""
+"""What answers cost, by what the logs of predictions and prompts have: billionths of a dollar."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from rayapp.observe.predictions import read_predictions
+from rayapp.observe.predictions import PREDICTIONS_TABLE
+from rayapp.observe.prompts import PROMPTS_TABLE
+from rayapp.observe.tables import TIME
+from rayapp.storage import Workspace
+
+_TABLES = (PREDICTIONS_TABLE, PROMPTS_TABLE)
 
 
-def cost_of_loans(table_uri: str, loan_ids: Sequence[str]) -> dict[str, int]:
-    """Of the committed predictions that each loan paid for."""
-    costs = dict.fromkeys(loan_ids, 0)
-    if not DeltaTable.is_deltatable(table_uri):
-        return costs
-    table = DeltaTable(table_uri).to_pyarrow_dataset()
-    if "loan_id" not in table.schema.names:  # nobody has paid for anything yet
-        return costs
+def cost_of_loans(workspace: Workspace, loan_ids: Sequence[str]) -> dict[str, int]:
+    """Of what is committed and each loan paid for."""
     wanted = pc.field("loan_id").isin(list(loan_ids))
-    found = table.to_table(columns=["loan_id", "cost_nano_usd"], filter=wanted)
-    for row in found.to_pylist():
+    costs: Counter[str] = Counter(dict.fromkeys(loan_ids, 0))
+    for row in _paid(workspace, ["loan_id", "cost_nano_usd"], wanted):
         costs[row["loan_id"]] += row["cost_nano_usd"]
-    return costs
+    return dict(costs)
 
 
-def cost_by_tenant(table_uri: str, since: datetime, until: datetime) -> dict[str, int]:
-    """Of the committed predictions that budgets paid for; "" is callers without a key."""
-    found = read_predictions(table_uri, since=since, until=until)
-    paid = found.filter(pc.is_valid(found.column("loan_id")))
-    sums = paid.group_by("tenant").aggregate([("cost_nano_usd", "sum")]).to_pylist()
-    return {row["tenant"] or "": row["cost_nano_usd_sum"] for row in sums}
+def cost_by_tenant(workspace: Workspace, since: datetime, until: datetime) -> dict[str, int]:
+    """Of what is committed and budgets paid for; "" is callers without a key. since is included,
+    until is not."""
+    at = pc.field("at")
+    wanted = (at >= pa.scalar(since, TIME)) & (at < pa.scalar(until, TIME))
+    wanted &= pc.field("loan_id").is_valid()
+    costs: Counter[str] = Counter()
+    for row in _paid(workspace, ["tenant", "cost_nano_usd"], wanted):
+        costs[row["tenant"] or ""] += row["cost_nano_usd"]
+    return dict(costs)
+
+
+def _paid(
+    workspace: Workspace, columns: Sequence[str], wanted: pc.Expression
+) -> Iterator[Mapping[str, Any]]:
+    for name in _TABLES:
+        uri = workspace.table(name)
+        if not DeltaTable.is_deltatable(uri):
+            continue
+        table = DeltaTable(uri).to_pyarrow_dataset()
+        if "loan_id" in table.schema.names:  # else nobody has paid for anything yet
+            yield from table.to_table(columns=list(columns), filter=wanted).to_pylist()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from log_case import record
 
-from rayapp.observe.predictions import NodeLog, read_predictions
+from rayapp.observe.node_log import NodeLog
+from rayapp.observe.predictions import read_predictions
 from rayapp.register.signing import load_or_create_key
 from rayapp.storage import Workspace
 

@@ -10,7 +10,7 @@ from log_case import die, record
 
 from rayapp.flows.spending import settle_abandoned, spending
 from rayapp.govern.accounts import Accounts
-from rayapp.observe.predictions import NodeLog
+from rayapp.observe.node_log import NodeLog
 from rayapp.observe.spool import Spool
 from rayapp.schemas.traffic import Loan
 from rayapp.storage import Workspace

@@ -7,12 +7,12 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from log_case import NOON, die, record
 
+from rayapp.observe.node_log import NodeLog
 from rayapp.observe.predictions import (
     FEEDBACK,
     FEEDBACK_TABLE,
     PREDICTIONS,
     PREDICTIONS_TABLE,
-    NodeLog,
     find_predictions,
     inputs_table,
     read_feedback,
