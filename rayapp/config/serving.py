@@ -67,7 +67,7 @@ class FallbackConfig(Target):
         return self
 
 
-def _check_replicas(minimum: int, maximum: int) -> None:
+def check_replicas(minimum: int, maximum: int) -> None:
     if minimum > maximum:
         raise ValueError(f"`min_replicas` {minimum} is more than `max_replicas` {maximum}")
 
@@ -118,7 +118,7 @@ class PoolConfig(Config):
     def _with_effect(self) -> Self:
         if self.hedge_after_ms is None and "hedge_share" in self.model_fields_set:
             raise ValueError("`hedge_share` has no effect without `hedge_after_ms`")
-        _check_replicas(self.min_replicas, self.max_replicas)
+        check_replicas(self.min_replicas, self.max_replicas)
         return self
 
 
@@ -194,22 +194,13 @@ MOST_ONGOING = 256
 """The most that max_ongoing_requests can be."""
 
 
-class ServingConfig(Config):
-    """One gateway answers for several endpoints: a new champion needs no new deployment."""
+class GatewayConfig(Config):
+    """What every gateway has, whatever it answers."""
 
-    endpoints: dict[EndpointName, EndpointConfig] = Field(default={})
-    """Endpoints to answer for and how; empty means each one that has a champion in the ledger."""
-    placement: str = INLINE
-    """Of endpoints that do not say otherwise: `inline`, or the name of one of `pools`."""
-    pools: dict[EndpointName, PoolConfig] = Field(default={})
-    """By the name that `placement` calls them."""
     requires_key: bool = False
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
     Where it need not, one of ours that is sent must still be right."""
     limits: LimitsConfig | None = None
-    usd_per_1000_rows: Price | None = None
-    """What answered rows cost at endpoints that do not say otherwise; null: nothing. The prediction
-    log has the cost of each row."""
     budgets: BudgetsConfig | None = None
     tracing: TracingConfig | None = None
     """null: requests are not traced."""
@@ -233,21 +224,35 @@ class ServingConfig(Config):
     waits, takes more CPU time than this and 20 ms."""
     num_cpus: float = Field(default=0.5, ge=0)
     """Reserved for each replica, whether it uses them or not: jobs cannot have these."""
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    follow_every_ms: float = Field(default=250, ge=10)
+    """How often a replica looks for a moved champion."""
+    commit_every_s: float = Field(default=5, gt=0)
+    """How often spooled predictions are committed to the table."""
+    deadline_ms: float = Field(default=10_000, gt=0)
+    """A request that is not answered by then gets 504; a caller's x-deadline-ms can only be
+    shorter. What is past its deadline is not worked on."""
+
+
+class ServingConfig(GatewayConfig):
+    """One gateway answers for several endpoints: a new champion needs no new deployment."""
+
+    endpoints: dict[EndpointName, EndpointConfig] = Field(default={})
+    """Endpoints to answer for and how; empty means each one that has a champion in the ledger."""
+    placement: str = INLINE
+    """Of endpoints that do not say otherwise: `inline`, or the name of one of `pools`."""
+    pools: dict[EndpointName, PoolConfig] = Field(default={})
+    """By the name that `placement` calls them."""
+    usd_per_1000_rows: Price | None = None
+    """What answered rows cost at endpoints that do not say otherwise; null: nothing. The prediction
+    log has the cost of each row."""
     num_gpus: float = Field(default=0, ge=0)
     max_batch_rows: int = Field(default=256, ge=1)
     """Rows of one model call; requests that arrive together share it."""
     batch_wait_ms: float = Field(default=0, ge=0)
     """How long an idle model waits for more rows; 0 takes what has arrived by then."""
-    deadline_ms: float = Field(default=10_000, gt=0)
-    """A request that is not answered by then gets 504; a caller's x-deadline-ms can only be
-    shorter. What is past its deadline is not worked on."""
-    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     max_rows: int = Field(default=10_000, ge=1)
     """Rows of one request."""
-    follow_every_ms: float = Field(default=250, ge=10)
-    """How often a replica looks for a moved champion."""
-    commit_every_s: float = Field(default=5, gt=0)
-    """How often spooled predictions are committed to the table."""
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
@@ -260,7 +265,7 @@ class ServingConfig(Config):
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
             self._check_priced(name, endpoint)
-        _check_replicas(self.min_replicas, self.max_replicas)
+        check_replicas(self.min_replicas, self.max_replicas)
         prices = [self.usd_per_1000_rows, *(e.usd_per_1000_rows for e in self.endpoints.values())]
         if self.budgets is not None and not any(prices):
             raise ValueError("`budgets` has no effect without `usd_per_1000_rows`")

@@ -7,7 +7,7 @@ from rayapp.serve.callers.identity import Principal
 from rayapp.serve.endpoints.base import Ask
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.tracing.span import Span
-from rayapp.serve.wire.http import Request, Response
+from rayapp.serve.wire.http import Request, Response, Streamed
 
 
 class Meter(Hooks, Protocol):
@@ -50,7 +50,7 @@ class Answer:
     """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
     should have."""
 
-    response: Response
+    response: Response | Streamed
     endpoint: str | None = None
     release_id: str | None = None
     num_rows: int = 0

@@ -6,9 +6,10 @@ Without a budget, a pool in trouble gets twice the load when it can bear it leas
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Generic
 
 from rayapp.errors import Unavailable
-from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT
 
 RESERVE = 10.0
 """Second asks that may come at once after calm."""
@@ -31,13 +32,13 @@ class Budget:
         return True
 
 
-class Retry:
+class Retry(Generic[AskT, ReplyT]):
     """Only what is Unavailable is asked for again, once. A model's answer depends on nothing but
     its input, so that asking twice does no harm."""
 
     def __init__(
         self,
-        inner: Endpoint,
+        inner: AnyEndpoint[AskT, ReplyT],
         budget: Budget,
         on_again: Callable[[], None] = lambda: None,
         clock_s: Callable[[], float] = time.monotonic,
@@ -47,7 +48,7 @@ class Retry:
         self._on_again = on_again
         self._clock_s = clock_s
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         self._budget.earn()
         try:
             return await self._inner.predict(ask)
@@ -58,13 +59,13 @@ class Retry:
         return await self._inner.predict(ask)
 
 
-class Hedge:
+class Hedge(Generic[AskT, ReplyT]):
     """A second ask goes out where the first has no answer after after_s; the first answer counts,
     the other ask is cancelled. After J. Dean and L. Barroso, "The Tail at Scale" (2013)."""
 
     def __init__(
         self,
-        inner: Endpoint,
+        inner: AnyEndpoint[AskT, ReplyT],
         after_s: float,
         budget: Budget,
         on_again: Callable[[], None] = lambda: None,
@@ -74,7 +75,7 @@ class Hedge:
         self._budget = budget
         self._on_again = on_again
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         self._budget.earn()
         tasks = {asyncio.create_task(self._answer(ask))}
         try:
@@ -87,11 +88,11 @@ class Hedge:
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, ask: Ask) -> Reply:
+    async def _answer(self, ask: AskT) -> ReplyT:
         return await self._inner.predict(ask)
 
 
-async def _first_answer(tasks: "set[asyncio.Task[Reply]]") -> Reply:
+async def _first_answer(tasks: "set[asyncio.Task[ReplyT]]") -> ReplyT:
     """Of whoever answers first; an error only where nobody answers."""
     waiting = set(tasks)
     while True:

@@ -8,8 +8,8 @@ together as the configuration says.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, TypeVar
 
 from rayapp.errors import DataError, RequestError, Unavailable
 from rayapp.families.base import Floats
@@ -27,6 +27,38 @@ class Assignment:
     arm: str
     propensity: float
     unit: str | None
+
+
+class AnyAsk(Protocol):
+    """What those who stand between a request and a model need of it, whatever it asks for.
+    deadline_s: of time.monotonic."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def deadline_s(self) -> float: ...
+    def until(self, deadline_s: float) -> Self:
+        """The same, with less time."""
+        ...
+
+
+class AnyReply(Protocol):
+    def instead(self, reason: str) -> Self:
+        """The same, labelled as not the intended answer."""
+        ...
+
+
+AskT = TypeVar("AskT", bound=AnyAsk)
+ReplyT = TypeVar("ReplyT", bound=AnyReply)
+_AskT_contra = TypeVar("_AskT_contra", bound=AnyAsk, contravariant=True)
+_ReplyT_co = TypeVar("_ReplyT_co", bound=AnyReply, covariant=True)
+
+
+class AnyEndpoint(Protocol[_AskT_contra, _ReplyT_co]):
+    async def predict(self, ask: _AskT_contra, /) -> _ReplyT_co:
+        """Raises RequestError or DataError for what the caller can mend, DeadlineExceeded,
+        Unavailable, or whatever the model raises."""
+        ...
 
 
 @dataclass(slots=True)
@@ -53,6 +85,9 @@ class Ask:
         """With which such a request comes this far: rules before may have let only a share of its
         units through."""
         return 1.0 if self.assignment is None else self.assignment.propensity
+
+    def until(self, deadline_s: float) -> "Ask":
+        return replace(self, deadline_s=deadline_s)
 
 
 class StaleFeature(Unavailable):
@@ -91,12 +126,12 @@ class Reply:
     charge: Charge | None = None
     by_row: tuple[RowAnswer, ...] | None = None
 
+    def instead(self, reason: str) -> "Reply":
+        return replace(self, degraded=reason)
 
-class Endpoint(Protocol):
-    async def predict(self, ask: Ask) -> Reply:
-        """Raises RequestError or DataError for what the caller can mend, DeadlineExceeded,
-        Unavailable, or whatever the model raises."""
-        ...
+
+Endpoint = AnyEndpoint[Ask, Reply]
+"""One that answers rows."""
 
 
 def is_callers_fault(error: BaseException) -> bool:

@@ -11,27 +11,22 @@ caller's own mistakes and callers that went away do not count.
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Generic, Literal
 
 from rayapp.config.serving import BreakerConfig
 from rayapp.errors import DeadlineExceeded, Unavailable
-from rayapp.serve.endpoints.base import (
-    Ask,
-    Endpoint,
-    Reply,
-    is_callers_fault,
-)
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT, is_callers_fault
 
 State = Literal["closed", "open", "half_open"]
 
 
-class Breaker:
+class Breaker(Generic[AskT, ReplyT]):
     """Of whichever release answers: another one starts with a clean slate. release_id: its id, or
     None while there is none to blame."""
 
     def __init__(
         self,
-        inner: Endpoint,
+        inner: AnyEndpoint[AskT, ReplyT],
         release_id: Callable[[], str | None],
         config: BreakerConfig,
         on_state: Callable[[State], None] = lambda state: None,
@@ -49,7 +44,7 @@ class Breaker:
         self._is_probing = False
         self.state: State = "closed"
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         release_id = self._release_id()
         if release_id is None:
             return await self._inner.predict(ask)
@@ -67,13 +62,13 @@ class Breaker:
         self._count(failed=False)
         return reply
 
-    def _counts(self, error: Exception, ask: Ask) -> bool:
+    def _counts(self, error: Exception, ask: AskT) -> bool:
         """A caller that gives too little time must not close the endpoint to others."""
         if isinstance(error, DeadlineExceeded):
             return self._clock_s() < ask.deadline_s
         return not is_callers_fault(error)
 
-    async def _probe(self, ask: Ask) -> Reply:
+    async def _probe(self, ask: AskT) -> ReplyT:
         left_s = self._opened_s + self._config.open_s - self._clock_s()
         if left_s > 0 or self._is_probing:
             raise Unavailable(

@@ -5,25 +5,25 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
+from typing import Generic
 
 from rayapp.errors import DeadlineExceeded
-from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT
 
 _TIMEOUT = "that is the endpoint's own limit, `timeout_ms` of the serving config"
 TICK_S = 0.01
 """How late a request may be ended."""
 
 
-class Timeout:
+class Timeout(Generic[AskT, ReplyT]):
     """The wrapped endpoint has this long, and never longer than the request itself; so something
     else can still answer in time. limit_ms: None for no limit but the request's. share: of what the
     request has left, it gets no more."""
 
     def __init__(
         self,
-        inner: Endpoint,
+        inner: AnyEndpoint[AskT, ReplyT],
         limit_ms: float | None,
         deadlines: "Deadlines",
         clock_s: Callable[[], float] = time.monotonic,
@@ -35,13 +35,13 @@ class Timeout:
         self._deadlines = deadlines
         self._clock_s = clock_s
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         now_s = self._clock_s()
         deadline_s = min(now_s + self._limit_s, now_s + (ask.deadline_s - now_s) * self._share)
         if deadline_s >= ask.deadline_s:
             return await self._inner.predict(ask)
         with self._deadlines.within(deadline_s, _TIMEOUT):
-            return await self._inner.predict(replace(ask, deadline_s=deadline_s))
+            return await self._inner.predict(ask.until(deadline_s))
 
 
 class Deadlines:

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Generic
 
 from rayapp.errors import DeadlineExceeded, Unavailable
 from rayapp.serve.endpoints.base import (
-    Ask,
-    Endpoint,
-    Reply,
+    AnyEndpoint,
+    AskT,
+    ReplyT,
     StaleFeature,
     is_callers_fault,
 )
@@ -16,15 +16,15 @@ from rayapp.serve.endpoints.base import (
 log = logging.getLogger("rayapp.serve.fallback")
 
 
-class Fallback:
+class Fallback(Generic[AskT, ReplyT]):
     """Asks the endpoints in order until one answers. What a caller can mend is told at once; a
     stand-in that finds the request not in order, perhaps for a column of its own, only does not
     stand in. If nobody answers, the intended endpoint's trouble is raised."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, endpoints: Sequence[AnyEndpoint[AskT, ReplyT]]) -> None:
         self._first, *self._others = endpoints
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         try:
             return await self._first.predict(ask)
         except Exception as error:
@@ -40,9 +40,9 @@ class Fallback:
                 extra={"request_id": ask.request_id, "reason": reason},
                 exc_info=error if reason == "failed" else None,
             )
-            return replace(reply, degraded=reason)
+            return reply.instead(reason)
 
-    async def _instead(self, ask: Ask) -> Reply | None:
+    async def _instead(self, ask: AskT) -> ReplyT | None:
         for number, endpoint in enumerate(self._others, start=1):
             try:
                 return await endpoint.predict(ask)

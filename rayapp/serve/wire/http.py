@@ -72,6 +72,20 @@ class Response:
     headers: tuple[Header, ...] = ()
 
 
+Emit = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """write: sends a body that grows, piece by piece, to its end; it tells the client itself of
+    what goes wrong on the way."""
+
+    write: Callable[[Emit], Awaitable[None]]
+    content_type: bytes
+    status: int = 200
+    headers: tuple[Header, ...] = ()
+
+
 def json_response(status: int, value: Any, headers: tuple[Header, ...] = ()) -> Response:
     return Response(status, orjson.dumps(value), JSON, headers)
 
@@ -246,12 +260,18 @@ def require_content_type(request: Request, allowed: Sequence[bytes]) -> None:
         )
 
 
-async def respond(send: Send, response: Response, headers: Sequence[Header]) -> None:
-    start: list[Header] = [
-        (b"content-type", response.content_type),
-        (b"content-length", str(len(response.body)).encode()),
-        *response.headers,
-        *headers,
-    ]
+async def respond(send: Send, response: Response | Streamed, headers: Sequence[Header]) -> None:
+    start: list[Header] = [(b"content-type", response.content_type)]
+    if isinstance(response, Response):
+        start.append((b"content-length", str(len(response.body)).encode()))
+    start += [*response.headers, *headers]
     await send({"type": "http.response.start", "status": response.status, "headers": start})
-    await send({"type": "http.response.body", "body": response.body})
+    if isinstance(response, Response):
+        await send({"type": "http.response.body", "body": response.body})
+        return
+
+    async def emit(piece: bytes) -> None:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    await response.write(emit)
+    await send({"type": "http.response.body", "body": b""})
