@@ -56,6 +56,26 @@ METRICS: dict[str, MetricSpec] = {
         "What answers cost at the endpoints' prices",
         ("endpoint", "release", "tenant"),
     ),
+    "rayapp_tokens": MetricSpec(
+        "counter",
+        "tokens",
+        "Of language models, as engines count them: read (prompt), of those found in the prefix "
+        "cache (cached), and generated (output)",
+        ("endpoint", "release", "tenant", "kind"),
+    ),
+    "rayapp_first_token_ms": MetricSpec(
+        "buckets",
+        "ms",
+        "From the request's first byte in the gateway to the first token that it sends",
+        ("endpoint",),
+        (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000),
+    ),
+    "rayapp_answers_cut": MetricSpec(
+        "counter",
+        "answers",
+        "Of language models, that ended before the model was done, and why",
+        ("endpoint", "reason"),
+    ),
     "rayapp_spans_dropped": MetricSpec(
         "counter", "spans", "Spans that the collector did not take, or not in time", ("service",)
     ),

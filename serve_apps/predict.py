@@ -5,12 +5,8 @@ answers, observe keeps the log. No postponed annotations in this module: Serve c
 arguments only when they are classes.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
 
 from ray.serve import Application
 
@@ -18,22 +14,16 @@ from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
 from rayapp.flows.passed import passed
-from rayapp.flows.spending import give_back, settle_abandoned
-from rayapp.govern.accounts import Accounts
 from rayapp.govern.flags import current_flags
-from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
-from rayapp.observe.node_log import NodeLog
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace, fetch_bundle
-
-Found = TypeVar("Found")
+from serve_apps.common import connected, while_unchanged, workspace_of
 
 
 def build(config: ServingConfig) -> Application:
@@ -52,35 +42,24 @@ def named_releases(config: ServingConfig) -> dict[str, Pointer]:
 
 
 def connect(config: ServingConfig) -> Parts:
-    workspace = _workspace(config)
-    ledger = Ledger.of(workspace, "gateway")
-
+    found = connected(config, "gateway")
+    ledger, workspace = found.ledger, found.workspace
     fixed, named = named_releases(config), config.named()
 
     def read_pointers() -> dict[str, Pointer]:
-        found = champions(ledger)
-        wanted = named or found.keys()
-        return {name: p for name, p in found.items() if name in wanted} | fixed
+        current = champions(ledger)
+        wanted = named or current.keys()
+        return {name: p for name, p in current.items() if name in wanted} | fixed
 
-    def read_keys() -> dict[str, ApiKey]:
-        return {key.key_id: key for key in list_keys(ledger)}
-
-    parts = Parts(
+    return Parts(
         while_unchanged(ledger, read_pointers),
-        while_unchanged(ledger, read_keys),
+        found.read_keys,
         _store(workspace),
-        NodeLog(workspace, commits_aside=True),
+        found.log,
+        bank=found.accounts,
+        settle=found.settle,
         feeds=_feeds(config, workspace),
         read_flags=_flags(config, ledger),
-    )
-    if config.budgets is None:
-        return parts
-    accounts = Accounts.of(workspace)
-    return replace(
-        parts,
-        log=NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts)),
-        bank=accounts,
-        settle=partial(settle_now, accounts, workspace),
     )
 
 
@@ -96,35 +75,9 @@ def _flags(config: ServingConfig, ledger: Ledger) -> Callable[[], Mapping[str, F
     return while_unchanged(ledger, partial(current_flags, ledger))
 
 
-def settle_now(accounts: Accounts, workspace: Workspace) -> int:
-    return settle_abandoned(accounts, workspace, datetime.now(UTC))
-
-
-def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], Found]:
-    """What was read last, while nothing was appended since: replicas look four times a second, and
-    there may be thousands of pointers."""
-    last: tuple[int, Found] | None = None
-
-    def read_if_changed() -> Found:
-        nonlocal last
-        sequence = ledger.sequence()
-        if last is None or last[0] != sequence:
-            last = sequence, read()
-        return last[1]
-
-    return read_if_changed
-
-
 def connect_store(config: ServingConfig) -> Store:
-    return _store(_workspace(config))
+    return _store(workspace_of(config))
 
 
 def _store(workspace: Workspace) -> Store:
     return Store(partial(passed, workspace), fetch_bundle)
-
-
-def _workspace(config: ServingConfig) -> Workspace:
-    environ = dict(os.environ)
-    if config.workspace is not None:
-        environ["RAYAPP_WORKSPACE"] = config.workspace
-    return Workspace.from_environment(environ)

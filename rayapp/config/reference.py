@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from rayapp.config.language import LanguageConfig
 from rayapp.config.load import Config, models_in
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -38,7 +39,8 @@ FILES: dict[str, type[Config]] = {
     "configs/features/": FeatureFeedConfig,
     "configs/operations/ (score_batch)": ScoreConfig,
     "configs/operations/ (monitor)": MonitorConfig,
-    "configs/serving/ (an application's args)": ServingConfig,
+    "configs/serving/ (args of serve_apps.predict)": ServingConfig,
+    "configs/serving/ (args of serve_apps.llm)": LanguageConfig,
     "configs/flags/": FlagsConfig,
     "configs/weights/": WeightsConfig,
 }

@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
+from rayapp.config.language import LanguageConfig
+from rayapp.config.serving import EndpointConfig, GatewayConfig, ServeFile, ServingConfig
 from rayapp.errors import UserError, WorkspaceError
 from rayapp.flows.passed import passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
+from rayapp.flows.weights import find_weights
 from rayapp.ledger import Ledger
+from rayapp.llm.environment import runtime_env
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
-from rayapp.serve.cluster.config_file import own_configs
+from rayapp.serve.cluster.config_file import is_language, own_configs
 from rayapp.serve.cluster.deploy import deploy
 from rayapp.storage import Workspace
 
@@ -29,14 +32,44 @@ def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str
     """Its URLs, once it runs, and the endpoints that answer. Raises what check_named does, before
     anything that answers now is touched."""
     configs = own_configs(file)
-    answering = set[str]().union(*(check_named(session, config) for config in configs))
+    answering: set[str] = set()
+    for config in configs:
+        if isinstance(config, ServingConfig):
+            answering |= check_named(session, config)
+        elif isinstance(config, LanguageConfig):
+            check_weights(session, config)
 
     def on_wait() -> None:
-        num_cpus = max((config.num_cpus for config in configs), default=1.0)
-        tell_if_it_waits(session, {"CPU": num_cpus})
+        tell_if_it_waits(session, {"CPU": max((_num_cpus(c) for c in configs), default=1.0)})
 
+    file = _in_its_environment(session, file)
     urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
     return urls, answering
+
+
+def _num_cpus(config: GatewayConfig) -> float:
+    """Of what needs most of them at a time."""
+    engines = config.engines.values() if isinstance(config, LanguageConfig) else ()
+    return max([config.num_cpus, *(engine.num_cpus for engine in engines)])
+
+
+def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:
+    """Applications with language models run where vLLM is, unless they say where. Raises UserError
+    where it is nowhere."""
+    applications = []
+    for application in file.applications:
+        if is_language(application):
+            given = application.get("runtime_env", {})
+            application = application | {"runtime_env": runtime_env(session.environ) | given}
+        applications.append(application)
+    return file.model_copy(update={"applications": tuple(applications)})
+
+
+def check_weights(session: Session, config: LanguageConfig) -> None:
+    """Raises UserError for weights that were never added."""
+    ledger = Ledger.of(_workspace(session, config), "deploy")
+    for engine in config.engines.values():
+        find_weights(ledger, engine.weights)
 
 
 def check_named(session: Session, config: ServingConfig) -> set[str]:
@@ -62,7 +95,7 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     return released.keys() & config.endpoints.keys()
 
 
-def _workspace(session: Session, config: ServingConfig) -> Workspace:
+def _workspace(session: Session, config: GatewayConfig) -> Workspace:
     uri = config.workspace
     if uri is None:
         return session.workspace

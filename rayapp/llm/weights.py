@@ -18,7 +18,14 @@ from typing import NamedTuple
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import DataError, TamperedError, UserError
 from rayapp.schemas.language import WeightsRef
-from rayapp.storage import Workspace, commit_folder, digest_file, digest_folder, folder_digest
+from rayapp.storage import (
+    Workspace,
+    commit_folder,
+    digest_file,
+    digest_folder,
+    fetch_folder,
+    folder_digest,
+)
 
 TAKEN = frozenset((".json", ".safetensors", ".txt", ".jinja", ".model", ".md"))
 REFUSED = frozenset((".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py"))
@@ -58,6 +65,34 @@ def add_weights(config: WeightsConfig, workspace: Workspace) -> WeightsRef:
         license=config.license,
         **facts._asdict(),
     )
+
+
+def local_path(weights: WeightsRef, workspace: Workspace) -> Path:
+    """Where a node has them, or will: in the workspace itself, where that is a folder."""
+    if "://" not in weights.uri:
+        return Path(weights.uri)
+    return workspace.local / "weights" / weights.digest
+
+
+def local_weights(weights: WeightsRef, workspace: Workspace) -> Path:
+    """Have them on this node. Raises TamperedError unless every file is what it was."""
+    folder = local_path(weights, workspace)
+    if folder_digest(weights.files) != weights.digest:
+        raise TamperedError(
+            f"weights {weights.name!r}: the list of files does not have their digest",
+            "add them again",
+        )
+    for file in weights.files:
+        path = folder / file.path
+        is_right = path.is_file() and digest_file(path) == file.sha256
+        if not is_right and "://" in weights.uri:  # not yet here, or only in part
+            fetch_folder(weights.uri, [file], folder)
+        elif not is_right:
+            raise TamperedError(
+                f"{path} is not what was added as weights {weights.name!r}",
+                "do not use it; remove the folder and add the weights again",
+            )
+    return folder
 
 
 def source_of(config: WeightsConfig) -> Path:

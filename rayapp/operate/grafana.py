@@ -48,7 +48,7 @@ def _quantile(share: float, name: str, by: str = "endpoint") -> str:
 
 
 def panels() -> tuple[Panel, ...]:
-    return (*_answers(), *_inside(), *_chosen(), *_pools(), _traces())
+    return (*_answers(), *_inside(), *_chosen(), *_language(), *_pools(), _traces())
 
 
 def _answers() -> tuple[Panel, ...]:
@@ -192,6 +192,34 @@ def _chosen() -> tuple[Panel, ...]:
             "have and were given by the first model",
             "rowsps",
             {"{{endpoint}} {{outcome}}": _rate(rows, "endpoint, outcome")},
+        ),
+    )
+
+
+def _language() -> tuple[Panel, ...]:
+    """Models that answer in tokens."""
+    return (
+        Panel(
+            "Tokens",
+            "Tokens a second, as engines count them: read, found in the prefix cache, generated",
+            "short",
+            {"{{endpoint}} {{kind}}": _rate("rayapp_tokens", "endpoint, kind")},
+        ),
+        Panel(
+            "First token",
+            "From the first byte in the gateway to the first token that it sends; interpolated in "
+            "buckets",
+            "ms",
+            {
+                "{{endpoint}} p50": _quantile(0.5, "rayapp_first_token_ms"),
+                "{{endpoint}} p95": _quantile(0.95, "rayapp_first_token_ms"),
+            },
+        ),
+        Panel(
+            "Answers cut",
+            "Answers a second that ended before the model was done, by why",
+            "reqps",
+            {"{{endpoint}} {{reason}}": _rate("rayapp_answers_cut", "endpoint, reason")},
         ),
     )
 

@@ -1,6 +1,6 @@
 """Nouns of language models: weights, one answer as it is logged, and the port to an engine."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -76,7 +76,7 @@ class Answering:
     document or of server-sent events; to close it stops the engine's work on the request."""
 
     status: int
-    body: AsyncIterator[bytes]
+    body: AsyncGenerator[bytes, None]
 
 
 class LlmClient(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -134,6 +134,19 @@ class ServeMeter(_Meter):
         for outcome, num_rows in counts._asdict().items():
             if num_rows:
                 self._count("rayapp_cascade_rows", num_rows, (endpoint, outcome))
+
+    def tokens(
+        self, endpoint: str, release: str, tenant: str | None, counts: Mapping[str, int]
+    ) -> None:
+        for kind, number in counts.items():
+            if number:
+                self._count("rayapp_tokens", number, (endpoint, release, tenant or "none", kind))
+
+    def first_token(self, endpoint: str, seconds: float) -> None:
+        self._observe("rayapp_first_token_ms", seconds * 1e3, (endpoint,))
+
+    def cut(self, endpoint: str, reason: str) -> None:
+        self._count("rayapp_answers_cut", 1, (endpoint, reason))
 
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None:
         self._count("rayapp_cost_usd", nano_usd / NANO, (endpoint, release, tenant or "none"))

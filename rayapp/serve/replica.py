@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.routing import FlagConfig
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import GatewayConfig, ServingConfig
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.record import canonical_json
 from rayapp.schemas.traffic import ApiKey
@@ -30,6 +30,7 @@ from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers, endpoint_of
+from rayapp.serve.front import Front
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.meter import ServeMeter
@@ -45,7 +46,7 @@ from rayapp.telemetry import configure_logging
 
 class RequestLog(Protocol):
     """Where records go, and how they get from this node to their tables. Implemented by
-    observe.predictions.NodeLog."""
+    observe.node_log.NodeLog."""
 
     @property
     def feedback(self) -> RecordSink: ...
@@ -80,7 +81,7 @@ class Parts:
 class BehindServe:
     """The gateway inside Ray Serve's wrapper, which sends the x-request-id header itself."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Front) -> None:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +197,7 @@ def make_opener(
     return open_release
 
 
-def make_limiter(config: ServingConfig) -> Limiter | None:
+def make_limiter(config: GatewayConfig) -> Limiter | None:
     """One that leases from the cluster's keeper of these limits, which the first one starts."""
     if config.limits is None:
         return None
@@ -214,16 +215,41 @@ def make_limiter(config: ServingConfig) -> Limiter | None:
     return Limiter(config.limits, lease, share=1 / config.max_replicas)
 
 
-def make_tracer(config: ServingConfig, meter: ServeMeter) -> Tracer | None:
+def make_tracer(config: GatewayConfig, meter: ServeMeter) -> Tracer | None:
     if config.tracing is None:
         return None
     return OtlpTracer(config.tracing, "rayapp-gateway", meter.dropped_spans)
 
 
-def make_budgets(config: ServingConfig, bank: Bank | None) -> Budgets | None:
+def make_budgets(config: GatewayConfig, bank: Bank | None) -> Budgets | None:
     if config.budgets is None or bank is None:
         return None
     return Budgets(config.budgets, bank, config.deadline_ms / 1000)
+
+
+def deployment_options(config: GatewayConfig, num_gpus: float = 0) -> dict[str, Any]:
+    """Of a gateway's deployment."""
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=config.min_replicas,
+            max_replicas=config.max_replicas,
+            target_ongoing_requests=config.target_ongoing_requests,
+            upscale_delay_s=config.upscale_delay_s,
+            downscale_delay_s=config.downscale_delay_s,
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+                policy_function=ScalingPolicy,
+                policy_kwargs={
+                    "target_busy": config.target_busy_share,
+                    "target_ongoing": config.target_ongoing_requests,
+                },
+            ),
+        ),
+        # A new configuration's replicas answer before the old ones go: by default Serve would stop
+        # the only replica there is, and start another.
+        "max_surge_percent": 100,
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": num_gpus},
+    }
 
 
 def gateway(
@@ -233,29 +259,7 @@ def gateway(
 ) -> Application:
     """The gateway and the pools behind it. connect runs in each of its replicas, connect_store in
     each of a pool's; they must be importable there."""
-    scaling = AutoscalingConfig(
-        min_replicas=config.min_replicas,
-        max_replicas=config.max_replicas,
-        target_ongoing_requests=config.target_ongoing_requests,
-        upscale_delay_s=config.upscale_delay_s,
-        downscale_delay_s=config.downscale_delay_s,
-        policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
-            policy_function=ScalingPolicy,
-            policy_kwargs={
-                "target_busy": config.target_busy_share,
-                "target_ongoing": config.target_ongoing_requests,
-            },
-        ),
-    )
     pools = {name: pool(name, config, connect_store) for name in config.pools}
-    deploy = serve.deployment(
-        name="gateway",
-        autoscaling_config=scaling,
-        # A new configuration's replicas answer before the old ones go: by default Serve would stop
-        # the only replica there is, and start another.
-        max_surge_percent=100,
-        max_ongoing_requests=config.max_ongoing_requests,
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
-    )
+    deploy = serve.deployment(name="gateway", **deployment_options(config, config.num_gpus))
     bound: Application = deploy(GatewayReplica).bind(config, connect, pools)
     return bound

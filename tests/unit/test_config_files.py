@@ -7,17 +7,24 @@ import pytest
 import yaml
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
+from rayapp.config.language import LanguageConfig
 from rayapp.config.load import SECTIONS, Config, load
 from rayapp.config.release import PolicyConfig
 from rayapp.config.routing import FlagsConfig
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.data.contract import load_contract
 from rayapp.errors import ConfigError
+from rayapp.serve.cluster.config_file import own_configs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 ENVIRONMENTS = sorted(p.stem for p in (CONFIGS / "environments").glob("*.yaml"))
-CLASSES: tuple[type[Config], ...] = (*CONFIG_OF_JOB.values(), PolicyConfig, ServingConfig)
+CLASSES: tuple[type[Config], ...] = (
+    *CONFIG_OF_JOB.values(),
+    PolicyConfig,
+    ServingConfig,
+    LanguageConfig,
+)
 
 
 def _files(*folders: str) -> list[str]:
@@ -48,8 +55,7 @@ def test_contract_loads(path: str) -> None:
 
 @pytest.mark.parametrize("path", _files("serving"))
 def test_serving_arguments_load(path: str) -> None:
-    for application in yaml.safe_load(Path(path).read_text())["applications"]:
-        ServingConfig.model_validate(application["args"])
+    assert own_configs(load(ServeFile, path))
 
 
 @pytest.mark.parametrize("path", _files("flags"))

@@ -9,7 +9,7 @@ from rayapp.errors import ChampionMoved, WorkspaceError
 from rayapp.ledger import Ledger, anchors_of
 from rayapp.schemas.operations import EventKind
 from rayapp.storage import Workspace
-from serve_apps.predict import while_unchanged
+from serve_apps.common import while_unchanged
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ async def test_a_first_model_that_stands_still_takes_no_answer_with_it(
     key = release_key(ENDPOINT, SMALL)
     loaded: Any = case.follower.current
     loaded[key] = replace(loaded[key], scorer=Stuck())
-    body, headers = {"dataframe_records": [ROW]}, {"x-deadline-ms": "100"}
+    body, headers = {"dataframe_records": [ROW]}, {"x-deadline-ms": "600"}
     async with case.client() as client:
         answers = [await client.post(SCORE, json=body, headers=headers) for _ in range(4)]
     assert {(a.status_code, a.headers["x-release"]) for a in answers} == {(200, "r1")}

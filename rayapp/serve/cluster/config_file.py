@@ -10,11 +10,16 @@ from typing import Any
 
 from ray.serve.schema import ServeDeploySchema
 
+from rayapp.config.language import LanguageConfig
 from rayapp.config.load import Location, check, read_yaml
-from rayapp.config.serving import ServeFile, ServingConfig
+from rayapp.config.serving import GatewayConfig, ServeFile, ServingConfig
 from rayapp.errors import ConfigError
 
-BUILDER = ("serve_apps.predict", "build")
+BUILDERS: Mapping[tuple[str, str], type[GatewayConfig]] = {
+    ("serve_apps.predict", "build"): ServingConfig,
+    ("serve_apps.llm", "build"): LanguageConfig,
+}
+"""Our applications, by module and attribute, and what their arguments are."""
 _SCOPES = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
@@ -32,22 +37,26 @@ def check_serve_file(file: ServeFile, path: str) -> None:
         at: Location = ("applications", number)
         place = places.get((*at, "import_path"))
         _check_import(str(application["import_path"]), path, place, "import_path")
-        if _is_ours(application):
+        cls = _class_of(application)
+        if cls is not None:
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
-            check(ServingConfig, application.get("args") or {}, path, own)
+            check(cls, application.get("args") or {}, path, own)
 
 
-def own_configs(file: ServeFile) -> list[ServingConfig]:
+def own_configs(file: ServeFile) -> list[GatewayConfig]:
     """The arguments of those applications that are ours."""
-    return [
-        ServingConfig.model_validate(application.get("args") or {})
-        for application in file.applications
-        if _is_ours(application)
-    ]
+    found = [(_class_of(application), application.get("args")) for application in file.applications]
+    return [cls.model_validate(args or {}) for cls, args in found if cls is not None]
 
 
-def _is_ours(application: Mapping[str, Any]) -> bool:
-    return _parted(str(application["import_path"])) == BUILDER
+def is_language(application: Mapping[str, Any]) -> bool:
+    """Whether it is one of ours that needs vLLM."""
+    return _class_of(application) is LanguageConfig
+
+
+def _class_of(application: Mapping[str, Any]) -> type[GatewayConfig] | None:
+    """None for an application that is not ours."""
+    return BUILDERS.get(_parted(str(application["import_path"])))
 
 
 def _parted(import_path: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from ray.serve.schema import ApplicationStatusOverview, gRPCOptionsSchema
 from rayapp.config.serving import ServeFile
 from rayapp.errors import Unavailable, UserError
 
-_WAIT_S, _LONG_S = 180, 15
+_WAIT_S, _LONG_S = 600, 15
 _ATTEMPT = "RAYAPP_DEPLOY_ATTEMPT"
 
 

@@ -26,17 +26,18 @@ HOT_PATHS = ("/v2/models/", "/endpoints/", "/invocations")
 class _Opened(NamedTuple):
     gateway: ASGIApp
     loop: asyncio.AbstractEventLoop
+    paths: tuple[str, ...]
 
 
 # One a process, as its HTTP server is; Serve gives the middleware no other way to the deployment.
 _opened: _Opened | None = None
 
 
-def open_to(gateway: ASGIApp) -> None:
-    """From now on this process's HTTP server answers through `gateway`, where both run on the
-    event loop of the caller."""
+def open_to(gateway: ASGIApp, paths: tuple[str, ...] = HOT_PATHS) -> None:
+    """From now on this process's HTTP server answers through `gateway` what is asked at paths that
+    begin so, where both run on the event loop of the caller."""
     global _opened
-    _opened = _Opened(gateway, asyncio.get_running_loop())
+    _opened = _Opened(gateway, asyncio.get_running_loop(), paths)
 
 
 def close() -> None:
@@ -58,7 +59,7 @@ class Door:
         if (
             opened is None
             or scope["type"] != "http"
-            or not scope["path"].startswith(HOT_PATHS)
+            or not scope["path"].startswith(opened.paths)
             or asyncio.get_running_loop() is not opened.loop
         ):
             await self._app(scope, receive, send)

@@ -1,0 +1,231 @@
+"""An engine: replicas of vLLM on Ray Serve, each of which answers OpenAI's HTTP interface.
+
+vLLM's own interface runs inside the replica, without a socket: a request is a path and a JSON body,
+the answer is what vLLM would have sent. So whatever vLLM can do (tools, schemas, log
+probabilities), it does here as it does alone, and a gateway pays one call for a whole answer.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any
+
+import ray
+from ray.serve import Application
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.deployment import LLMServer
+
+from rayapp.config.language import EngineConfig
+from rayapp.llm.weights import local_path, local_weights
+from rayapp.schemas.language import WeightsRef
+from rayapp.storage import Workspace
+from rayapp.telemetry import configure_logging
+
+log = logging.getLogger("rayapp.llm.engine")
+
+Message = MutableMapping[str, Any]
+PREFIX = "engine-"
+"""Begins the names of engines' deployments."""
+OFFLINE = {
+    # weights are at hand, by content: nothing is looked for elsewhere, and nobody told
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
+    "generate": ("/v1/completions", {"prompt": ".", "max_tokens": 1, "temperature": 0}),
+    "embed": ("/v1/embeddings", {"input": "."}),
+}
+
+
+class EngineStalled(Exception):
+    """The engine is alive and generates nothing."""
+
+
+class Engine(LLMServer):
+    """LLMServer that is sure of its weights before it loads them, passes on vLLM's own interface,
+    and is unhealthy once it generates nothing, whatever vLLM says of its health."""
+
+    async def __init__(  # type: ignore[misc]  # as Ray Serve calls it
+        self,
+        llm_config: LLMConfig,
+        *,
+        config: EngineConfig,
+        weights: WeightsRef,
+        workspace: Workspace,
+    ) -> None:
+        configure_logging()
+        await asyncio.to_thread(local_weights, weights, workspace)
+        self._config = config
+        self._task = weights.task
+        self._moved_s = time.monotonic()
+        self._num_open = 0
+        await super().__init__(llm_config)
+        assert self.engine is not None
+        self._app: Any = await self.engine.build_asgi_app()
+
+    async def open(self, path: str, body: bytes) -> AsyncIterator[int | bytes]:
+        """The answer's status, then its body as it comes. Whoever stops listening ends it."""
+        messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        answering = asyncio.create_task(self._answer(path, body, messages))
+        self._num_open += 1
+        try:
+            while (message := await messages.get()) is not None:
+                self._moved_s = time.monotonic()
+                if message["type"] == "http.response.start":
+                    yield int(message["status"])
+                    continue
+                parts = [message.get("body", b"")]
+                while not messages.empty():  # what came meanwhile goes along
+                    more = messages.get_nowait()
+                    if more is None:
+                        messages.put_nowait(None)
+                        break
+                    parts.append(more.get("body", b""))
+                if any(parts):
+                    yield b"".join(parts)
+            await answering  # raises what vLLM did not turn into an answer
+        finally:
+            self._num_open -= 1
+            answering.cancel()
+
+    async def _answer(
+        self, path: str, body: bytes, messages: "asyncio.Queue[Message | None]"
+    ) -> None:
+        was_read = False
+
+        async def receive() -> Message:
+            nonlocal was_read
+            if was_read:  # vLLM waits for the client to go away; to end the task says the same
+                await asyncio.Event().wait()
+            was_read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            messages.put_nowait(message)
+
+        try:
+            await self._app(_scope(path), receive, send)
+        finally:
+            messages.put_nowait(None)
+
+    async def check_health(self) -> None:
+        """Raises where the engine is dead, or generates nothing: for those who wait for it, or for
+        a probe of its own where nobody does."""
+        await super().check_health()
+        quiet_s = time.monotonic() - self._moved_s
+        if self._num_open:
+            if quiet_s > self._config.stall_s:
+                raise EngineStalled(f"{self._num_open} requests wait, none got on for {quiet_s} s")
+        elif quiet_s > self._config.probe_every_s:
+            await self._probe()
+
+    async def _probe(self) -> None:
+        path, asked = _PROBES[self._task]
+        body = json.dumps({"model": self._llm_config.model_id, **asked}).encode()
+        try:
+            async with asyncio.timeout(self._config.stall_s):
+                answer = [part async for part in self.open(path, body)]
+        except TimeoutError:
+            raise EngineStalled(f"a probe got nothing in {self._config.stall_s} s") from None
+        if answer[0] != 200:
+            raise EngineStalled(f"a probe was answered with {answer}")
+
+
+def engine_deployment(
+    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace
+) -> Application:
+    """To be called in an environment that has vLLM: Ray takes the engine's arguments from there."""
+    made = llm_config(name, config, weights, workspace)
+    return build_llm_deployment(
+        made,
+        name_prefix=PREFIX,
+        deployment_cls=Engine,
+        bind_kwargs={"config": config, "weights": weights, "workspace": workspace},
+    )
+
+
+def llm_config(
+    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace
+) -> LLMConfig:
+    """What Ray Serve LLM is told of an engine."""
+    arguments: dict[str, Any] = {
+        "max_model_len": config.max_context_tokens or weights.max_context_tokens,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "pipeline_parallel_size": config.pipeline_parallel_size,
+        **({"runner": "pooling"} if weights.task == "embed" else {}),
+        **config.arguments,
+    }
+    return LLMConfig(
+        model_loading_config={
+            "model_id": name,
+            "model_source": str(local_path(weights, workspace)),
+        },
+        engine_kwargs=arguments,
+        runtime_env={"env_vars": _env_vars(config)},
+        deployment_config=_deployment_options(config),
+        **_hardware(config),
+    )
+
+
+def _hardware(config: EngineConfig) -> dict[str, Any]:
+    if config.accelerator == "cpu":
+        return {
+            "accelerator_config": {"kind": "cpu"},
+            "placement_group_config": {"bundles": [{"CPU": config.num_cpus}]},
+        }
+    named = {} if config.accelerator == "gpu" else {"accelerator_type": config.accelerator}
+    return {"accelerator_config": {"kind": "gpu"}, **named}
+
+
+def _deployment_options(config: EngineConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        # on a CPU the bundle has them
+        "ray_actor_options": {"num_cpus": 0 if config.accelerator == "cpu" else config.num_cpus},
+        "autoscaling_config": {
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.target_ongoing_requests,
+            "upscale_delay_s": config.upscale_delay_s,
+            "downscale_delay_s": config.downscale_delay_s,
+        },
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "health_check_period_s": config.probe_every_s,
+        "health_check_timeout_s": config.stall_s + config.probe_every_s,
+    }
+    if config.is_prefix_aware:
+        from ray.serve.config import RequestRouterConfig
+        from ray.serve.llm.request_router import PrefixCacheAffinityRouter
+
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class=PrefixCacheAffinityRouter  # type: ignore[arg-type]  # or its name
+        )
+    return options
+
+
+def _env_vars(config: EngineConfig) -> dict[str, str]:
+    """Ray Serve LLM's runtime environment of a deployment takes the place of the application's, so
+    that one's variables have to be said again."""
+    of_application: Mapping[str, str] = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    size = config.kv_cache_gib
+    cache = {} if size is None else {"VLLM_CPU_KVCACHE_SPACE": str(size)}
+    return {**of_application, **OFFLINE, **cache, **config.environment}
+
+
+def _scope(path: str) -> Message:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 0),
+        "server": ("127.0.0.1", 0),
+        "state": {},
+    }

@@ -1,0 +1,41 @@
+"""What a language model is asked, and what it has begun to answer."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from rayapp.serve.endpoints.base import AnyEndpoint
+from rayapp.serve.wire.openai import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class TextAsk:
+    """path: of OpenAI's interface. max_tokens: of each answer, at most; 0 for embeddings.
+    deadline_s: of time.monotonic. tenant: of the key it came with."""
+
+    request_id: str
+    path: str
+    asked: Asked
+    max_tokens: int
+    deadline_s: float
+    tenant: str | None = None
+
+    def until(self, deadline_s: float) -> "TextAsk":
+        return replace(self, deadline_s=deadline_s)
+
+
+@dataclass(frozen=True, slots=True)
+class TextReply:
+    """The beginning of an answer, and the rest of it as it comes; whoever has the reply closes
+    `body`. degraded: why it is not the intended model's, or None when it is."""
+
+    release_id: str
+    first: bytes
+    body: AsyncGenerator[bytes, None]
+    degraded: str | None = None
+
+    def instead(self, reason: str) -> "TextReply":
+        return replace(self, degraded=reason)
+
+
+TextEndpoint = AnyEndpoint[TextAsk, TextReply]
+"""One that answers with text, or with vectors of texts."""

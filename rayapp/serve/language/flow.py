@@ -1,0 +1,125 @@
+"""One answer's way from the engine to the caller: passed on, paid for, recorded, and ended well
+however it ends."""
+
+import time
+
+import orjson
+
+from rayapp.errors import DeadlineExceeded, RequestError, Unavailable
+from rayapp.serve.call import Call, Meter
+from rayapp.serve.endpoints.deadline import Deadlines
+from rayapp.serve.language.ask import TextReply
+from rayapp.serve.language.log import AnswerLog
+from rayapp.serve.language.presence import Presence
+from rayapp.serve.language.relay import Relay
+from rayapp.serve.language.tab import Tab
+from rayapp.serve.wire.http import ClientGone, Emit, Response, failed, json_response
+from rayapp.serve.wire.openai import error_response
+from rayapp.serve.wire.sse import LAST_EVENT, event
+
+GONE = "client_gone"
+"""Why an answer ended that nobody waited for any more, as the prompt log has it."""
+
+
+class Flow:
+    def __init__(
+        self,
+        call: Call,
+        reply: TextReply,
+        relay: Relay,
+        tab: Tab,
+        written: AnswerLog,
+        deadlines: Deadlines,
+        meter: Meter,
+    ) -> None:
+        self._call = call
+        self._reply = reply
+        self._relay = relay
+        self._tab = tab
+        self._written = written
+        self._deadlines = deadlines
+        self._meter = meter
+
+    async def whole(self) -> Response:
+        """An answer that is one document. What nobody got is not paid for."""
+        parts = [self._reply.first]
+        try:
+            async with Presence(self._call.request.receive):
+                parts += [part async for part in self._reply.body]
+            document = self._relay.document(b"".join(parts))
+            self._relay.passed_on()
+            self._note_first_token()
+            await self._tab.grow(self._relay.usage, self._relay.said.taken)
+        except BaseException:
+            self._tab.drop()
+            raise
+        finally:
+            await self._reply.body.aclose()
+        self._end(self._relay.finish_reason or "stop")
+        return json_response(200, document)
+
+    async def stream(self, emit: Emit) -> None:
+        """An answer as server-sent events. A mistake on the way is the last event but one, as the
+        status has gone out long before."""
+        reason = "failed"
+        try:
+            async with Presence(self._call.request.receive):
+                with self._deadlines.within(self._call.deadline_s):
+                    await self._pass(self._reply.first, emit)
+                    async for data in self._reply.body:
+                        await self._pass(data, emit)
+            if not self._relay.is_done:
+                raise Unavailable("the engine's answer broke off", "ask again")
+            reason = self._relay.finish_reason or "stop"
+            self._end(reason)
+            await emit(LAST_EVENT)
+        except ClientGone:
+            reason = GONE
+        except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
+            reason = _reason(error)
+            told = error_response(failed(error, self._call.request, self._call.request_id))
+            await emit(event(orjson.loads(told.body)) + LAST_EVENT)
+        finally:
+            await self._reply.body.aclose()
+            if reason != self._relay.finish_reason:
+                self._meter.cut(self._written.endpoint, reason)
+            self._end(reason)
+
+    async def _pass(self, data: bytes, emit: Emit) -> None:
+        events = self._relay.events(data)
+        await self._tab.grow(self._relay.usage, self._relay.said.taken)
+        self._relay.passed_on()
+        self._note_first_token()
+        if events:
+            await emit(b"".join(map(event, events)))
+
+    def _note_first_token(self) -> None:
+        if self._written.first_token_s is None and self._relay.usage.num_output:
+            self._written.first_token_s = time.monotonic()
+            taken_s = self._written.first_token_s - self._call.start_s
+            self._meter.first_token(self._written.endpoint, taken_s)
+
+    def _end(self, reason: str) -> None:
+        """Once; again does nothing."""
+        if self._tab.is_over:
+            return
+        self._tab.end(self._relay.said.taken(), reason)
+        usage, written = self._tab.given, self._written
+        counts = {
+            "prompt": usage.num_prompt,
+            "cached": usage.num_cached,
+            "output": usage.num_output,
+        }
+        who = written.endpoint, written.release_id, self._call.tenant
+        self._meter.tokens(*who, counts)
+        if self._tab.cost_nano_usd:
+            self._meter.cost(*who, self._tab.cost_nano_usd)
+
+
+def _reason(error: Exception) -> str:
+    """As the prompt log has it; no inside of ours."""
+    if isinstance(error, RequestError):
+        return error.kind
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    return "unavailable" if isinstance(error, Unavailable) else "failed"

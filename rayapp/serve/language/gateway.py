@@ -1,0 +1,171 @@
+"""Language models as one ASGI application, by OpenAI's HTTP interface.
+
+    read ─▶ parse ─▶ count tokens ─▶ reserve ─▶ endpoint ─▶ engine's answer ─▶ caller
+                                        ▲                        │ part by part
+                                        └── prompt log, settle ◀─┘
+
+It knows neither Ray nor a model: engines are LlmClients, and what counts tokens is passed in.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+
+from rayapp.config.language import LanguageConfig
+from rayapp.errors import RequestError
+from rayapp.families.inputs import shown
+from rayapp.serve.aside import INLINE_BYTES, aside
+from rayapp.serve.background import Background
+from rayapp.serve.call import Answer, Call, Meter
+from rayapp.serve.callers.budgets import Budgets
+from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.front import Front
+from rayapp.serve.language.ask import TextAsk
+from rayapp.serve.language.directory import Engine, Models, Served
+from rayapp.serve.language.flow import Flow
+from rayapp.serve.language.log import AnswerLog
+from rayapp.serve.language.presence import Presence
+from rayapp.serve.language.relay import Relay
+from rayapp.serve.language.tab import Tab
+from rayapp.serve.paths import Handler, Routed
+from rayapp.serve.predicting import RecordSink
+from rayapp.serve.tracing.span import Tracer, step
+from rayapp.serve.wire.http import (
+    Response,
+    Streamed,
+    failed,
+    json_response,
+    read_body,
+    require_content_type,
+)
+from rayapp.serve.wire.openai import (
+    KINDS,
+    MODELS,
+    Asked,
+    error_response,
+    model_entry,
+    model_list,
+    parse,
+)
+from rayapp.serve.wire.sse import CONTENT_TYPE
+
+ROOT = "/v1"
+"""Where OpenAI's interface is. Behind Ray Serve's own wrapper the prefix of the application is gone
+from paths."""
+FINGERPRINT_CHARS = 12
+
+
+class LanguageGateway(Front):
+    """engines: by name. prompts: where the answers of a model are recorded."""
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        engines: Mapping[str, Engine],
+        prompts: Callable[[str], RecordSink],
+        meter: Meter,
+        background: Background,
+        now: Callable[[], datetime],
+        keys: KeyRing,
+        limiter: Limiter | None = None,
+        budgets: Budgets | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        super().__init__(config, meter, background, keys, limiter, tracer)
+        self._config = config
+        self._prompts = prompts
+        self._now = now
+        self._budgets = budgets
+        self._models = Models(config, engines, self._deadlines, meter)
+        self._created_s = int(now().timestamp())
+        self.open_paths = {f"{ROOT}/ping": {"GET": self._ready}}
+        self._routes: dict[str, Mapping[str, Handler]] = {
+            **self.open_paths,
+            MODELS: {"GET": self._list},
+            **{path: {"POST": self._ask} for path in KINDS},
+        }
+
+    def _routed(self, path: str) -> Routed:
+        if not path.startswith(ROOT):
+            path = ROOT + path
+        route = self._routes.get(path)
+        if route is not None:
+            return Routed(route, None, None, path)
+        name = path.removeprefix(f"{MODELS}/")
+        if name != path:
+            return Routed({"GET": self._entry}, name, None, f"{MODELS}/{{name}}")
+        raise RequestError(
+            f"there is nothing at {shown(path)}",
+            f"paths are {', '.join(self._routes)}",
+            404,
+            "unknown_path",
+        )
+
+    def _failed(self, error: Exception, call: Call) -> Response:
+        return error_response(failed(error, call.request, call.request_id))
+
+    def _blamed(self, call: Call) -> tuple[str | None, str | None]:
+        return call.endpoint, None
+
+    async def _drained(self) -> None:
+        if self._budgets is not None:
+            await self._budgets.drain()
+
+    async def _ready(self, call: Call) -> Answer:
+        return Answer(json_response(200, {"ready": True}))
+
+    async def _list(self, call: Call) -> Answer:
+        return Answer(json_response(200, model_list(self._models.names(), self._created_s)))
+
+    async def _entry(self, call: Call) -> Answer:
+        served = self._models.find(call.endpoint or "")
+        found = json_response(200, model_entry(served.name, self._created_s))
+        return Answer(found, served.name, served.engine.weights.digest)
+
+    async def _ask(self, call: Call) -> Answer:
+        require_content_type(call.request, (b"application/json",))
+        with self._deadlines.within(call.deadline_s):
+            with step("read"):
+                body = await read_body(call.request, self._config.max_body_bytes)
+                is_long = len(body) > INLINE_BYTES
+                path = call.route or ""
+                asked = await aside(partial(parse, path, body, self._config.max_choices), is_long)
+                served = self._models.find(asked.model)
+                call.endpoint = served.name
+                counting = partial(served.engine.count, asked.fields)
+                num_prompt = await aside(counting, is_long)
+            max_tokens = served.room(asked, num_prompt)
+            written = self._log(call, asked, served)
+            tab = self._tab(call, asked, served, written, max_tokens)
+            await tab.begin(num_prompt)
+            ask = TextAsk(call.request_id, path, asked, max_tokens, call.deadline_s, call.tenant)
+            try:
+                async with Presence(call.request.receive):
+                    with step(f"model {served.name}", is_call=True):
+                        reply = await served.endpoint.predict(ask)
+            except BaseException:
+                tab.drop()
+                raise
+            written.release_id, written.degraded = reply.release_id, reply.degraded
+            relay = Relay(asked, served.name, f"fp_{reply.release_id[:FINGERPRINT_CHARS]}")
+            flow = Flow(call, reply, relay, tab, written, self._deadlines, self._meter)
+            response: Response | Streamed
+            if asked.is_stream:
+                response = Streamed(flow.stream, CONTENT_TYPE)
+            else:
+                response = await flow.whole()
+        return Answer(response, served.name, reply.release_id, degraded=reply.degraded)
+
+    def _log(self, call: Call, asked: Asked, served: Served) -> AnswerLog:
+        sink = self._prompts(served.name)
+        return AnswerLog(sink, call, asked, served.name, self._config.redacts, self._now)
+
+    def _tab(
+        self, call: Call, asked: Asked, served: Served, written: AnswerLog, max_tokens: int
+    ) -> Tab:
+        """What is not streamed is one part: all of it is reserved, as nothing of it can be given
+        for less."""
+        each = self._config.record_every_tokens if asked.is_stream else max_tokens
+        tokens = each * asked.num_choices
+        return Tab(self._budgets, call.tenant, served.prices, tokens, written.record)

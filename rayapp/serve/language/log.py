@@ -1,0 +1,72 @@
+"""One answer's records in the prompt log."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from rayapp.config.language import Redaction
+from rayapp.serve.call import Call
+from rayapp.serve.language.redaction import redacted
+from rayapp.serve.language.tab import Part
+from rayapp.serve.predicting import RecordSink, store_charged, trace_id
+from rayapp.serve.wire.openai import Asked
+
+_TEXTS = ("messages", "prompt", "input", "suffix")
+"""The fields of a request that hold what somebody wrote; tools and schemas are kept as they are."""
+
+
+@dataclass(slots=True)
+class AnswerLog:
+    """endpoint: the model as the caller called it. release_id and degraded: who answered, once that
+    is known. first_token_s: of time.monotonic, once there was one."""
+
+    sink: RecordSink
+    call: Call
+    asked: Asked
+    endpoint: str
+    redacts: Redaction
+    now: Callable[[], datetime]
+    release_id: str = ""
+    degraded: str | None = None
+    first_token_s: float | None = None
+
+    def record(self, part: Part) -> None:
+        """Raises Unavailable where it cannot be written; then nothing is paid for it."""
+        store_charged(self.sink, [self._fields(part)], part.charge)
+
+    def _fields(self, part: Part) -> dict[str, Any]:
+        call = self.call
+        begun_s = self.first_token_s
+        return {
+            "request_id": call.request_id,
+            "part": part.number,
+            "endpoint": self.endpoint,
+            "release_id": self.release_id,
+            "at": self.now(),
+            "route": call.route,
+            "num_prompt_tokens": part.usage.num_prompt,
+            "num_cached_tokens": part.usage.num_cached,
+            "num_output_tokens": part.usage.num_output,
+            "latency_ms": round((time.monotonic() - call.start_s) * 1000, 3),
+            "first_token_ms": None if begun_s is None else round((begun_s - call.start_s) * 1e3, 3),
+            "finish_reason": part.finish_reason,
+            "prompt": self._prompt() if part.number == 0 else None,
+            "output": self._text(part.said) if part.said else None,
+            "degraded": self.degraded,
+            "tenant": call.tenant,
+            "trace_id": trace_id(call.request.headers),
+            "cost_nano_usd": part.charge.cost,
+            "loan_id": part.charge.loan_id,
+        }
+
+    def _prompt(self) -> str:
+        fields = {k: v for k, v in self.asked.fields.items() if v is not None}
+        texts = {name: redacted(fields[name], self.redacts) for name in _TEXTS if name in fields}
+        return orjson.dumps(fields | texts).decode()
+
+    def _text(self, said: list[dict[str, Any]]) -> str:
+        return orjson.dumps(redacted(said, self.redacts)).decode()

@@ -1,0 +1,56 @@
+"""The innermost endpoint of a language model: an engine, asked for the beginning of an answer."""
+
+import orjson
+
+from rayapp.errors import RequestError, Unavailable
+from rayapp.schemas.language import LlmClient
+from rayapp.serve.language.ask import TextAsk, TextReply
+from rayapp.serve.wire.openai import for_engine
+
+MAX_MESSAGE_CHARS = 400
+"""Of an engine's own words about a request; they may repeat all of it."""
+_STATUSES = {400: "invalid_request", 404: "not_found", 422: "invalid_request"}
+
+
+class Model:
+    """engine: the name that the engine goes by. release_id: of what answers there."""
+
+    def __init__(
+        self, client: LlmClient, engine: str, release_id: str, keeps_tenants_apart: bool
+    ) -> None:
+        self._client = client
+        self._engine = engine
+        self._release_id = release_id
+        self._keeps_tenants_apart = keeps_tenants_apart
+
+    async def predict(self, ask: TextAsk) -> TextReply:
+        """Returns once the answer has begun. Raises RequestError for what the engine says is the
+        caller's to mend."""
+        salt = ask.tenant if self._keeps_tenants_apart else None
+        body = for_engine(ask.asked, self._engine, ask.max_tokens, salt)
+        answering = await self._client.open(ask.path, body)
+        try:
+            first = await anext(answering.body, b"")
+            if answering.status != 200:
+                told = first + b"".join([part async for part in answering.body])
+                raise _refused(answering.status, told)
+        except BaseException:
+            await answering.body.aclose()
+            raise
+        return TextReply(self._release_id, first, answering.body)
+
+
+def _refused(status: int, body: bytes) -> Exception:
+    """What an engine says of a mistake is for the caller; what it says of itself is not."""
+    kind = _STATUSES.get(status)
+    if kind is None:
+        return Unavailable(f"the engine answered with status {status}", "try again")
+    try:
+        error = orjson.loads(body)["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        message, param = "the engine does not take this request", None
+    if len(message) > MAX_MESSAGE_CHARS:
+        message = f"{message[:MAX_MESSAGE_CHARS]}…"
+    param = param if isinstance(param, str) else None
+    return RequestError(message, "correct the request", status, kind, param)

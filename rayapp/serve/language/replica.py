@@ -1,0 +1,120 @@
+"""The gateway of language models as a Ray Serve deployment, and the engines behind it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from rayapp.config.language import LanguageConfig
+from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.traffic import ApiKey
+from rayapp.serve.background import Background
+from rayapp.serve.callers.budgets import Bank
+from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.cluster import door
+from rayapp.serve.cluster.scaling import Load
+from rayapp.serve.language.client import ServeLlm
+from rayapp.serve.language.directory import CountTokens, Engine
+from rayapp.serve.language.gateway import ROOT, LanguageGateway
+from rayapp.serve.meter import ServeMeter
+from rayapp.serve.predicting import RecordSink
+from rayapp.serve.replica import (
+    BehindServe,
+    deployment_options,
+    make_budgets,
+    make_limiter,
+    make_tracer,
+)
+from rayapp.telemetry import configure_logging
+
+
+class PromptLog(Protocol):
+    """Implemented by observe.node_log.NodeLog."""
+
+    def prompts(self, endpoint: str) -> RecordSink: ...
+    def commit(self) -> int: ...
+    def flush(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class LanguageParts:
+    """What other rooms give a replica; made inside it, by a function that serve_apps passes.
+    counter: of a model's tokens, by its weights. bank, settle: as serve.replica.Parts has them."""
+
+    read_keys: Callable[[], Mapping[str, ApiKey]]
+    log: PromptLog
+    counter: Callable[[WeightsRef], CountTokens]
+    bank: Bank | None = None
+    settle: Callable[[], object] = lambda: None
+
+
+@serve.ingress()
+class LanguageReplica:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        connect: Callable[[LanguageConfig], LanguageParts],
+        weights: Mapping[str, WeightsRef],
+        handles: Mapping[str, "DeploymentHandle[Any]"],
+    ) -> None:
+        configure_logging()
+        parts = connect(config)
+        keys = KeyRing(parts.read_keys, config.requires_key)
+        meter = ServeMeter()
+        engines = {
+            name: Engine(
+                name,
+                ServeLlm(name, handle),
+                weights[name],
+                config.engines[name].max_context_tokens or weights[name].max_context_tokens,
+                parts.counter(weights[name]),
+            )
+            for name, handle in handles.items()
+        }
+
+        def commit() -> None:
+            parts.log.commit()
+            parts.settle()
+
+        def refresh(patience_s: float | None) -> None:
+            keys.refresh()
+
+        follow_s, commit_s = config.follow_every_ms / 1000, config.commit_every_s
+        self.gateway = LanguageGateway(
+            config,
+            engines,
+            parts.log.prompts,
+            meter,
+            Background(refresh, follow_s, commit, commit_s, parts.log.flush),
+            now=lambda: datetime.now(UTC),
+            keys=keys,
+            limiter=make_limiter(config),
+            budgets=make_budgets(config, parts.bank),
+            tracer=make_tracer(config, meter),
+        )
+        self._load = Load(lambda: self.gateway.num_ongoing)
+
+    async def __serve_build_asgi_app__(self) -> BehindServe:
+        door.open_to(self.gateway, (f"{ROOT}/",))
+        return BehindServe(self.gateway)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks for these by this name."""
+        return self._load.figures()
+
+
+def language_gateway(
+    config: LanguageConfig,
+    connect: Callable[[LanguageConfig], LanguageParts],
+    weights: Mapping[str, WeightsRef],
+    engines: Mapping[str, Application],
+) -> Application:
+    """engines: deployments whose replicas have `open`, by name. connect must be importable in a
+    replica."""
+    deploy = serve.deployment(name="language-gateway", **deployment_options(config))
+    bound: Application = deploy(LanguageReplica).bind(config, connect, weights, engines)
+    return bound

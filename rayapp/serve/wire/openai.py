@@ -1,0 +1,243 @@
+"""OpenAI's HTTP interface: what callers may send, what an engine is sent, and errors' shape.
+
+https://platform.openai.com/docs/api-reference (chat, completions, embeddings, models), with the
+sampling parameters that vLLM adds. A field that would have no effect is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from rayapp.errors import RequestError
+from rayapp.families.inputs import shown
+from rayapp.serve.wire.http import Response, json_response
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
+Kind = Literal["chat", "completion", "embedding"]
+KINDS: dict[str, Kind] = {CHAT: "chat", COMPLETIONS: "completion", EMBEDDINGS: "embedding"}
+
+_SAMPLING = {
+    *("model", "user", "n", "max_tokens", "min_tokens", "stop", "stop_token_ids", "seed"),
+    *("temperature", "top_p", "top_k", "min_p", "logit_bias", "ignore_eos"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("stream", "stream_options", "response_format", "structured_outputs"),
+    *("skip_special_tokens", "include_stop_str_in_output"),
+}
+_FIELDS: dict[Kind, set[str]] = {
+    "chat": {
+        *_SAMPLING,
+        *("messages", "max_completion_tokens", "logprobs", "top_logprobs"),
+        *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"),
+        *("chat_template_kwargs", "add_generation_prompt", "continue_final_message"),
+    },
+    "completion": {*_SAMPLING, *("prompt", "echo", "logprobs", "suffix")},
+    "embedding": {*("model", "input", "encoding_format", "dimensions", "user")},
+}
+_NO_EFFECT_HERE = {*("store", "metadata", "service_tier", "prompt_cache_key")}
+"""OpenAI's own affairs. They are let pass where they ask for nothing."""
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+_COUNTS: dict[str, tuple[int, int]] = {
+    "max_tokens": (1, 10**7),
+    "max_completion_tokens": (1, 10**7),
+    "min_tokens": (0, 10**7),
+    "top_logprobs": (0, 20),
+}
+_CONTENT: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_QUOTA = ("budget_exceeded", "insufficient_quota")
+"""Our kind of the error, and OpenAI's type of it, by which clients know not to try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for. fields: its body as a mapping. num_choices: answers that it wants.
+    max_tokens: of each of them, None where it does not say. is_stream: as server-sent events.
+    wants_usage: a stream's last event but one is to have the token counts."""
+
+    kind: Kind
+    model: str
+    fields: Mapping[str, Any]
+    num_choices: int = 1
+    max_tokens: int | None = None
+    is_stream: bool = False
+    wants_usage: bool = False
+
+
+def parse(path: str, body: bytes, max_choices: int) -> Asked:
+    """Raises RequestError 400 for a body that asks for nothing this server could do. What is inside
+    of messages, tools and schemas is the engine's to judge."""
+    kind = KINDS[path]
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _wrong(f"the body is no JSON in UTF-8 ({error})", "send one JSON object") from None
+    if not isinstance(fields, dict):
+        raise _wrong(f"the body is a {_type(fields)}", "send one JSON object")
+    _check_names(kind, fields)
+    model = fields.get("model")
+    if not isinstance(model, str):
+        raise _wrong(f"`model` is {_told(model)}", "name one of GET /v1/models", "model")
+    content = _CONTENT[kind]
+    if not fields.get(content):
+        raise _wrong(f"`{content}` is {_told(fields.get(content))}", f"send `{content}`", content)
+    if kind == "chat":
+        _check_messages(fields[content])
+    if kind == "embedding":
+        return Asked(kind, model, fields)
+    _check_ranges(fields)
+    options = fields.get("stream_options") or {}
+    if not isinstance(options, dict) or (options and not fields.get("stream")):
+        what = f"`stream_options` is {_told(options)} and `stream` {_told(fields.get('stream'))}"
+        raise _wrong(what, "send an object, with `stream`: true", "stream_options")
+    return Asked(
+        kind,
+        model,
+        fields,
+        _whole(fields, "n", 1, max_choices) or 1,
+        fields.get("max_completion_tokens") or fields.get("max_tokens"),
+        _flag(fields, "stream"),
+        bool(options.get("include_usage")),
+    )
+
+
+def for_engine(asked: Asked, engine_model: str, max_tokens: int, salt: str | None) -> bytes:
+    """The body that the engine is sent. A stream always tells its token counts, by which it is
+    paid for. salt: separates what the engine has in its prefix cache for one tenant from others',
+    who could else find out by time what was asked."""
+    made = {k: v for k, v in asked.fields.items() if v is not None and k not in _NO_EFFECT_HERE}
+    made["model"] = engine_model
+    made.pop("user", None)
+    if asked.kind == "embedding":
+        return orjson.dumps(made)
+    made.pop("max_completion_tokens", None)
+    made["max_tokens"] = max_tokens
+    if asked.is_stream:
+        made["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    if salt is not None:
+        made["cache_salt"] = salt
+    return orjson.dumps(made)
+
+
+def error_response(response: Response) -> Response:
+    """An error of ours in OpenAI's shape: {error: {message, type, param, code}}. `next` stays, as
+    it may."""
+    error = orjson.loads(response.body)["error"]
+    return json_response(
+        response.status,
+        {"error": error_fields(response.status, error["type"], error)},
+        response.headers,
+    )
+
+
+def error_fields(status: int, kind: str, error: Mapping[str, Any]) -> dict[str, Any]:
+    ours, theirs = _QUOTA
+    named = theirs if kind == ours else _TYPES.get(status)
+    if named is None:
+        named = "invalid_request_error" if status < 500 else "server_error"
+    return {
+        "message": f"{error['message']}; next: {error['next']}",
+        "type": named,
+        "param": error.get("param"),
+        "code": kind,
+    }
+
+
+def _check_names(kind: Kind, fields: Mapping[str, Any]) -> None:
+    for name in fields.keys() - _FIELDS[kind]:
+        if name in _NO_EFFECT_HERE and not fields[name]:
+            continue
+        if fields[name] is None:
+            continue
+        raise _wrong(
+            f"there is no field {shown(name)} in a request for {_the(kind)}",
+            "leave it out: it would have no effect",
+            name,
+        )
+
+
+def _the(kind: Kind) -> str:
+    return {"chat": "a chat completion", "completion": "a completion"}.get(kind, "embeddings")
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list):
+        raise _wrong(f"`messages` is a {_type(messages)}", "send a list of messages", "messages")
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _wrong(
+                f"messages[{at}] is {_told(message)}",
+                'each message is an object with `role` and `content`: {"role": "user", …}',
+                f"messages[{at}]",
+            )
+
+
+def _check_ranges(fields: Mapping[str, Any]) -> None:
+    for name, (low, high) in _NUMBERS.items():
+        value = fields.get(name)
+        if value is None:
+            continue
+        if type(value) not in (int, float) or not low <= value <= high:
+            limit = f"must be a number from {low} to {high}"
+            raise _wrong(f"`{name}` is {_told(value)}, {limit}", "correct it", name)
+    for name, (least, most) in _COUNTS.items():
+        _whole(fields, name, least, most)
+    if fields.get("max_tokens") and fields.get("max_completion_tokens"):
+        what = "`max_tokens` and `max_completion_tokens` both say how long an answer may be"
+        raise _wrong(what, "keep `max_completion_tokens`", "max_tokens")
+
+
+def _whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not least <= value <= most:
+        limit = f"must be a whole number from {least} to {most}"
+        raise _wrong(f"`{name}` is {_told(value)}, {limit}", "correct it", name)
+    return int(value)
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(f"`{name}` is {_told(value)}, must be true or false", "correct it", name)
+    return bool(value)
+
+
+def _told(value: Any) -> str:
+    """A value as an error may repeat it."""
+    if value is None:
+        return "missing"
+    if isinstance(value, list | dict):
+        return f"a {_type(value)} of {len(value)}"
+    return shown(value)
+
+
+def _type(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+def _wrong(what: str, next_step: str, param: str | None = None) -> RequestError:
+    return RequestError(what, next_step, 400, "invalid_request", param)
+
+
+def model_list(names: Sequence[str], created_s: int) -> dict[str, Any]:
+    return {"object": "list", "data": [model_entry(name, created_s) for name in names]}
+
+
+def model_entry(name: str, created_s: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": "rayapp"}

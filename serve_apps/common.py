@@ -1,0 +1,73 @@
+"""What gateways of every kind are connected to: the workspace, its ledger's keys, its accounts."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from rayapp.config.serving import GatewayConfig
+from rayapp.flows.spending import give_back, settle_abandoned
+from rayapp.govern.accounts import Accounts
+from rayapp.govern.keys import list_keys
+from rayapp.ledger import Ledger
+from rayapp.observe.node_log import NodeLog
+from rayapp.schemas.traffic import ApiKey
+from rayapp.storage import Workspace
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Connected:
+    """accounts: None where the config has no budgets."""
+
+    workspace: Workspace
+    ledger: Ledger
+    read_keys: Callable[[], Mapping[str, ApiKey]]
+    log: NodeLog
+    accounts: Accounts | None
+
+    def settle(self) -> int:
+        """End what dead gateways of this node have borrowed."""
+        if self.accounts is None:
+            return 0
+        return settle_abandoned(self.accounts, self.workspace, datetime.now(UTC))
+
+
+def connected(config: GatewayConfig, actor: str) -> Connected:
+    workspace = workspace_of(config)
+    ledger = Ledger.of(workspace, actor)
+
+    def read_keys() -> dict[str, ApiKey]:
+        return {key.key_id: key for key in list_keys(ledger)}
+
+    accounts = None if config.budgets is None else Accounts.of(workspace)
+    if accounts is None:
+        log = NodeLog(workspace, commits_aside=True)
+    else:
+        log = NodeLog(workspace, commits_aside=True, on_repeated=partial(give_back, accounts))
+    return Connected(workspace, ledger, while_unchanged(ledger, read_keys), log, accounts)
+
+
+def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], Found]:
+    """What was read last, while nothing was appended since: replicas look four times a second, and
+    there may be thousands of pointers."""
+    last: tuple[int, Found] | None = None
+
+    def read_if_changed() -> Found:
+        nonlocal last
+        sequence = ledger.sequence()
+        if last is None or last[0] != sequence:
+            last = sequence, read()
+        return last[1]
+
+    return read_if_changed
+
+
+def workspace_of(config: GatewayConfig) -> Workspace:
+    environ = dict(os.environ)
+    if config.workspace is not None:
+        environ["RAYAPP_WORKSPACE"] = config.workspace
+    return Workspace.from_environment(environ)
