@@ -19,7 +19,7 @@ from ray.serve.llm.deployment import LLMServer
 
 from rayapp.config.language import EngineConfig
 from rayapp.llm.weights import local_path, local_weights
-from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.language import Prefix, WeightsRef
 from rayapp.storage import Workspace
 from rayapp.telemetry import configure_logging
 
@@ -65,8 +65,11 @@ class Engine(LLMServer):
         assert self.engine is not None
         self._app: Any = await self.engine.build_asgi_app()
 
-    async def open(self, path: str, body: bytes) -> AsyncIterator[int | bytes]:
-        """The answer's status, then its body as it comes. Whoever stops listening ends it."""
+    async def open(
+        self, path: str, body: bytes, prefix: Prefix | None = None
+    ) -> AsyncIterator[int | bytes]:
+        """The answer's status, then its body as it comes. Whoever stops listening ends it. prefix:
+        has led to this replica."""
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         answering = asyncio.create_task(self._answer(path, body, messages))
         self._num_open += 1

@@ -79,12 +79,21 @@ class Answering:
     body: AsyncGenerator[bytes, None]
 
 
-class LlmClient(Protocol):
-    """One engine, by OpenAI's HTTP interface. Implemented by llm.client and by a fake of the
-    tests, which answer alike (tests/contract/test_llm_client.py)."""
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """How a prompt begins, for a router that sends it where such a beginning was read before."""
 
-    async def open(self, path: str, body: bytes) -> Answering:
-        """path: as OpenAI has it, "/v1/chat/completions" for one. body: a JSON document. Returns
-        once the answer has begun. Raises Unavailable where no replica of the engine can be asked;
-        so may going through the answer's body."""
+    prompt: str
+    """By this name Ray Serve LLM's router finds it among a call's arguments."""
+
+
+class LlmClient(Protocol):
+    """One engine, by OpenAI's HTTP interface. Implemented by serve.language.client and by a fake of
+    the tests, which answer alike (tests/contract/test_llm_client.py)."""
+
+    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+        """path: as OpenAI has it, "/v1/chat/completions" for one. body: a JSON document. prefix:
+        where the engine's replicas are chosen by it. Returns once the answer has begun. Raises
+        Unavailable where no replica of the engine can be asked; so may going through the answer's
+        body."""
         ...

@@ -10,7 +10,7 @@ from ray.serve.exceptions import RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.errors import Unavailable
-from rayapp.schemas.language import Answering
+from rayapp.schemas.language import Answering, Prefix
 from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
@@ -24,8 +24,9 @@ class ServeLlm:
         # by value: a token is a message, which would cost more through the object store
         self._ask = handle.options(stream=True, _by_reference=False, method_name="open")
 
-    async def open(self, path: str, body: bytes) -> Answering:
-        parts = self._parts(path, body)
+    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+        asked = (path, body) if prefix is None else (path, body, prefix)
+        parts = self._parts(asked)
         try:
             status = await anext(parts)
         except StopAsyncIteration:
@@ -43,8 +44,8 @@ class ServeLlm:
         finally:
             await parts.aclose()
 
-    async def _parts(self, path: str, body: bytes) -> AsyncGenerator[int | bytes, None]:
-        response: Any = self._ask.remote(path, body)
+    async def _parts(self, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
+        response: Any = self._ask.remote(*asked)
         is_over = False
         try:
             async for part in response:

@@ -99,10 +99,15 @@ class Models:
         config = self._config.models[name]
         engine = self._engines[config.engine]
         release_id = engine.weights.digest
+        settings = self._config.engines[engine.name]
         built: TextEndpoint = Model(
-            engine.client, engine.name, release_id, self._config.requires_key
+            engine.client,
+            engine.name,
+            release_id,
+            self._config.requires_key,
+            settings.is_prefix_aware,
         )
-        share = self._config.engines[engine.name].retry_share
+        share = settings.retry_share
         if share:
             on_again = partial(self._hooks.second_ask, name, "retry")
             built = Retry(built, Budget(share), on_again)

@@ -3,12 +3,13 @@
 import orjson
 
 from rayapp.errors import RequestError, Unavailable
-from rayapp.schemas.language import LlmClient
+from rayapp.schemas.language import LlmClient, Prefix
 from rayapp.serve.language.ask import TextAsk, TextReply
-from rayapp.serve.wire.openai import for_engine
+from rayapp.serve.wire.openai import Asked, for_engine
 
 MAX_MESSAGE_CHARS = 400
 """Of an engine's own words about a request; they may repeat all of it."""
+MAX_PREFIX_CHARS = 8192
 _STATUSES = {400: "invalid_request", 404: "not_found", 422: "invalid_request"}
 
 
@@ -16,19 +17,26 @@ class Model:
     """engine: the name that the engine goes by. release_id: of what answers there."""
 
     def __init__(
-        self, client: LlmClient, engine: str, release_id: str, keeps_tenants_apart: bool
+        self,
+        client: LlmClient,
+        engine: str,
+        release_id: str,
+        keeps_tenants_apart: bool,
+        is_prefix_aware: bool = False,
     ) -> None:
         self._client = client
         self._engine = engine
         self._release_id = release_id
         self._keeps_tenants_apart = keeps_tenants_apart
+        self._is_prefix_aware = is_prefix_aware
 
     async def predict(self, ask: TextAsk) -> TextReply:
         """Returns once the answer has begun. Raises RequestError for what the engine says is the
         caller's to mend."""
         salt = ask.tenant if self._keeps_tenants_apart else None
         body = for_engine(ask.asked, self._engine, ask.max_tokens, salt)
-        answering = await self._client.open(ask.path, body)
+        prefix = beginning(ask.asked) if self._is_prefix_aware else None
+        answering = await self._client.open(ask.path, body, prefix)
         try:
             first = await anext(answering.body, b"")
             if answering.status != 200:
@@ -38,6 +46,13 @@ class Model:
             await answering.body.aclose()
             raise
         return TextReply(self._release_id, first, answering.body)
+
+
+def beginning(asked: Asked) -> Prefix:
+    """Of the prompt, as one text; two that begin alike have beginnings that do."""
+    content = asked.fields.get("messages") or asked.fields.get("prompt") or ""
+    text = content if isinstance(content, str) else orjson.dumps(content).decode()
+    return Prefix(text[:MAX_PREFIX_CHARS])
 
 
 def _refused(status: int, body: bytes) -> Exception:
