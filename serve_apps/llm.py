@@ -29,7 +29,7 @@ def build(config: LanguageConfig) -> Application:
         name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()
     }
     engines = {
-        name: engine_deployment(name, engine, weights[name], workspace)
+        name: engine_deployment(name, engine, weights[name], workspace, config.deadline_ms / 1000)
         for name, engine in config.engines.items()
     }
     return language_gateway(config, connect, weights, engines)

@@ -137,10 +137,12 @@ class Engine(LLMServer):
 
 
 def engine_deployment(
-    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace
+    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace, longest_s: float
 ) -> Application:
-    """To be called in an environment that has vLLM: Ray takes the engine's arguments from there."""
+    """To be called in an environment that has vLLM: Ray takes the engine's arguments from there.
+    longest_s: a replica that is to go lets its answers end, which may take so long."""
     made = llm_config(name, config, weights, workspace)
+    made.deployment_config["graceful_shutdown_timeout_s"] = longest_s
     return build_llm_deployment(
         made,
         name_prefix=PREFIX,

@@ -247,6 +247,8 @@ def deployment_options(config: GatewayConfig, num_gpus: float = 0) -> dict[str, 
         # A new configuration's replicas answer before the old ones go: by default Serve would stop
         # the only replica there is, and start another.
         "max_surge_percent": 100,
+        # Serve's default of 20 s would cut answers that may take longer.
+        "graceful_shutdown_timeout_s": max(20.0, config.deadline_ms / 1000),
         "max_ongoing_requests": config.max_ongoing_requests,
         "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": num_gpus},
     }

@@ -33,7 +33,7 @@ WEIGHTS = WeightsRef(
 
 
 def deployed(name: str, config: LanguageConfig) -> dict[str, Any]:
-    app: Any = engine_deployment(name, config.engines[name], WEIGHTS, Workspace("/nowhere"))
+    app: Any = engine_deployment(name, config.engines[name], WEIGHTS, Workspace("/nowhere"), 120)
     made = app._bound_deployment
     arguments = made.init_kwargs["llm_config"].get_engine_config().get_initialization_kwargs()
     replica, deployment = made._replica_config, made._deployment_config
