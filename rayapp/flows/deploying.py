@@ -7,7 +7,7 @@ from typing import Any
 
 from rayapp.config.language import LanguageConfig
 from rayapp.config.serving import EndpointConfig, GatewayConfig, ServeFile, ServingConfig
-from rayapp.errors import UserError, WorkspaceError
+from rayapp.errors import NotFoundError, UserError
 from rayapp.flows.passed import passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
@@ -77,8 +77,8 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     release may still come.
 
     Raises UserError for what could never answer: a workspace without a ledger, a release that is
-    not there or not the endpoint's, a declared answer of another length; and GateRefused for a
-    release that a gate refused.
+    not there or not the endpoint's, a declared answer of another length; GateRefused for a release
+    that a gate refused; and WorkspaceError where the store does not answer.
     """
     workspace = _workspace(session, config)
     released = champions(Ledger.of(workspace, "deploy"))
@@ -112,7 +112,7 @@ def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
     hint = f"ids are listed by: rayapp releases {endpoint}"
     try:
         signed = passed(workspace, release_id)
-    except WorkspaceError:
+    except NotFoundError:
         raise UserError(f"there is no release {release_id[:12]} in {workspace.uri}", hint) from None
     if signed.manifest.endpoint != endpoint:
         raise UserError(

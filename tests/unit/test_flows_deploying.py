@@ -8,11 +8,11 @@ import pytest
 from serving_case import ENDPOINT, seal_release
 
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import GateRefused, UserError
+from rayapp.errors import GateRefused, UserError, WorkspaceError
 from rayapp.flows.deploying import check_named
 from rayapp.flows.session import Session, open_session
 from rayapp.ledger import Ledger
-from rayapp.register.manifest import seal, write_manifest
+from rayapp.register.manifest import manifest_uri, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import promote
 from rayapp.schemas.release import Verdict
@@ -64,6 +64,14 @@ def test_a_release_that_could_not_answer_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         check(site, **split(site[2].get(release, "f" * 64)))
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_one_without_the_release(site: Any) -> None:
+    unreadable = "e" * 64
+    Path(manifest_uri(site[0].workspace, unreadable)).mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match="cannot be read") as error:
+        check(site, **split(unreadable))
+    assert "there is no release" not in str(error.value)
 
 
 def test_an_endpoint_without_a_release_is_told(site: Any) -> None:
