@@ -92,13 +92,14 @@ class Directory:
         return bool(names) and keys.union(names) <= self._follower.current.keys()
 
     def problems(self) -> dict[str, str]:
-        """Endpoints without a release; what does not follow the ledger; feeds without values:
-        `feeds/name`; rules that can take nothing: `endpoint/rule`; and those who may answer and
-        cannot be chosen: `endpoint/arm`."""
+        """Endpoints without a release; what does not follow the ledger; feeds without values, or
+        whose newest cannot be read: `feeds/name`; rules that can take nothing: `endpoint/rule`; and
+        those who may answer and cannot be chosen: `endpoint/arm`."""
         found = {**self._unreleased(), **self._follower.problems, **self._not_chosen()}
         for feed in self._current_feeds().values():
-            if not feed.tables:
-                found[f"feeds/{feed.name}"] = "it was never published"
+            lack = feed.lacks()
+            if lack is not None:
+                found[f"feeds/{feed.name}"] = f"it {lack}"
         if self._flags is None:
             return found
         for name, config in self._config.endpoints.items():

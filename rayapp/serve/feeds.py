@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
+from rayapp.errors import public_reason
 from rayapp.schemas.data import ColumnType
 from rayapp.schemas.features import FeatureFeed, FeatureTable
 
@@ -45,11 +46,19 @@ class Values:
 
 @dataclass(frozen=True)
 class Feed:
-    """digest: another one for other values. tables: none where nothing was published yet."""
+    """digest: another one for other values. tables: none where nothing was published yet, or could
+    be read. problem: why it could not be read the last time, as callers may know it."""
 
     name: str
     digest: bytes
     tables: tuple[Values, ...]
+    problem: str | None = None
+
+    def lacks(self) -> str | None:
+        """What is not in order with it, as the end of a sentence about it."""
+        if self.problem is not None:
+            return f"cannot be read: {self.problem}"
+        return None if self.tables else "was never published"
 
 
 class Feeds:
@@ -85,17 +94,24 @@ class Feeds:
         wait(self._reading.values(), patience_s)
 
     def _read(self, name: str) -> None:
+        before = self.current[name]
         try:
-            feed = self._read_feed(name)
-            digest = feed.content_digest().encode() if feed is not None else b""
-            if feed is None or digest == self.current[name].digest:
-                return
-            tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
-        except Exception:  # a store's own errors too
-            log.exception("feed_not_read", extra={"feed": name})
-            return
-        with self._changing:
-            self.current = {**self.current, name: Feed(name, digest, tables)}
+            found = self._newest(before)
+        except Exception as error:  # a store's own errors too
+            found = replace(before, problem=public_reason(error))
+            if found.problem != before.problem:  # a poll repeats itself, the log need not
+                log.exception("feed_not_read", extra={"feed": name})
+        if found != before:
+            with self._changing:
+                self.current = {**self.current, name: found}
+
+    def _newest(self, before: Feed) -> Feed:
+        feed = self._read_feed(before.name)
+        digest = feed.content_digest().encode() if feed is not None else b""
+        if feed is None or digest == before.digest:
+            return replace(before, problem=None)
+        tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
+        return Feed(before.name, digest, tables)
 
 
 def _plain(values: pa.ChunkedArray) -> list[Any]:

@@ -13,6 +13,7 @@ import pytest
 from serving_case import ENDPOINT, NOON, ROW, Case, make_bundle, oip_body
 
 from rayapp.config.serving import ServingConfig
+from rayapp.errors import TamperedError
 from rayapp.schemas.features import FeatureFeed, FeatureTable
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey
@@ -47,7 +48,7 @@ class Store:
         self.clock_s = 0.0
         self.values = VALUES
         self.feed: FeatureFeed | None = None
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.feeds = Feeds(("trips",), self.read, self.read_values, lambda: self.clock_s)
 
     def publish(
@@ -270,6 +271,48 @@ async def test_a_feed_that_was_never_published_is_stale(
     assert (await score(case, ROW)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError("connection to bucket.internal refused"), "the server's log says why"),
+        (TamperedError("trips.parquet is not what was published", "publish again"), "is not what"),
+    ],
+)
+async def test_a_feed_that_could_not_be_read_is_not_told_as_one_that_nobody_published(
+    bundles: dict[str, Path], store: Store, error: Exception, why: str
+) -> None:
+    case = started(bundles, store)
+    await score(case, KEYED)  # what a look-up has to do is planned anew below
+    store.error = error
+    store.look()
+    answer = await score(case, KEYED)
+    async with case.client() as client:
+        problem = (await client.get("/")).json()["problems"]["feeds/trips"]
+    assert answer.status_code == 503
+    for told in (answer.json()["error"]["message"], problem):
+        assert "cannot be read: " in told
+        assert why in told
+    store.error = None
+    store.look()
+    async with case.client() as client:
+        problem = (await client.get("/")).json()["problems"]["feeds/trips"]
+    assert problem == "it was never published"
+    assert "was never published" in (await score(case, KEYED)).json()["error"]["message"]
+
+
+async def test_a_feed_that_cannot_be_read_again_is_a_problem_before_it_is_stale(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store)
+    store.error = OSError("away")
+    store.look()
+    assert (await score(case, KEYED)).status_code == 200
+    async with case.client() as client:
+        problems = (await client.get("/")).json()["problems"]
+    assert problems == {"feeds/trips": "it cannot be read: the server's log says why"}
+
+
 async def test_a_cached_answer_is_of_the_values_it_was_given_for(
     bundles: dict[str, Path], store: Store
 ) -> None:
@@ -298,11 +341,14 @@ async def test_the_arm_is_logged_all_the_same(bundles: dict[str, Path], store: S
 def test_a_store_that_is_away_leaves_what_was_read(store: Store, caplog: Any) -> None:
     store.publish()
     before = store.feeds.current["trips"]
-    store.error = OSError("away")
-    store.look()
-    assert store.feeds.current["trips"] is before
-    assert "feed_not_read" in caplog.text
-    store.error = None
+    for _ in range(2):
+        store.error = OSError("away")
+        for _ in range(3):
+            store.look()
+        assert store.feeds.current["trips"].tables is before.tables
+        store.error = None
+        store.look()
+    assert caplog.text.count("feed_not_read") == 2  # once an outage
     store.feeds.refresh()  # too early to look again
     store.now += timedelta(seconds=1)
     store.publish()

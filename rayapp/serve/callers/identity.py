@@ -33,6 +33,7 @@ class KeyRing:
     def __init__(self, read_keys: Callable[[], Mapping[str, ApiKey]], requires_key: bool) -> None:
         self._read_keys = read_keys
         self._requires_key = requires_key
+        self._is_away = False
         self._keys: Mapping[str, ApiKey] = {}
         self._known: dict[bytes, Principal] = {}
 
@@ -41,8 +42,11 @@ class KeyRing:
         try:
             keys = dict(self._read_keys())
         except Exception:  # a database driver's own errors too
-            log.exception("keys_not_read")
+            if not self._is_away:  # a poll repeats itself, the log need not
+                log.exception("keys_not_read")
+            self._is_away = True
             return
+        self._is_away = False
         if keys != self._keys:
             self._keys = keys
             self._known = {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from operator import is_
 from typing import Any
 
 from rayapp.errors import RequestError
@@ -17,12 +18,14 @@ from rayapp.serve.wire.protocols import Parsed, plain_values
 @dataclass(frozen=True)
 class Plan:
     """What feeds can add to a model's inputs. tables: with the places of the columns that the model
-    has. extra: columns that callers send for a look-up only."""
+    has. extra: columns that callers send for a look-up only. lacking: what is not in order with a
+    feed that has no values, None where each has some."""
 
-    digests: tuple[bytes, ...]
+    feeds: tuple[Feed, ...]
+    digest: bytes
     tables: tuple[tuple[Values, Mapping[str, int]], ...]
     extra: frozenset[str]
-    unpublished: tuple[str, ...]
+    lacking: str | None
 
 
 class LookUp:
@@ -73,14 +76,13 @@ class LookUp:
             return ask if parsed is ask.parsed else replace(ask, parsed=parsed)
         self._on_read(True)
         age_s = max(0.0, (now - filler.oldest).total_seconds())
-        return replace(ask, parsed=parsed, looked_up=b"".join(plan.digests), feature_age_s=age_s)
+        return replace(ask, parsed=parsed, looked_up=plan.digest, feature_age_s=age_s)
 
     def _plan(self, schema: BundleSchema) -> Plan:
         feeds = self._feeds()
-        digests = tuple(feed.digest for feed in feeds)
         if self._planned is not None:
             planned, plan = self._planned
-            if planned is schema and plan.digests == digests:
+            if planned is schema and all(map(is_, plan.feeds, feeds)):
                 return plan
         plan = plan_of(schema, feeds)
         self._planned = schema, plan
@@ -96,11 +98,13 @@ def plan_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Plan:
             if places:
                 tables.append((values, places))
     keys = {name for values, _ in tables for name in values.keys}
+    lacking = [f"feed {feed.name!r} {feed.lacks()}" for feed in feeds if not feed.tables]
     return Plan(
-        digests=tuple(feed.digest for feed in feeds),
+        feeds=tuple(feeds),
+        digest=b"".join(feed.digest for feed in feeds),
         tables=tuple(tables),
         extra=frozenset(keys - inputs),
-        unpublished=tuple(feed.name for feed in feeds if not feed.tables),
+        lacking=lacking[0] if lacking else None,
     )
 
 
@@ -158,14 +162,14 @@ class _Filler:
         return replace(parsed, given=columns, datatypes=datatypes)
 
     def _must_have_feeds(self, names: Any) -> None:
-        if not self._plan.unpublished:
+        if self._plan.lacking is None:
             return
-        lacking = [c.name for c in self._schema.inputs if c.name not in names]
-        if lacking:
+        missing = [c.name for c in self._schema.inputs if c.name not in names]
+        if missing:
             raise StaleFeature(
-                f"feed {self._plan.unpublished[0]!r} was never published",
-                "publish it: rayapp submit configs/features/NAME.yaml",
-                lacking[0],
+                self._plan.lacking,
+                "publish it: rayapp submit configs/features/NAME.yaml; or send the column yourself",
+                missing[0],
             )
 
     def _must_be_fresh(self, values: Values, name: str) -> None:
