@@ -14,8 +14,8 @@ Price = Annotated[float, Field(ge=1e-6, le=1e6)]
 """Of a thousand rows, in US dollars; to a millionth."""
 
 
-def row_cost(usd_per_1000_rows: float) -> int:
-    """Of one row, in billionths of a dollar."""
+def row_nano_usd(usd_per_1000_rows: float) -> int:
+    """What one row costs."""
     return round(usd_per_1000_rows * NANO / 1000)
 
 

@@ -10,7 +10,7 @@ from rayapp.config.choosing import (
     ObjectiveConfig,
     Price,
     SplitConfig,
-    row_cost,
+    row_nano_usd,
 )
 from rayapp.config.load import Config
 from rayapp.config.routing import EndpointName, RuleConfig, Share, Target, check_rules
@@ -273,7 +273,7 @@ class ServingConfig(GatewayConfig):
 
     def _check_priced(self, name: str, endpoint: EndpointConfig) -> None:
         objective = endpoint.objective
-        if endpoint.priced() and not self.row_cost(name):
+        if endpoint.priced() and not self.row_nano_usd(name):
             raise ValueError(
                 f"`endpoints`: {name}: costs cannot be compared without the champion's: set its "
                 "usd_per_1000_rows"
@@ -284,8 +284,8 @@ class ServingConfig(GatewayConfig):
                 f"deadline_ms {self.deadline_ms:g}"
             )
         if endpoint.cascade is not None:
-            first = row_cost(endpoint.cascade.first.usd_per_1000_rows)
-            if first >= self.row_cost(name):
+            first = row_nano_usd(endpoint.cascade.first.usd_per_1000_rows)
+            if first >= self.row_nano_usd(name):
                 raise ValueError(
                     f"`endpoints`: {name}: the first model of a cascade must cost less than the "
                     "champion, or it saves nothing"
@@ -324,11 +324,11 @@ class ServingConfig(GatewayConfig):
         config = self.endpoints.get(endpoint)
         return (config.placement if config is not None else None) or self.placement
 
-    def row_cost(self, endpoint: str) -> int:
-        """Of one answered row, in billionths of a dollar."""
+    def row_nano_usd(self, endpoint: str) -> int:
+        """What one answered row costs."""
         config = self.endpoints.get(endpoint)
         usd = (config.usd_per_1000_rows if config is not None else None) or self.usd_per_1000_rows
-        return row_cost(usd or 0)
+        return row_nano_usd(usd or 0)
 
     def named(self) -> set[str]:
         """Endpoints that it names: those to answer for, and others whose champions may answer."""

@@ -52,7 +52,7 @@ class BudgetsConfig(Config):
             )
         return self
 
-    def limit_of(self, tenant: str) -> int | None:
-        """In billionths of a dollar; None: as much as they like."""
+    def limit_nano_usd(self, tenant: str) -> int | None:
+        """None: as much as they like."""
         usd = self.tenants_usd.get(tenant, self.default_usd)
         return None if usd is None else round(usd * NANO)

@@ -25,9 +25,9 @@ from rayapp.storage import Workspace
 _LOCK_ID = 7_429_562  # any constant: names our advisory lock within the PostgreSQL database
 _KEPT = timedelta(days=1)
 """So long an ended loan is remembered; whoever gives something back does so within minutes."""
-_SHARE = 4
-"""A loan is at most one over this of what is left: near its end a budget is lent in small parts, so
-that one gateway does not hold what another one needs."""
+_NUM_PARTS = 4
+"""A loan is at most one part of so many of what is left: near its end a budget is lent in small
+parts, so that one gateway does not hold what another one needs."""
 _metadata = sa.MetaData()
 _accounts = sa.Table(
     "accounts",
@@ -53,12 +53,12 @@ _loans = sa.Table(
 
 @dataclass(frozen=True)
 class Account:
-    """One tenant's period, in billionths of a dollar. lent: to gateways, to be spent by them."""
+    """One tenant's period. lent_nano_usd: to gateways, to be spent by them."""
 
     tenant: str
     period: str
-    spent: int
-    lent: int
+    spent_nano_usd: int
+    lent_nano_usd: int
 
 
 class Accounts:
@@ -77,27 +77,27 @@ class Accounts:
         self,
         tenant: str,
         period: str,
-        limit: int,
-        wanted: int,
-        least: int,
+        limit_nano_usd: int,
+        wanted_nano_usd: int,
+        least_nano_usd: int,
         until: datetime,
     ) -> Loan | NoLoan:
-        """A loan of at least `least` and at most `wanted`, where so much is left of `limit`. Its
+        """A loan of at least `least` and at most `wanted`, where so much is left of the limit. Its
         gateway ends it before `until`; after that it may be settled."""
         with self._database.writing() as connection:
             found = connection.execute(
                 sa.select(_accounts).where(_of(_accounts, tenant, period))
             ).first()
             spent, lent = (found.spent, found.lent) if found is not None else (0, 0)
-            left = limit - spent - lent
-            amount = max(least, min(wanted, left // _SHARE))
-            if amount > left:
-                return NoLoan(limit - spent)
+            left_nano_usd = limit_nano_usd - spent - lent
+            amount_nano_usd = max(least_nano_usd, min(wanted_nano_usd, left_nano_usd // _NUM_PARTS))
+            if amount_nano_usd > left_nano_usd:
+                return NoLoan(limit_nano_usd - spent)
             if found is None:
-                values = {"tenant": tenant, "period": period, "spent": 0, "lent": amount}
+                values = {"tenant": tenant, "period": period, "spent": 0, "lent": amount_nano_usd}
                 connection.execute(_accounts.insert().values(**values))
             else:
-                _change(connection, tenant, period, lent=amount)
+                _change(connection, tenant, period, lent=amount_nano_usd)
             loan_id = uuid.uuid4().hex
             connection.execute(
                 _loans.insert().values(
@@ -105,33 +105,33 @@ class Accounts:
                     tenant=tenant,
                     period=period,
                     node=self._node,
-                    amount=amount,
+                    amount=amount_nano_usd,
                     given_back=0,
                     state="open",
                     until=_text(until),
                 )
             )
-        return Loan(loan_id, amount)
+        return Loan(loan_id, amount_nano_usd)
 
-    def close(self, loan_id: str, spent: int) -> bool:
+    def close(self, loan_id: str, spent_nano_usd: int) -> bool:
         """The loan's gateway has spent so much of it, and nothing will follow. False where it was
         settled before, by somebody who took the gateway for dead."""
-        return self._end(loan_id, spent, "closed")
+        return self._end(loan_id, spent_nano_usd, "closed")
 
-    def settle(self, loan_id: str, spent: int) -> bool:
+    def settle(self, loan_id: str, spent_nano_usd: int) -> bool:
         """As the prediction log has it. False where it was not open any more."""
-        return self._end(loan_id, spent, "settled")
+        return self._end(loan_id, spent_nano_usd, "settled")
 
-    def give_back(self, loan_id: str, amount: int) -> None:
+    def give_back(self, loan_id: str, amount_nano_usd: int) -> None:
         """A request that this loan paid for had been paid for already."""
         with self._database.writing() as connection:
             loan = _loan(connection, loan_id)
             if loan is None or loan.state == "settled":
                 return
             if loan.state == "closed":
-                _change(connection, loan.tenant, loan.period, spent=-amount)
+                _change(connection, loan.tenant, loan.period, spent=-amount_nano_usd)
             else:
-                given_back = loan.given_back + amount
+                given_back = loan.given_back + amount_nano_usd
                 _update(connection, loan_id, given_back=given_back)
 
     def abandoned(self, now: datetime) -> list[str]:
@@ -158,12 +158,12 @@ class Accounts:
                 for row in connection.execute(asked)
             ]
 
-    def _end(self, loan_id: str, spent: int, state: str) -> bool:
+    def _end(self, loan_id: str, spent_nano_usd: int, state: str) -> bool:
         with self._database.writing() as connection:
             loan = _loan(connection, loan_id)
             if loan is None or loan.state != "open":
                 return False
-            used = spent - (loan.given_back if state == "closed" else 0)
+            used = spent_nano_usd - (loan.given_back if state == "closed" else 0)
             _change(connection, loan.tenant, loan.period, spent=used, lent=-loan.amount)
             _update(connection, loan_id, state=state)
         return True

@@ -33,15 +33,15 @@ KEY_POINTER = "key/"
 
 
 NANO = 10**9
-"""Money is whole billionths of a US dollar, so that sums are exact."""
+"""Money is whole billionths of a US dollar, so that sums are exact: names end in _nano_usd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """Part of a tenant's budget in one gateway's hands. amount: billionths of a dollar."""
+    """Part of a tenant's budget in one gateway's hands."""
 
     loan_id: str
-    amount: int
+    amount_nano_usd: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ configuration puts around them."""
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from rayapp.config.choosing import row_cost
+from rayapp.config.choosing import row_nano_usd
 from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
@@ -51,7 +51,7 @@ class Directory:
             self._pool_of,
             self._current_feeds,
             flags,
-            config.row_cost,
+            config.row_nano_usd,
             is_traced=config.tracing is not None,
         )
         self._endpoints: dict[str, Endpoint] = {}
@@ -195,11 +195,12 @@ class Directory:
             version_id = loaded.release_id
             one = self._builder.release(name, lambda: loaded, lambda: version_id)
             one = self._builder.looked_up(name, one, self._config_of(name))
-            return name, self._charged(one, self._price_of(name, loaded))
+            return name, self._charged(one, self._row_nano_usd(name, loaded))
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             endpoint = self._builder.endpoint(name, self._config_of(name))
-            endpoint = self._charged(endpoint, self._config.row_cost(name), self._most(name))
+            own = self._config.row_nano_usd(name)
+            endpoint = self._charged(endpoint, own, self._most_row_nano_usd(name))
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
@@ -210,21 +211,25 @@ class Directory:
     def _config_of(self, name: str) -> EndpointConfig:
         return self._config.endpoints.get(name) or EndpointConfig()
 
-    def _charged(self, endpoint: Endpoint, cost: int, most: int | None = None) -> Endpoint:
-        return Charged(endpoint, cost, self._budgets, most) if cost else endpoint
+    def _charged(
+        self, endpoint: Endpoint, row_nano_usd: int, most_nano_usd: int | None = None
+    ) -> Endpoint:
+        if not row_nano_usd:
+            return endpoint
+        return Charged(endpoint, row_nano_usd, self._budgets, most_nano_usd)
 
-    def _price_of(self, name: str, loaded: Loaded) -> int:
-        """Of a row that one release answers by its name, in billionths of a dollar."""
+    def _row_nano_usd(self, name: str, loaded: Loaded) -> int:
+        """Of a row that one release answers by its name."""
         priced = self._config_of(name).priced().values()
         own = [one.usd_per_1000_rows for one in priced if one.release == loaded.release_id]
         champion = self._follower.current.get(name)
         is_champion = champion is not None and champion.release_id == loaded.release_id
-        return row_cost(own[0]) if own and not is_champion else self._config.row_cost(name)
+        return row_nano_usd(own[0]) if own and not is_champion else self._config.row_nano_usd(name)
 
-    def _most(self, name: str) -> int:
+    def _most_row_nano_usd(self, name: str) -> int:
         """That a row may cost, whoever answers it."""
-        config, own = self._config_of(name), self._config.row_cost(name)
-        costs = [row_cost(one.usd_per_1000_rows) for one in config.priced().values()]
+        config, own = self._config_of(name), self._config.row_nano_usd(name)
+        costs = [row_nano_usd(one.usd_per_1000_rows) for one in config.priced().values()]
         return sum((own, *costs)) if config.cascade is not None else max((own, *costs))
 
     def versions(self, name: str) -> list[str]:

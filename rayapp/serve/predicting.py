@@ -37,11 +37,11 @@ def keep(
     if reply.charge is None:
         return {}
     if reply.by_row is None:
-        return {reply.release_id: reply.charge.cost}
-    costs: dict[str, int] = {}
+        return {reply.release_id: reply.charge.cost_nano_usd}
+    nano_usd: dict[str, int] = {}
     for answer in reply.by_row:
-        costs[answer.release_id] = costs.get(answer.release_id, 0) + answer.cost
-    return costs
+        nano_usd[answer.release_id] = nano_usd.get(answer.release_id, 0) + answer.cost_nano_usd
+    return nano_usd
 
 
 def prediction_records(
@@ -63,7 +63,7 @@ def prediction_records(
         common["feature_age_s"] = round(ask.feature_age_s, 3)
     if reply.charge is not None:
         if reply.by_row is None:
-            common["cost_nano_usd"] = reply.charge.cost // ask.parsed.num_rows
+            common["cost_nano_usd"] = reply.charge.cost_nano_usd // ask.parsed.num_rows
         common["loan_id"] = reply.charge.loan_id
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm
@@ -88,7 +88,7 @@ def _of_row(answer: RowAnswer, charge: Charge | None, share: float) -> dict[str,
     where a row's scores alone say who answers."""
     told: dict[str, Any] = {"release_id": answer.release_id, "degraded": answer.degraded}
     if charge is not None:
-        told["cost_nano_usd"] = answer.cost
+        told["cost_nano_usd"] = answer.cost_nano_usd
     if answer.arm is not None:
         told |= {"arm": answer.arm, "propensity": share}
     return told

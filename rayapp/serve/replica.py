@@ -239,7 +239,7 @@ def deployment_options(config: GatewayConfig, num_gpus: float = 0) -> dict[str, 
             policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                 policy_function=ScalingPolicy,
                 policy_kwargs={
-                    "target_busy": config.target_busy_share,
+                    "target_busy_share": config.target_busy_share,
                     "target_ongoing": config.target_ongoing_requests,
                 },
             ),

@@ -83,8 +83,8 @@ class Answering:
         rows = Rows(p_N[:, None], inputs, (None,) * len(records))
         return Reply(self.loaded.release_id, self.loaded.schema, rows, scores_NK)
 
-    def candidate(self, name: str, row_cost: int) -> Candidate:
-        return Candidate(name, self, row_cost, self.now)
+    def candidate(self, name: str, row_nano_usd: int) -> Candidate:
+        return Candidate(name, self, row_nano_usd, self.now)
 
 
 def ask_of(*values: float, unit: str | None = None, **more: Any) -> Ask:

@@ -30,12 +30,12 @@ def lend(accounts: Accounts, wanted: int, least: int = 1, limit: int = 100) -> L
 
 def state(accounts: Accounts) -> tuple[int, int]:
     (account,) = accounts.all()
-    return account.spent, account.lent
+    return account.spent_nano_usd, account.lent_nano_usd
 
 
 def test_what_a_loan_did_not_spend_comes_back(accounts: Accounts) -> None:
     loan = lend(accounts, wanted=20)
-    assert (loan.amount, state(accounts)) == (20, (0, 20))
+    assert (loan.amount_nano_usd, state(accounts)) == (20, (0, 20))
     assert accounts.close(loan.loan_id, 15)
     assert accounts.all() == [Account("acme", MONTH, 15, 0)]
     assert not accounts.close(loan.loan_id, 15)
@@ -44,13 +44,13 @@ def test_what_a_loan_did_not_spend_comes_back(accounts: Accounts) -> None:
 
 
 def test_a_loan_is_small_where_little_is_left(accounts: Accounts) -> None:
-    assert lend(accounts, wanted=90).amount == 25
-    assert lend(accounts, wanted=90).amount == 18
-    assert lend(accounts, wanted=90, least=50).amount == 50
+    assert lend(accounts, wanted=90).amount_nano_usd == 25
+    assert lend(accounts, wanted=90).amount_nano_usd == 18
+    assert lend(accounts, wanted=90, least=50).amount_nano_usd == 50
     assert accounts.lend("acme", MONTH, 100, 8, 8, NOON) == NoLoan(coverable_nano_usd=100)
-    assert lend(accounts, wanted=8, least=7).amount == 7
+    assert lend(accounts, wanted=8, least=7).amount_nano_usd == 7
     assert accounts.lend("acme", MONTH, 100, 1, 1, NOON) == NoLoan(coverable_nano_usd=100)
-    assert lend(accounts, wanted=1, limit=101).amount == 1  # the budget was raised
+    assert lend(accounts, wanted=1, limit=101).amount_nano_usd == 1  # the budget was raised
     assert isinstance(accounts.lend("other", MONTH, 0, 1, 1, NOON), NoLoan)
 
 
@@ -59,7 +59,7 @@ def test_periods_and_tenants_have_accounts_of_their_own(accounts: Accounts) -> N
         loan = accounts.lend(tenant, period, 10, 10, 10, NOON)
         assert isinstance(loan, Loan)
         accounts.close(loan.loan_id, 10)
-    assert [(a.tenant, a.period, a.spent) for a in accounts.all()] == [
+    assert [(a.tenant, a.period, a.spent_nano_usd) for a in accounts.all()] == [
         ("acme", MONTH, 10),
         ("other", MONTH, 10),
         ("acme", "2026-02", 10),
@@ -126,10 +126,10 @@ def test_nothing_is_overspent_and_nothing_leaks(
             loans += [loan] if isinstance(loan, Loan) else []
         elif loans:
             loan = loans.pop(number % len(loans))
-            used = min(loan.amount, number)
+            used = min(loan.amount_nano_usd, number)
             assert getattr(accounts, step)(loan.loan_id, used)
             spent += used
-        lent = sum(loan.amount for loan in loans)
+        lent = sum(loan.amount_nano_usd for loan in loans)
         assert accounts.all() in ([], [Account("acme", MONTH, spent, lent)])
         assert spent + lent <= limit
     for loan in loans:

@@ -92,7 +92,7 @@ def test_it_is_the_champions_answer_for_what_is_handed_on_and_the_firsts_for_the
     assert [row.release_id == "large" for row in merged.by_row] == is_unsure_N.tolist()
     assert merged.release_id == ("large" if is_unsure_N.any() else "small")
     num_escalated = int(is_unsure_N.sum())
-    assert sum(row.cost for row in merged.by_row) == len(values) + 10 * num_escalated
+    assert sum(row.cost_nano_usd for row in merged.by_row) == len(values) + 10 * num_escalated
     assert pair.counts == [Counts(len(values) - num_escalated, num_escalated, 0)]
 
 

@@ -168,7 +168,7 @@ async def test_where_nobody_is_good_enough_the_best_answers_and_says_so() -> Non
     assert (reply.release_id, reply.degraded) == ("release-of-c1", "objective:quality")
     assert (arm, propensity) == ("c1", 1.0)
     assert reply.by_row is not None
-    assert (reply.by_row[0].degraded, reply.by_row[0].cost) == ("objective:quality", 10)
+    assert (reply.by_row[0].degraded, reply.by_row[0].cost_nano_usd) == ("objective:quality", 10)
     assert choice.told == [("c1", "degraded")]
 
 
@@ -389,7 +389,7 @@ async def test_rows_of_several_units_do_not_explore() -> None:
     assert (asked.assignment.arm, asked.assignment.propensity) == ("c1", 1.0)
     assert asked.assignment.unit is None
     assert reply.by_row is not None
-    assert [row.cost for row in reply.by_row] == [10, 10]
+    assert [row.cost_nano_usd for row in reply.by_row] == [10, 10]
 
 
 async def test_rows_of_other_columns_are_the_champions_matter() -> None:

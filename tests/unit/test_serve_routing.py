@@ -151,9 +151,9 @@ async def test_a_candidate_that_is_named_costs_its_own_price(bundles: dict[str, 
     case = started(bundles, objective=OBJECTIVE)
     name, endpoint = case.app._directory.endpoint(ENDPOINT, SMALL)
     assert name == ENDPOINT
-    assert getattr(endpoint, "_row_cost", None) == SMALL_PRICE
+    assert getattr(endpoint, "_row_nano_usd", None) == SMALL_PRICE
     _, champion = case.app._directory.endpoint(ENDPOINT, "r1")
-    assert getattr(champion, "_row_cost", None) == PRICE
+    assert getattr(champion, "_row_nano_usd", None) == PRICE
 
 
 # cascade
@@ -309,7 +309,7 @@ async def test_what_an_answer_costs_less_than_it_might_goes_back(bundles: dict[s
     purse = budgets._wallets[""].purse
     assert purse is not None
     logged = sum(r["cost_nano_usd"] for r in case.predictions.records)
-    assert purse.spent == logged < 16 * (PRICE + SMALL_PRICE)
+    assert purse.spent_nano_usd == logged < 16 * (PRICE + SMALL_PRICE)
     await budgets.drain()
     assert bank.spent == [logged]
 

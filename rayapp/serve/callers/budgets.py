@@ -44,12 +44,12 @@ class Bank(Protocol):
         self,
         tenant: str,
         period: str,
-        limit: int,
-        wanted: int,
-        least: int,
+        limit_nano_usd: int,
+        wanted_nano_usd: int,
+        least_nano_usd: int,
         until: datetime,
     ) -> Loan | NoLoan: ...
-    def close(self, loan_id: str, spent: int) -> bool: ...
+    def close(self, loan_id: str, spent_nano_usd: int) -> bool: ...
 
 
 class Purse:
@@ -59,7 +59,7 @@ class Purse:
         self.loan = loan
         self.spend_until_s = spend_until_s
         self.void_at_s = void_at_s
-        self.left = loan.amount
+        self.left_nano_usd = loan.amount_nano_usd
         self._num_open = 0
         self._lock = threading.Lock()
         self.is_retired = False
@@ -68,14 +68,14 @@ class Purse:
         """Or it was tried, at least."""
 
     @property
-    def spent(self) -> int:
-        return self.loan.amount - self.left
+    def spent_nano_usd(self) -> int:
+        return self.loan.amount_nano_usd - self.left_nano_usd
 
-    def take(self, cost: int, now_s: float) -> bool:
+    def take(self, cost_nano_usd: int, now_s: float) -> bool:
         with self._lock:
-            if self.is_retired or cost > self.left or now_s >= self.spend_until_s:
+            if self.is_retired or cost_nano_usd > self.left_nano_usd or now_s >= self.spend_until_s:
                 return False
-            self.left -= cost
+            self.left_nano_usd -= cost_nano_usd
             self._num_open += 1
             return True
 
@@ -90,14 +90,14 @@ class Purse:
             self.on_done()
         return is_idle
 
-    def put_back(self, amount: int) -> None:
+    def put_back(self, amount_nano_usd: int) -> None:
         """Part of what was taken; the charge goes on."""
         with self._lock:
-            self.left += amount
+            self.left_nano_usd += amount_nano_usd
 
-    def end(self, refund: int) -> None:
+    def end(self, refund_nano_usd: int) -> None:
         with self._lock:
-            self.left += refund
+            self.left_nano_usd += refund_nano_usd
             self._num_open -= 1
             is_done = self.is_retired and self._num_open == 0
         if is_done:
@@ -105,15 +105,18 @@ class Purse:
 
 
 class Charge:
-    """What one request costs, in billionths of a dollar. purse: what pays for it; None where no
+    """What one request costs. purse: what pays for it; None where no
     budget is set, and the cost is only told. Exactly one of settle and refund ends it."""
 
-    __slots__ = ("_clock_s", "_purse", "cost")
+    __slots__ = ("_clock_s", "_purse", "cost_nano_usd")
 
     def __init__(
-        self, cost: int, purse: Purse | None = None, clock_s: Callable[[], float] = time.monotonic
+        self,
+        cost_nano_usd: int,
+        purse: Purse | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cost = cost
+        self.cost_nano_usd = cost_nano_usd
         self._purse = purse
         self._clock_s = clock_s
 
@@ -126,11 +129,11 @@ class Charge:
         """Its loan may have been settled by others by now: this process stood still for long."""
         return self._purse is not None and self._clock_s() >= self._purse.void_at_s
 
-    def lower(self, cost: int) -> None:
+    def lower(self, cost_nano_usd: int) -> None:
         """The answer costs less than what was reserved for it."""
         if self._purse is not None:
-            self._purse.put_back(self.cost - cost)
-        self.cost = cost
+            self._purse.put_back(self.cost_nano_usd - cost_nano_usd)
+        self.cost_nano_usd = cost_nano_usd
 
     def settle(self) -> None:
         if self._purse is not None:
@@ -138,14 +141,14 @@ class Charge:
 
     def refund(self) -> None:
         if self._purse is not None:
-            self._purse.end(self.cost)
+            self._purse.end(self.cost_nano_usd)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     """The accounts did not lend this cost. Before until_s they are not asked for as much again."""
 
-    cost: int
+    cost_nano_usd: int
     coverable_nano_usd: int
     until_s: float
 
@@ -156,7 +159,7 @@ class _Wallet:
 
     purse: Purse | None = None
     lending: "asyncio.Task[None] | None" = None
-    wanting: int = 0
+    wanted_nano_usd: int = 0
     refusal: _Refusal | None = None
 
 
@@ -172,28 +175,32 @@ class Budgets:
     _wallets: dict[str, _Wallet] = field(default_factory=dict)
     _closing: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    async def reserve(self, tenant: str | None, cost: int) -> Charge:
+    async def reserve(self, tenant: str | None, cost_nano_usd: int) -> Charge:
         """Raises RequestError 429 where the tenant's budget does not cover it, and Unavailable
         while nobody knows."""
         name = tenant or ANONYMOUS
-        limit = self.config.limit_of(name)
-        if limit is None or cost == 0:
-            return Charge(cost)
+        limit_nano_usd = self.config.limit_nano_usd(name)
+        if limit_nano_usd is None or cost_nano_usd == 0:
+            return Charge(cost_nano_usd)
         wallet = self._wallets.get(name)
         if wallet is None:
             wallet = self._wallets[name] = _Wallet()
         while True:
             purse = wallet.purse
-            if purse is not None and purse.take(cost, self.clock_s()):
-                return Charge(cost, purse, self.clock_s)
+            if purse is not None and purse.take(cost_nano_usd, self.clock_s()):
+                return Charge(cost_nano_usd, purse, self.clock_s)
             refusal = wallet.refusal
-            if refusal and cost >= refusal.cost and self.clock_s() < refusal.until_s:
-                raise self._used_up(name, limit, cost, refusal.coverable_nano_usd)
-            wallet.wanting += cost
+            if (
+                refusal
+                and cost_nano_usd >= refusal.cost_nano_usd
+                and self.clock_s() < refusal.until_s
+            ):
+                raise self._used_up(name, limit_nano_usd, cost_nano_usd, refusal.coverable_nano_usd)
+            wallet.wanted_nano_usd += cost_nano_usd
             try:
-                await asyncio.shield(self._lending(name, limit, cost, wallet))
+                await asyncio.shield(self._lending(name, limit_nano_usd, cost_nano_usd, wallet))
             finally:
-                wallet.wanting -= cost
+                wallet.wanted_nano_usd -= cost_nano_usd
 
     async def drain(self) -> None:
         """Return every loan, once all requests are over."""
@@ -203,19 +210,25 @@ class Budgets:
         while self._closing:
             await asyncio.wait(self._closing)
 
-    def _lending(self, name: str, limit: int, cost: int, wallet: _Wallet) -> "asyncio.Task[None]":
+    def _lending(
+        self, name: str, limit_nano_usd: int, cost_nano_usd: int, wallet: _Wallet
+    ) -> "asyncio.Task[None]":
         if wallet.lending is None:
-            wallet.lending = asyncio.create_task(self._lend(name, limit, cost, wallet))
+            wallet.lending = asyncio.create_task(
+                self._lend(name, limit_nano_usd, cost_nano_usd, wallet)
+            )
         return wallet.lending
 
-    async def _lend(self, name: str, limit: int, least: int, wallet: _Wallet) -> None:
+    async def _lend(
+        self, name: str, limit_nano_usd: int, least_nano_usd: int, wallet: _Wallet
+    ) -> None:
         """Another purse in the place of the last one, what is left of which is returned first where
         it can be: it may be just what is missing."""
         old = wallet.purse
         try:
-            wanted = max(wallet.wanting, least)
+            wanted_nano_usd = max(wallet.wanted_nano_usd, least_nano_usd)
             if old is not None:
-                wanted = max(wanted, 2 * old.spent)
+                wanted_nano_usd = max(wanted_nano_usd, 2 * old.spent_nano_usd)
                 wallet.purse = None
                 if old.retire():
                     await old.was_returned.wait()
@@ -225,7 +238,13 @@ class Budgets:
             period = period_of(self.config.period, now)
             try:
                 loan = await asyncio.to_thread(
-                    self.bank.lend, name, period, limit, wanted, least, until
+                    self.bank.lend,
+                    name,
+                    period,
+                    limit_nano_usd,
+                    wanted_nano_usd,
+                    least_nano_usd,
+                    until,
                 )
             except Exception as error:  # a database driver's own errors too
                 log.exception("no_loan", extra={"tenant": name})
@@ -235,7 +254,7 @@ class Budgets:
                 ) from error
             if isinstance(loan, NoLoan):
                 until_s = self.clock_s() + REFUSE_S
-                wallet.refusal = _Refusal(least, loan.coverable_nano_usd, until_s)
+                wallet.refusal = _Refusal(least_nano_usd, loan.coverable_nano_usd, until_s)
                 return
             wallet.purse = self._purse(loan, begun_s, lives_s)
         finally:
@@ -254,34 +273,40 @@ class Budgets:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, purse: Purse) -> None:
-        loan_id, spent = purse.loan.loan_id, purse.spent
+        loan_id, spent_nano_usd = purse.loan.loan_id, purse.spent_nano_usd
         while self.clock_s() < purse.void_at_s:
             try:
-                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent)
+                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent_nano_usd)
             except Exception:  # by its end it will be settled by the prediction log
                 log.exception("loan_not_returned", extra={"loan": loan_id})
                 purse.was_returned.set()
                 await asyncio.sleep(CLOSE_AGAIN_S)
                 continue
             if not is_ours:
-                log.error("loan_settled_by_others", extra={"loan": loan_id, "spent": spent})
+                log.error(
+                    "loan_settled_by_others", extra={"loan": loan_id, "nano_usd": spent_nano_usd}
+                )
             break
         purse.was_returned.set()
 
-    def _used_up(self, name: str, limit: int, cost: int, coverable: int) -> RequestError:
-        """coverable: the most that may be left in this period."""
+    def _used_up(
+        self, name: str, limit_nano_usd: int, cost_nano_usd: int, coverable_nano_usd: int
+    ) -> RequestError:
+        """coverable_nano_usd: the most that may be left in this period."""
         period = self.config.period
-        retry_after_s = 1 if cost <= coverable else _until_next(period, self.now())
-        if cost > limit:
+        retry_after_s = (
+            1 if cost_nano_usd <= coverable_nano_usd else _until_next(period, self.now())
+        )
+        if cost_nano_usd > limit_nano_usd:
             next_step = "send fewer rows in each request, or have the budget raised"
         else:
             next_step = f"wait for the next {period} (UTC), or have the budget raised"
-        if cost <= coverable:
+        if cost_nano_usd <= coverable_nano_usd:
             next_step = (
                 f"try again in a second, when replicas return what they hold, or {next_step}"
             )
         return RequestError(
-            f"{called(name)} may spend {limit / NANO:g} USD a {period}, "
+            f"{called(name)} may spend {limit_nano_usd / NANO:g} USD a {period}, "
             "which does not cover this request",
             next_step,
             429,

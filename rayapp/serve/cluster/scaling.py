@@ -39,10 +39,10 @@ class Load:
 
 
 class ScalingPolicy:
-    """What AutoscalingConfig.policy names. target_busy and target_ongoing: of each replica."""
+    """What AutoscalingConfig.policy names. Both targets are of each replica."""
 
-    def __init__(self, target_busy: float, target_ongoing: float) -> None:
-        self._target_busy = target_busy
+    def __init__(self, target_busy_share: float, target_ongoing: float) -> None:
+        self._target_busy_share = target_busy_share
         self._target_ongoing = target_ongoing
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
@@ -51,7 +51,7 @@ class ScalingPolicy:
             list(reported.get(BUSY, {}).values()),
             list(reported.get(ONGOING, {}).values()),
             context.total_num_requests,
-            self._target_busy,
+            self._target_busy_share,
             self._target_ongoing,
         ), {}
 
@@ -60,7 +60,7 @@ def wanted_replicas(
     busy: Sequence[float],
     ongoing: Sequence[float],
     ongoing_in_serve: float,
-    target_busy: float,
+    target_busy_share: float,
     target_ongoing: float,
 ) -> float:
     """A fraction; Serve rounds it up and keeps it within its bounds and delays.
@@ -68,4 +68,4 @@ def wanted_replicas(
     ongoing_in_serve: those that came through Serve's wrapper, which `ongoing` has too, and those
     that still wait in it.
     """
-    return max(sum(busy) / target_busy, max(sum(ongoing), ongoing_in_serve) / target_ongoing)
+    return max(sum(busy) / target_busy_share, max(sum(ongoing), ongoing_in_serve) / target_ongoing)

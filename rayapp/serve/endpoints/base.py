@@ -101,11 +101,11 @@ class StaleFeature(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """Who answered a row, where it need not be who answered the next one, and for how much. cost:
-    in billionths of a dollar. arm: named here where rows are chosen for, not units."""
+    """Who answered a row, where it need not be who answered the next one, and for how much.
+    arm: named here where rows are chosen for, not units."""
 
     release_id: str
-    cost: int
+    cost_nano_usd: int
     degraded: str | None = None
     arm: str | None = None
 

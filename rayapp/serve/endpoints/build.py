@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from rayapp.config.choosing import CandidateConfig, row_cost
+from rayapp.config.choosing import CandidateConfig, row_nano_usd
 from rayapp.config.routing import CHAMPION, Target
 from rayapp.config.serving import (
     FIRST,
@@ -68,8 +68,8 @@ class Builder:
     release_id: its id, or None. heard: takes an endpoint, an ask, a shadow's reply to it and
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
     that do in this process. feeds: the newest of each feature feed. flags: those that rules
-    may ask. row_cost: of an endpoint's answers, in billionths of a dollar. shadows, choosing: all
-    that were built, the latter by endpoint. is_traced: models show in traces."""
+    may ask. row_nano_usd: what an endpoint's rows cost. shadows, choosing: all that were built,
+    the latter by endpoint. is_traced: models show in traces."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -79,7 +79,7 @@ class Builder:
     pool_of: Callable[[str], PoolConfig | None] = lambda endpoint: None
     feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
     flags: Flags | None = None
-    row_cost: Callable[[str], int] = lambda endpoint: 0
+    row_nano_usd: Callable[[str], int] = lambda endpoint: 0
     shadows: list[Shadow] = field(default_factory=list)
     choosing: dict[str, Chooses] = field(default_factory=dict)
     is_traced: bool = False
@@ -105,7 +105,7 @@ class Builder:
                 for arm_name, arm in config.split.arms.items()
             ]
             return Split(champion, arms, config.split.salt)
-        own = Candidate(CHAMPION, champion, self.row_cost(name), partial(self._loaded, name))
+        own = Candidate(CHAMPION, champion, self.row_nano_usd(name), partial(self._loaded, name))
         if config.objective is not None:
             others = [
                 self._candidate(name, arm, one, config) for arm, one in config.priced().items()
@@ -129,8 +129,8 @@ class Builder:
         """A model that may have fewer columns than the champion. share: as `_release` has it."""
         key = release_key(one.endpoint or name, one.release)
         endpoint = self._release(name, key, config, stands_in=True, share=share)
-        cost = row_cost(one.usd_per_1000_rows)
-        return Candidate(arm, endpoint, cost, partial(self._loaded, key))
+        price = row_nano_usd(one.usd_per_1000_rows)
+        return Candidate(arm, endpoint, price, partial(self._loaded, key))
 
     def _loaded(self, key: str) -> Loaded | None:
         try:

@@ -118,7 +118,7 @@ class Cascade:
         reply = await self._champion.endpoint.predict(ask)
         num_rows = len(reply.scores_NK)
         each = RowAnswer(
-            reply.release_id, self._champion.row_cost, reply.degraded, self._champion.name
+            reply.release_id, self._champion.row_nano_usd, reply.degraded, self._champion.name
         )
         self._on_rows(Counts(0, num_rows, 0))
         return replace(reply, by_row=(each,) * num_rows)
@@ -154,25 +154,26 @@ class Cascade:
 
     def _kept(self, small: Reply, given: frozenset[int]) -> Reply:
         """The first model's reply. given: rows that the champion should have answered."""
-        num_rows, cost, name = len(small.scores_NK), self._first.row_cost, self._first.name
-        sure = RowAnswer(small.release_id, cost, None, name)
+        num_rows, name = len(small.scores_NK), self._first.name
+        row_nano_usd = self._first.row_nano_usd
+        sure = RowAnswer(small.release_id, row_nano_usd, None, name)
         self._on_rows(Counts(num_rows - len(given), 0, len(given)))
         if not given:  # replace() would take three times as long
             by_row = (sure,) * num_rows
             return Reply(
                 small.release_id, small.schema, small.rows, small.scores_NK, None, None, by_row
             )
-        instead = RowAnswer(small.release_id, cost, DEGRADED, name)
+        instead = RowAnswer(small.release_id, row_nano_usd, DEGRADED, name)
         by_row = tuple(instead if row in given else sure for row in range(num_rows))
         return replace(small, degraded=DEGRADED, by_row=by_row)
 
     def _merged(self, small: Reply, large: Reply, unsure: list[int]) -> Reply:
         """Row by row: the champion's answers where it was asked, under its name."""
-        first_cost = self._first.row_cost
-        sure = RowAnswer(small.release_id, first_cost, None, self._first.name)
+        first_nano_usd = self._first.row_nano_usd
+        sure = RowAnswer(small.release_id, first_nano_usd, None, self._first.name)
         asked = RowAnswer(
             large.release_id,
-            first_cost + self._champion.row_cost,
+            first_nano_usd + self._champion.row_nano_usd,
             large.degraded,
             self._champion.name,
         )

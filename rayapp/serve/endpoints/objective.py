@@ -38,11 +38,11 @@ PLAN_S = 0.1
 
 @dataclass(frozen=True)
 class Candidate:
-    """One who may answer. row_cost: in billionths of a dollar. loaded: its release now."""
+    """One who may answer. loaded: its release now."""
 
     name: str
     endpoint: Endpoint
-    row_cost: int
+    row_nano_usd: int
     loaded: Callable[[], Loaded | None]
 
 
@@ -103,7 +103,7 @@ class Objective:
         self._on_choice(candidate.name, reason)
         reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])
         degraded = reply.degraded or degraded
-        each = RowAnswer(reply.release_id, candidate.row_cost, degraded)
+        each = RowAnswer(reply.release_id, candidate.row_nano_usd, degraded)
         by_row = (each,) * len(reply.scores_NK)
         # replace() would take three times as long
         return Reply(
@@ -182,7 +182,7 @@ class Objective:
         quality = [self._quality(one) for one in loaded]
         quick = [place for place in good if states[place] == "quick"]
         if quick:
-            cheapest = min(quick, key=lambda p: (self._candidates[p].row_cost, -quality[p], p))
+            cheapest = min(quick, key=lambda p: (self._candidates[p].row_nano_usd, -quality[p], p))
             return Plan(cheapest, explorable, None, problems)
         unknown = [place for place in good if states[place] == "unknown"]
         able = unknown or [p for p, one in enumerate(loaded) if _can_answer(one, loaded[0])]

@@ -59,7 +59,7 @@ class AnswerLog:
             "degraded": self.degraded,
             "tenant": call.tenant,
             "trace_id": trace_id(call.request.headers),
-            "cost_nano_usd": part.charge.cost,
+            "cost_nano_usd": part.charge.cost_nano_usd,
             "loan_id": part.charge.loan_id,
         }
 

@@ -198,7 +198,7 @@ def pool(
         policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
             policy_function=ScalingPolicy,
             policy_kwargs={
-                "target_busy": own.target_busy_share,
+                "target_busy_share": own.target_busy_share,
                 "target_ongoing": own.target_ongoing_requests,
             },
         ),
