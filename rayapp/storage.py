@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from rayapp.errors import NotFoundError, TamperedError, WorkspaceError
 from rayapp.schemas.model import BundleRef, FileDigest
-from rayapp.schemas.record import canonical_json
+from rayapp.schemas.record import canonical_json, short
 
 _LOOK = "check RAYAPP_WORKSPACE; `rayapp audit verify` lists what is missing"
 
@@ -146,8 +146,8 @@ def fetch_folder(uri: str, files: Sequence[FileDigest], local: Path) -> None:
         data = read_bytes(f"{uri}/{file.path}")
         if sha256(data) != file.sha256:
             raise TamperedError(
-                f"{uri}/{file.path}: sha256 is {sha256(data)[:12]}…, "
-                f"recorded is {file.sha256[:12]}…",
+                f"{uri}/{file.path}: sha256 is {short(sha256(data))}…, "
+                f"recorded is {short(file.sha256)}…",
                 "do not use it; restore the file from a backup or release again",
             )
         target = local / file.path
@@ -159,7 +159,7 @@ def fetch_bundle(ref: BundleRef, local: Path) -> None:
     """`fetch_folder` of a bundle, once its list of files is the one that its digest is over."""
     if folder_digest(ref.files) != ref.digest:
         raise TamperedError(
-            f"{ref.uri}: its list of files does not have the digest {ref.digest[:12]}",
+            f"{ref.uri}: its list of files does not have the digest {short(ref.digest)}",
             "do not use it; release again",
         )
     fetch_folder(ref.uri, ref.files, local)

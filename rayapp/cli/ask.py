@@ -18,6 +18,7 @@ from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champion_pointer
 from rayapp.schemas.data import ROW_ID_COLUMN, Snapshot
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.record import short
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.storage import Workspace
 
@@ -81,7 +82,7 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
     built = ledger.latest(EventKind.SNAPSHOT_BUILT, subject=manifest.snapshot_id)
     if built is None:
         raise UserError(
-            f"snapshot {manifest.snapshot_id[:12]} is not in the ledger", "rayapp audit verify"
+            f"snapshot {short(manifest.snapshot_id)} is not in the ledger", "rayapp audit verify"
         )
     snapshot = built.record(Snapshot, "snapshot")
     inputs = [column.name for column in manifest.bundle.bundle_schema.inputs]
@@ -150,7 +151,7 @@ def show(answers: Sequence[Answer]) -> None:
     titles = ("request", "release", "prediction", "outcome", "ms")
     table = folding_table(*titles, whole=["request"])  # for `rayapp explain`
     for a in answers:
-        shown = (a.request_id, a.release_id[:12], _short(a.prediction), _short(a.outcome))
+        shown = (a.request_id, short(a.release_id), _short(a.prediction), _short(a.outcome))
         table.add_row(*shown, f"{a.latency_ms:.0f}")
     show_folded(table)
 

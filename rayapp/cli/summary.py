@@ -9,6 +9,7 @@ from typing import Any
 from rayapp.cli.ask import Answer
 from rayapp.cli.head_state import Head
 from rayapp.errors import UserError
+from rayapp.schemas.record import short
 
 
 def read_figures(path: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def summary(
 ) -> dict[str, list[tuple[str, str]]]:
     """Titled lists of (name, value), in reading order."""
     release = [
-        ("release", f"{figures['release_id'][:12]}  {_novelty(figures)}"),
+        ("release", f"{short(figures['release_id'])}  {_novelty(figures)}"),
         *((name, _interval(values)) for name, values in figures.get("test", {}).items()),
         *((f"tune {name}", _metrics(values)) for name, values in figures["runs"].items()),
     ]

@@ -22,6 +22,7 @@ from rayapp.data.digest import digest_of
 from rayapp.data.sources import open_uri
 from rayapp.errors import DataError, TamperedError, WorkspaceError
 from rayapp.schemas.data import TableVersion
+from rayapp.schemas.record import short
 from rayapp.storage import read_bytes, sha256
 
 log = logging.getLogger("rayapp.data.delta")
@@ -185,7 +186,7 @@ def recomputed_digest(version: TableVersion) -> str:
         found = sha256(read_bytes(uri))
         if expected != found:
             raise TamperedError(
-                f"{uri}: sha256 is {found[:12]}…, recorded is {str(expected)[:12]}…",
+                f"{uri}: sha256 is {short(found)}…, recorded is {short(str(expected))}…",
                 "do not use this version; build the snapshot again",
             )
     return digest_of(read_version(version))

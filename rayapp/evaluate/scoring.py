@@ -102,7 +102,7 @@ def _refuse_missing(missing: set[str] | frozenset[str], have: Sequence[str], who
 
 def _scores(bundle: Bundle, table: pa.Table) -> Floats:
     schema = bundle.schema
-    expected = (table.num_rows, 1 if schema.task == "regression" else len(schema.classes))
+    expected = (table.num_rows, schema.num_scores)
     if table.num_rows == 0:
         return np.zeros(expected)
     scores_NK = np.asarray(bundle.predict(table), dtype=np.float64)

@@ -17,6 +17,7 @@ from rayapp.llm.environment import runtime_env
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
+from rayapp.schemas.record import short
 from rayapp.serve.cluster.config_file import is_language, own_configs
 from rayapp.serve.cluster.deploy import deploy
 from rayapp.storage import Workspace
@@ -113,10 +114,12 @@ def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
     try:
         signed = passed(workspace, release_id)
     except NotFoundError:
-        raise UserError(f"there is no release {release_id[:12]} in {workspace.uri}", hint) from None
+        raise UserError(
+            f"there is no release {short(release_id)} in {workspace.uri}", hint
+        ) from None
     if signed.manifest.endpoint != endpoint:
         raise UserError(
-            f"release {release_id[:12]} was sealed for {signed.manifest.endpoint!r}, not for "
+            f"release {short(release_id)} was sealed for {signed.manifest.endpoint!r}, not for "
             f"{endpoint!r}",
             hint,
         )
@@ -126,7 +129,7 @@ def _check_answers(
     workspace: Workspace, name: str, endpoint: EndpointConfig, champion: Pointer
 ) -> None:
     schema = read_manifest(workspace, champion.target).manifest.bundle.bundle_schema
-    expected = max(1, len(schema.classes))
+    expected = schema.num_scores
     for fallback in endpoint.fallback:
         if fallback.scores is not None and len(fallback.scores) != expected:
             raise UserError(

@@ -25,7 +25,7 @@ from rayapp.release.promote import champion_pointer, promote, refuse_unless_pass
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import EventKind, Pointer
-from rayapp.schemas.record import canonical_json
+from rayapp.schemas.record import canonical_json, short
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
 from rayapp.storage import commit_bytes, fetch_bundle, read_bytes, sha256
 
@@ -69,7 +69,7 @@ def champion(session: Session, endpoint: str) -> tuple[Pointer, SignedManifest] 
     signed = read_manifest(session.workspace, pointer.target)
     if signed.manifest.endpoint != endpoint:
         raise TamperedError(
-            f"{endpoint!r} points at release {signed.release_id[:12]}, which was sealed for "
+            f"{endpoint!r} points at release {short(signed.release_id)}, which was sealed for "
             f"{signed.manifest.endpoint!r}",
             "move the pointer back to a release of this endpoint",
         )
@@ -93,7 +93,7 @@ def release_of(session: Session, endpoint: str, release_id: str | None = None) -
     if sealed is None or sealed.payload["endpoint"] != endpoint:
         found = "is not known" if sealed is None else f"is of {sealed.payload['endpoint']!r}"
         raise UserError(
-            f"release {release_id[:12]} {found}, wanted is one of {endpoint!r} that passed",
+            f"release {short(release_id)} {found}, wanted is one of {endpoint!r} that passed",
             "take a release id that `release` or `golden_path` printed for this endpoint",
         )
     return read_manifest(session.workspace, release_id)
@@ -176,8 +176,8 @@ def _store_evaluation(
     title = f"{config.endpoint}: {run.bundle.bundle_schema.name}"
     extra = {
         "run": run.run_id,
-        "snapshot": evaluation.snapshot_id[:12],
-        "compared with": (evaluation.champion or "no champion yet")[:12],
+        "snapshot": short(evaluation.snapshot_id),
+        "compared with": short(evaluation.champion) if evaluation.champion else "no champion yet",
     }
     html = render(
         evaluation, evaluated.verdicts, title, datetime.now(UTC), run.bundle.bundle_schema, extra
@@ -214,21 +214,23 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
     """
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:
-        session.say(f"release {config.endpoint}: {current[0].target[:12]} is the champion already")
+        session.say(
+            f"release {config.endpoint}: {short(current[0].target)} is the champion already"
+        )
         # the job that promoted it may have died before it got to the registry
         _mirror(session, config.endpoint, current[1])
         return Released(current[1], None, is_new=False)
     evaluated = evaluate_stage(session, config, run)
     signed = _seal(session, config, evaluated)
     try:
-        refuse_unless_passed(f"release {signed.release_id[:12]}", evaluated.verdicts)
+        refuse_unless_passed(f"release {short(signed.release_id)}", evaluated.verdicts)
     except GateRefused:
         _record(session, EventKind.RELEASE_REFUSED, signed, evaluated)
         raise
     _record(session, EventKind.RELEASE_SEALED, signed, evaluated)
     pointer = promote(session.ledger, signed, evaluated.before.revision if evaluated.before else 0)
     session.say(
-        f"release {config.endpoint}: {signed.release_id[:12]} is champion (revision "
+        f"release {config.endpoint}: {short(signed.release_id)} is champion (revision "
         f"{pointer.revision})"
     )
     _mirror(session, config.endpoint, signed)
@@ -303,7 +305,7 @@ def snapshot_of(session: Session, run: Run) -> Snapshot:
     event = session.ledger.latest(EventKind.SNAPSHOT_BUILT, subject=run.snapshot_id)
     if event is None:
         raise TamperedError(
-            f"run {run.run_id} names snapshot {run.snapshot_id[:12]}, which the ledger has not",
+            f"run {run.run_id} names snapshot {short(run.snapshot_id)}, which the ledger has not",
             "`rayapp audit verify` tells whether events are missing",
         )
     return event.record(Snapshot, "snapshot")

@@ -11,6 +11,7 @@ from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.record import short
 from rayapp.score.batch import score_batch
 from rayapp.storage import fetch_bundle
 
@@ -33,5 +34,5 @@ def score_rows(session: Session, config: ScoreConfig) -> dict[str, Any]:
         "table": session.workspace.table(config.output_table),
     }
     session.ledger.append(EventKind.BATCH_SCORED, config.endpoint, figures)
-    session.say(f"score {config.endpoint}: {result.num_rows:,} rows by {signed.release_id[:12]}")
+    session.say(f"score {config.endpoint}: {result.num_rows:,} rows by {short(signed.release_id)}")
     return figures

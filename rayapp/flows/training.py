@@ -20,6 +20,7 @@ from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleRef, Feature, Run
 from rayapp.schemas.operations import EventKind, Tracker
+from rayapp.schemas.record import short
 from rayapp.storage import commit_folder, digest_folder, exists, folder_digest
 from rayapp.train.fit import fit
 from rayapp.tune.sweep import sweep
@@ -41,7 +42,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
     key = session.key("snapshot", config.model_dump(mode="json"), source_digest(config))
     done = session.ledger.latest(EventKind.SNAPSHOT_BUILT, key=key)
     if done is not None:
-        session.say(f"snapshot {config.name}: unchanged, reusing {done.subject[:12]}")
+        session.say(f"snapshot {config.name}: unchanged, reusing {short(done.subject)}")
         return done.record(Snapshot, "snapshot")
     with session.exclusive(f"snapshot-{config.name}"):
         tell_if_it_waits(session, ONE_CPU)
@@ -50,7 +51,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
     payload = {"snapshot": snapshot.model_dump(mode="json")}
     session.ledger.append(EventKind.SNAPSHOT_BUILT, snapshot_id, payload, key)
     rows = ", ".join(f"{s.name} {s.num_rows:,}" for s in snapshot.splits)
-    session.say(f"snapshot {config.name}: built {snapshot_id[:12]} ({rows} rows)")
+    session.say(f"snapshot {config.name}: built {short(snapshot_id)} ({rows} rows)")
     return snapshot
 
 

@@ -17,7 +17,7 @@ from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, Run
 from rayapp.schemas.operations import Event, EventKind, Problem
-from rayapp.schemas.record import mismatch
+from rayapp.schemas.record import mismatch, short
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.storage import Workspace, exists, folder_digest, read_bytes, sha256
 
@@ -77,7 +77,7 @@ class _Checks:
         snapshot = event.record(Snapshot, "snapshot")
         if snapshot.content_digest() != event.subject:
             where = f"ledger event {event.sequence}"
-            yield Problem(where=where, what=f"snapshot {event.subject[:12]}… has another digest")
+            yield Problem(where=where, what=f"snapshot {short(event.subject)}… has another digest")
         for version in (*snapshot.tables, snapshot.view):
             if self._is_new(version.uri, str(version.version), version.digest):
                 yield from self._table(version)
@@ -92,7 +92,7 @@ class _Checks:
             yield Problem(where=where, what=f"cannot be read: {_reason(error)}")
         else:
             if found != version.digest:
-                what = f"altered: digest is {found[:12]}…, recorded is {version.digest[:12]}…"
+                what = f"altered: digest is {short(found)}…, recorded is {short(version.digest)}…"
                 yield Problem(where=where, what=what)
 
     def _run(self, event: Event) -> Iterator[Problem]:
@@ -100,13 +100,13 @@ class _Checks:
         if not self._is_recorded(EventKind.SNAPSHOT_BUILT, run.snapshot_id):
             yield Problem(
                 where=f"run {run.run_id}",
-                what=f"its snapshot {run.snapshot_id[:12]}… is not in the ledger",
+                what=f"its snapshot {short(run.snapshot_id)}… is not in the ledger",
             )
         yield from self._folder(run.bundle)
 
     def _folder(self, ref: BundleRef | WeightsRef) -> Iterator[Problem]:
         if folder_digest(ref.files) != ref.digest:
-            what = f"its list of files does not have digest {ref.digest[:12]}…"
+            what = f"its list of files does not have digest {short(ref.digest)}…"
             yield Problem(where=ref.uri, what=what)
         for file in ref.files:
             yield from self._file(f"{ref.uri}/{file.path}", file.sha256)
@@ -142,7 +142,7 @@ class _Checks:
             yield Problem(where=uri, what=what)
             return
         if signed.release_id != event.subject:
-            yield Problem(where=uri, what=f"holds release {signed.release_id[:12]}… instead")
+            yield Problem(where=uri, what=f"holds release {short(signed.release_id)}… instead")
         else:
             yield from self._manifest(uri, signed.manifest)
 
@@ -150,7 +150,7 @@ class _Checks:
         if not self._is_recorded(EventKind.RUN_FINISHED, manifest.run_id):
             yield Problem(where=uri, what=f"its run {manifest.run_id} is not in the ledger")
         if not self._is_recorded(EventKind.SNAPSHOT_BUILT, manifest.snapshot_id):
-            what = f"its snapshot {manifest.snapshot_id[:12]}… is not in the ledger"
+            what = f"its snapshot {short(manifest.snapshot_id)}… is not in the ledger"
             yield Problem(where=uri, what=what)
         yield from self._file(manifest.evaluation_uri, manifest.evaluation_digest)
         yield from self._file(manifest.card_uri, manifest.card_digest)
@@ -161,7 +161,7 @@ class _Checks:
         if not self._is_recorded(EventKind.RELEASE_SEALED, release_id):
             yield Problem(
                 where=f"ledger event {event.sequence}",
-                what=f"{event.subject} moved to {release_id[:12]}…, which was never sealed",
+                what=f"{event.subject} moved to {short(release_id)}…, which was never sealed",
             )
 
     def _file(self, uri: str, digest: str) -> Iterator[Problem]:
@@ -173,7 +173,7 @@ class _Checks:
             yield Problem(where=uri, what=error.what if exists(uri) else "missing")
             return
         if found != digest:
-            what = f"altered: sha256 is {found[:12]}…, recorded is {digest[:12]}…"
+            what = f"altered: sha256 is {short(found)}…, recorded is {short(digest)}…"
             yield Problem(where=uri, what=what)
 
     def _is_new(self, *artefact: str) -> bool:

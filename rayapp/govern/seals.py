@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from rayapp.schemas.record import canonical_json
+from rayapp.schemas.record import canonical_json, short
 from rayapp.storage import Workspace
 
 _KEY_ID_CHARS = 16
@@ -37,7 +37,7 @@ def seal_problem(raw: bytes, trusted: Path) -> str | None:
         return f"altered: it is no sealed manifest ({type(error).__name__}: {error})"
     digest = hashlib.sha256(content).hexdigest()
     if digest != release_id:
-        return f"altered: its content has digest {digest[:12]}…, not {str(release_id)[:12]}…"
+        return f"altered: its content has digest {short(digest)}…, not {short(str(release_id))}…"
     key = trusted / f"{key_id}.pub"
     if not key.exists():
         return f"signed by key {key_id!r}, which is not among the trusted keys"

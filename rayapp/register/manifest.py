@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.register.signing import TRUSTED, SigningKey, verify
 from rayapp.schemas.operations import OTHER_VERSION
-from rayapp.schemas.record import canonical_json, mismatch
+from rayapp.schemas.record import canonical_json, mismatch, short
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.storage import Workspace, commit_bytes, read_bytes, sha256
 
@@ -34,7 +34,7 @@ def open_manifest(raw: bytes, trusted: Path) -> SignedManifest:
         release_id = _sealed_id(raw, trusted)
         if release_id is not None:
             raise WorkspaceError(
-                f"manifest of release {release_id[:12]}: {mismatch(error)}", OTHER_VERSION
+                f"manifest of release {short(release_id)}: {mismatch(error)}", OTHER_VERSION
             ) from None
         raise TamperedError(
             f"manifest cannot be read: {mismatch(error)}",
@@ -43,13 +43,15 @@ def open_manifest(raw: bytes, trusted: Path) -> SignedManifest:
     found = signed.manifest.content_digest()
     if found != signed.release_id:
         raise TamperedError(
-            f"manifest of release {signed.release_id[:12]} has digest {found[:12]}: it was changed",
+            f"manifest of release {short(signed.release_id)} has digest {short(found)}: "
+            "it was changed",
             "restore manifest.json from a backup, or release again",
         )
     verify(trusted, signed.key_id, signed.signature, signed.manifest.canonical())
     if signed.canonical() != raw:
         raise TamperedError(
-            f"manifest of release {signed.release_id[:12]} is spelled otherwise than it was sealed",
+            f"manifest of release {short(signed.release_id)} is spelled otherwise than it was "
+            "sealed",
             "restore manifest.json from a backup, or release again",
         )
     return signed
@@ -90,7 +92,7 @@ def read_manifest(workspace: Workspace, release_id: str) -> SignedManifest:
         raise type(error)(f"{uri}: {error.what}", error.next_step) from None
     if signed.release_id != release_id:
         raise TamperedError(
-            f"manifest of release {release_id[:12]} is that of {signed.release_id[:12]}",
+            f"manifest of release {short(release_id)} is that of {short(signed.release_id)}",
             "restore manifest.json from a backup, or release again",
         )
     return signed

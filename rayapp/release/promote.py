@@ -3,6 +3,7 @@
 from rayapp.errors import GateRefused
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
+from rayapp.schemas.record import short
 from rayapp.schemas.release import SignedManifest, Verdict
 
 
@@ -36,7 +37,7 @@ def promote(ledger: Ledger, signed: SignedManifest, expected_revision: int) -> P
     expected_revision: the pointer's revision when the candidate was compared with the champion.
     Raises GateRefused, or ChampionMoved when another release was promoted meanwhile.
     """
-    refuse_unless_passed(f"release {signed.release_id[:12]}", signed.manifest.verdicts)
+    refuse_unless_passed(f"release {short(signed.release_id)}", signed.manifest.verdicts)
     endpoint = signed.manifest.endpoint
     name = champion_pointer(endpoint)
     before = ledger.pointer(name)

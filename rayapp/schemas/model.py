@@ -39,6 +39,11 @@ class BundleSchema(Record):
     inputs: tuple[Column, ...]
     features: tuple[EncodedFeature, ...]
 
+    @property
+    def num_scores(self) -> int:
+        """Of each row: a probability for each class, or the one value of a regression."""
+        return 1 if self.task == "regression" else len(self.classes)
+
 
 class FileDigest(Record):
     path: str

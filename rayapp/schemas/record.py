@@ -31,6 +31,14 @@ def mismatch(error: ValidationError) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
+SHORT_CHARS = 12
+
+
+def short(digest: str) -> str:
+    """As much of it as people are shown, and may name it by."""
+    return digest[:SHORT_CHARS]
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and no spaces. Raises ValueError on NaN, which has no JSON form."""
     text = json.dumps(

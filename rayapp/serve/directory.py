@@ -9,6 +9,7 @@ from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.record import SHORT_CHARS
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
@@ -19,8 +20,6 @@ from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
 from rayapp.serve.wire.openapi import LookedUp
-
-SHORT_ID_CHARS = 12
 
 
 class Directory:
@@ -265,5 +264,5 @@ class Directory:
 
 def _is_named(loaded: Loaded, version: str) -> bool:
     """By its id, or by as much of it as is shown to people."""
-    is_short = len(version) >= SHORT_ID_CHARS
+    is_short = len(version) >= SHORT_CHARS
     return loaded.release_id == version or (is_short and loaded.release_id.startswith(version))

@@ -14,6 +14,7 @@ from rayapp.families.base import Floats
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import encode
 from rayapp.schemas.model import BundleRef, BundleSchema
+from rayapp.schemas.record import short
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
 from rayapp.serve.follow import Loaded, OpenRelease, Scorer, endpoint_of
 from rayapp.serve.wire.rows import row_encoder
@@ -34,8 +35,8 @@ def sealed_evaluation(manifest: Manifest) -> Evaluation:
         evaluation = None
     if evaluation is None:
         raise TamperedError(
-            f"{manifest.evaluation_uri} has digest {found[:12]}, sealed was "
-            f"{manifest.evaluation_digest[:12]} in this version's form",
+            f"{manifest.evaluation_uri} has digest {short(found)}, sealed was "
+            f"{short(manifest.evaluation_digest)} in this version's form",
             "restore it from a backup, or release again",
         )
     return evaluation
@@ -115,7 +116,7 @@ def open_proven(store: Store, ref: BundleRef) -> Bundle:
         bundle = Bundle.open(Path(folder))
     columns = {c.name: pa.nulls(1, arrow_type(c.type)) for c in bundle.schema.inputs}
     scores_NK = bundle.predict(pa.table(columns))
-    expected = (1, 1 if bundle.schema.task == "regression" else len(bundle.schema.classes))
+    expected = (1, bundle.schema.num_scores)
     if scores_NK.shape != expected:
         raise DataError(
             f"the bundle gave scores of shape {scores_NK.shape} for one row, not {expected}",

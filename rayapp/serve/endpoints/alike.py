@@ -3,6 +3,7 @@ was measured to be."""
 
 from collections.abc import KeysView
 
+from rayapp.schemas.record import short
 from rayapp.schemas.release import HIGHER_IS_BETTER
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.aside import aside
@@ -15,7 +16,7 @@ def why_not_alike(loaded: Loaded, champion: Loaded | None) -> str | None:
     needs a column that the champion does not take. None where they would not."""
     if champion is None:
         return None
-    which = f"release {loaded.release_id[:12]}"
+    which = f"release {short(loaded.release_id)}"
     one, other = loaded.schema, champion.schema
     if (one.task, one.classes) != (other.task, other.classes):
         return f"{which}: it does not give the champion's classes"

@@ -15,6 +15,7 @@ from typing import Generic, Literal
 
 from rayapp.config.serving import BreakerConfig
 from rayapp.errors import DeadlineExceeded, Unavailable
+from rayapp.schemas.record import short
 from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT, is_callers_fault
 
 State = Literal["closed", "open", "half_open"]
@@ -72,7 +73,7 @@ class Breaker(Generic[AskT, ReplyT]):
         left_s = self._opened_s + self._config.open_s - self._clock_s()
         if left_s > 0 or self._is_probing:
             raise Unavailable(
-                f"release {(self._of or '')[:12]} failed {self._num_failed} of its last requests "
+                f"release {short(self._of or '')} failed {self._num_failed} of its last requests "
                 f"and is not asked again for {max(left_s, 0.0):.1f} s",
                 "try again after the seconds in retry-after",
             )

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from rayapp.config.choosing import CascadeConfig
 from rayapp.errors import DeadlineExceeded, Unavailable
 from rayapp.families.scores import unsure_rows
+from rayapp.schemas.record import short
 from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.alike import columns_of, has_columns, quality_bound, why_not_alike
 from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer, is_callers_fault
@@ -208,7 +209,7 @@ def _unusable(first: Loaded | None, champion: Loaded | None, config: CascadeConf
     """Why a cascade from this model to that one would mean nothing; None where it is fine."""
     if first is None:
         return "it is not loaded"
-    which = f"release {first.release_id[:12]}"
+    which = f"release {short(first.release_id)}"
     schema = first.schema
     if schema.task == "regression":
         return (

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from rayapp.config.choosing import ObjectiveConfig
 from rayapp.errors import DeadlineExceeded
+from rayapp.schemas.record import short
 from rayapp.schemas.release import HIGHER_IS_BETTER
 from rayapp.serve.endpoints.alike import columns_of, has_columns, quality_bound, why_not_alike
 from rayapp.serve.endpoints.base import (
@@ -203,7 +204,7 @@ class Objective:
         metric, limit = self._config.metric, self._config.min_quality
         if loaded is None:
             return "it is not loaded"
-        which = f"release {loaded.release_id[:12]}"
+        which = f"release {short(loaded.release_id)}"
         unlike = why_not_alike(loaded, champion)
         if unlike is not None:
             return unlike

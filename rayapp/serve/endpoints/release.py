@@ -48,10 +48,10 @@ class Static:
     async def predict(self, ask: Ask) -> Reply:
         loaded = self._find()
         schema = loaded.schema
-        if len(self._scores_K) != max(1, len(schema.classes)):
+        if len(self._scores_K) != schema.num_scores:
             raise Unavailable(
                 f"the static answer has {len(self._scores_K)} score(s), {loaded.endpoint!r} gives "
-                f"{max(1, len(schema.classes))}",
+                f"{schema.num_scores}",
                 "correct `fallback` in the serving config",
             )
         if self._has_feeds:
