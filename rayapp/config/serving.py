@@ -217,11 +217,12 @@ class GatewayConfig(Config):
     downscale_delay_s: float = Field(default=120, ge=0)
     """So long fewer must have been enough before there are fewer."""
     max_ongoing_requests: int = Field(default=128, ge=1, le=MOST_ONGOING)
-    """More than these at a time a replica refuses with 503; up to as many again of tenants that
-    have less than their share. HAProxy has no more than twice the most to one replica."""
+    """A replica answers so many requests at a time and refuses more with 503, except those of
+    tenants that have less than an equal part of them: up to twice as many in all. HAProxy gives no
+    replica more than 512."""
     max_turn_ms: float = Field(default=20, gt=0)
-    """Fewer at a time are taken where a turn of the replica's event loop, for which every request
-    waits, takes more CPU time than this and 20 ms."""
+    """The replica takes fewer requests at a time while its event loop is slow: while one turn of
+    it, for which every request waits, takes 20 ms of CPU time more than this."""
     num_cpus: float = Field(default=0.5, ge=0)
     """Reserved for each replica, whether it uses them or not: jobs cannot have these."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)

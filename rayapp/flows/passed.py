@@ -8,7 +8,8 @@ from rayapp.storage import Workspace
 
 
 def passed(workspace: Workspace, release_id: str) -> SignedManifest:
-    """Whoever names it. Raises GateRefused for one that a gate refused, and as read_manifest."""
+    """Its manifest, verified. Raises GateRefused where a gate refused the release, and what
+    read_manifest raises."""
     signed = read_manifest(workspace, release_id)
     refuse_unless_passed(f"release {short(release_id)}", signed.manifest.verdicts)
     return signed

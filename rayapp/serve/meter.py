@@ -18,8 +18,9 @@ from rayapp.telemetry import METRICS
 FLUSH_S = 5.0
 """Ray passes on what it has every 10 s."""
 SLICE, SLICE_S = 200, 0.02
-"""So many calls of Ray's at a time, a millisecond of the event loop, and then a pause: an endpoint
-that was asked is some twenty of them, and there may be a thousand endpoints."""
+"""Counts are handed to Ray in slices of so many calls, a millisecond of the event loop, with pauses
+between them: for each endpoint that was asked there are some twenty calls, and there may be a
+thousand endpoints."""
 Labels = tuple[str, ...]
 """Of one series, in the order of the metric's tag_keys."""
 

@@ -83,14 +83,14 @@ def prediction_records(
     ]
 
 
-def _of_row(answer: RowAnswer, charge: Charge | None, share: float) -> dict[str, Any]:
-    """What a record has from who answered its row. share: of such requests that rules let come to
-    where a row's scores alone say who answers."""
+def _of_row(answer: RowAnswer, charge: Charge | None, propensity: float) -> dict[str, Any]:
+    """The fields of a record that tell who answered its row. propensity: that rules let such a
+    request come to a cascade, which leaves nothing more to chance."""
     told: dict[str, Any] = {"release_id": answer.release_id, "degraded": answer.degraded}
     if charge is not None:
         told["cost_nano_usd"] = answer.cost_nano_usd
     if answer.arm is not None:
-        told |= {"arm": answer.arm, "propensity": share}
+        told |= {"arm": answer.arm, "propensity": propensity}
     return told
 
 

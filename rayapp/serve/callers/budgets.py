@@ -28,7 +28,8 @@ from rayapp.serve.callers.identity import ANONYMOUS, called
 log = logging.getLogger("rayapp.serve.callers.budgets")
 
 LOAN_S = 2.0
-"""So long a loan is spent from; and what was spent so long before, it is made for."""
+"""A loan is spent from for so long. The next one is for twice what was spent of it, or for what
+requests wait for, where that is more."""
 MARGIN_S = 5.0
 """After the last deadline of a request that a loan pays for, until the loan may be settled."""
 REFUSE_S = 1.0

@@ -82,8 +82,8 @@ class Ask:
 
     @property
     def propensity(self) -> float:
-        """With which such a request comes this far: rules before may have let only a share of its
-        units through."""
+        """The probability that such a request gets this far: a rule before may have taken a share
+        of the units."""
         return 1.0 if self.assignment is None else self.assignment.propensity
 
     def until(self, deadline_s: float) -> "Ask":

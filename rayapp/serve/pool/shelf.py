@@ -117,9 +117,9 @@ class Shelf(Generic[M]):
     async def prepare(
         self, model_id: str, num_bytes: int, like: str | None = None, is_pinned: bool = False
     ) -> None:
-        """Have the model before somebody asks. like: a model whose place in people's favour this
-        one takes over. is_pinned: it is never unloaded; raises Unavailable where there is no room
-        for it beside the others of that kind."""
+        """Have the model before somebody asks. like: a model that it follows: it counts as asked
+        for as much as that one, so it is not unloaded first. is_pinned: it is never unloaded;
+        raises Unavailable where there is no room for it beside the other pinned ones."""
         if like is not None:
             inherited = self.heat(like) - self.heat(model_id)
             self._heated(model_id).add(self._clock_s(), max(0.0, inherited))
