@@ -53,7 +53,7 @@ class Directory:
             config.row_nano_usd,
             is_traced=config.tracing is not None,
         )
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints = {name: self._built(name) for name in config.endpoints}
 
     def names(self) -> list[str]:
         return sorted(self._config.endpoints or self._follower.endpoints)
@@ -113,9 +113,6 @@ class Directory:
         return dict.fromkeys(sorted(missing), "nothing was released for it yet")
 
     def _not_chosen(self) -> dict[str, str]:
-        for name, config in self._config.endpoints.items():
-            if config.priced():
-                self.endpoint(name, None)
         return {
             f"{name}/{arm}": problem
             for name, chooses in self._builder.choosing.items()
@@ -197,12 +194,16 @@ class Directory:
             return name, self._charged(one, self._row_nano_usd(name, loaded))
         endpoint = self._endpoints.get(name)
         if endpoint is None:
-            endpoint = self._builder.endpoint(name, self._config_of(name))
-            own = self._config.row_nano_usd(name)
-            endpoint = self._charged(endpoint, own, self._most_row_nano_usd(name))
+            endpoint = self._built(name)
             if name in self.names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
+
+    def _built(self, name: str) -> Endpoint:
+        """It asks for releases only when it is asked itself, so there need be none yet."""
+        built = self._builder.endpoint(name, self._config_of(name))
+        most_nano_usd = self._most_row_nano_usd(name)
+        return self._charged(built, self._config.row_nano_usd(name), most_nano_usd)
 
     def _current_feeds(self) -> Mapping[str, Feed]:
         return self._feeds.current if self._feeds is not None else {}
