@@ -136,6 +136,12 @@ class NoMeter:
     def choice(self, endpoint: str, arm: str, reason: str) -> None: ...
     def cascade(self, endpoint: str, counts: Counts) -> None: ...
     def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
+    def tokens(
+        self, endpoint: str, release: str, tenant: str | None, counts: Mapping[str, int]
+    ) -> None: ...
+    def first_token(self, endpoint: str, seconds: float) -> None: ...
+    def cut(self, endpoint: str, reason: str) -> None: ...
+    def flush(self) -> None: ...
 
 
 @dataclass
@@ -214,7 +220,7 @@ class Site:
         keys.refresh()
         limiter = None
         if config.limits is not None:
-            limiter = Limiter(config.limits, _always, share=1)
+            limiter = Limiter(config.limits, always, share=1)
         return Gateway(
             config,
             follower,
@@ -243,7 +249,7 @@ class Encoded(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-async def _always(tenant: str, wanted: float) -> Grant:
+async def always(tenant: str, wanted: float) -> Grant:
     return Grant(wanted, 0.0)
 
 
