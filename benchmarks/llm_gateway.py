@@ -108,7 +108,7 @@ class Site:
     def __init__(self, folder: Path, num_tokens: int) -> None:
         self._spool = Spool(folder / "spool")
         self._bank = Accounts(f"sqlite:///{folder}/accounts.db", "benchmark")
-        self._engine = Engine("e", Ready(num_tokens), WEIGHTS, 4096, lambda fields: NUM_PROMPT)
+        self._engine = Engine("e", Ready(num_tokens), WEIGHTS, 4096, lambda fields: [NUM_PROMPT])
         secret = "s" * 43
         self._key = ApiKey(
             key_id="0" * 12, tenant="t", role="caller", secret_sha256=sha256(secret.encode())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rayapp.errors import RequestError
+from rayapp.schemas.language import prompts_of
 
 
 class PromptCounter:
@@ -16,12 +17,13 @@ class PromptCounter:
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
-    def count(self, fields: Mapping[str, Any]) -> int:
-        """Of a request's messages, prompt or input, all of its texts together. Raises RequestError
-        for messages that the chat template cannot take."""
+    def count(self, fields: Mapping[str, Any]) -> list[int]:
+        """Of a request's messages, or of each prompt or input that it has. Raises RequestError for
+        messages that the chat template cannot take."""
         if "messages" in fields:
-            return self._of_chat(fields)
-        return self._of_text(fields.get("prompt", fields.get("input")))
+            return [self._of_chat(fields)]
+        given = fields.get("prompt", fields.get("input"))
+        return [self._of_text(one) for one in prompts_of(given)]
 
     def _of_chat(self, fields: Mapping[str, Any]) -> int:
         messages = [
@@ -47,14 +49,10 @@ class PromptCounter:
         return len(self._tokenizer.encode(rendered, add_special_tokens=False))
 
     def _of_text(self, given: Any) -> int:
-        """A text, a list of texts, or of token ids, or of lists of them."""
+        """A text, or a list of token ids. What is neither, the engine refuses."""
         if isinstance(given, str):
             return len(self._tokenizer.encode(given))
-        if not isinstance(given, list):
-            return 0
-        if all(type(one) is int for one in given):
-            return len(given)
-        return sum(self._of_text(one) for one in given)
+        return len(given) if isinstance(given, list) else 0
 
 
 def _as_text(content: Any) -> str:

@@ -1,9 +1,9 @@
 """Nouns of language models: weights, one answer as it is logged, and the port to an engine."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rayapp.schemas.model import FileDigest
 from rayapp.schemas.record import Record
@@ -38,10 +38,11 @@ class PromptRecord(Record):
     gateway was paid for before it died is known: the parts of a request, in order of `part`, are
     the whole.
 
-    endpoint: the model as callers name it. num_prompt_tokens, num_cached_tokens: in the first part
-    only, else 0; num_output_tokens: of this part. prompt and output: JSON texts, redacted as the
-    serving config says, None where it keeps no text; prompt in the first part only. finish_reason:
-    why the answer ended, in the last part only. cost_nano_usd, loan_id, arm, propensity, unit,
+    endpoint: the model as callers name it. num_prompt_tokens, num_output_tokens: paid for with
+    this part; num_cached_tokens: of all prompt tokens, known with the last part. prompt and output:
+    JSON texts, redacted as the serving config says, None where there is none; prompt in the first
+    part only. What may be half of a number or an address is in the next part. finish_reason: why
+    the answer ended, in the last part only. cost_nano_usd, loan_id, arm, propensity, unit,
     tenant, trace_id, degraded: as in PredictionRecord. first_token_ms: from the request's first
     byte; latency_ms: until this part was complete.
     """
@@ -85,6 +86,13 @@ class Prefix:
 
     prompt: str
     """By this name Ray Serve LLM's router finds it among a call's arguments."""
+
+
+def prompts_of(given: Any) -> Sequence[Any]:
+    """Of a request's `prompt` or `input`: a text, a list of token ids, or a list of such."""
+    if isinstance(given, list) and not all(type(one) is int for one in given):
+        return given
+    return (given,)
 
 
 class LlmClient(Protocol):

@@ -78,6 +78,10 @@ class Front(ABC):
     def _failed(self, error: Exception, call: Call) -> Response:
         """What the client is told of it."""
 
+    def _shaped(self, refused: Response) -> Response:
+        """An error of ours as the gateway's callers expect it."""
+        return refused
+
     @abstractmethod
     def _blamed(self, call: Call) -> tuple[str | None, str | None]:
         """Of a request that was refused: the endpoint and the release that would have answered,
@@ -192,7 +196,7 @@ class Front(ABC):
             refused = error_response(
                 405, "method_not_allowed", what, f"use {allowed}", None, headers
             )
-            return Answer(refused)
+            return Answer(self._shaped(refused))
         if method == "POST":
             require_caller(call.principal)
             if self._limiter is not None:

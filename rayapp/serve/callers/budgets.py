@@ -299,7 +299,7 @@ class Budgets:
             1 if cost_nano_usd <= coverable_nano_usd else _until_next(period, self.now())
         )
         if cost_nano_usd > limit_nano_usd:
-            next_step = "send fewer rows in each request, or have the budget raised"
+            next_step = "ask for less in each request, or have the budget raised"
         else:
             next_step = f"wait for the next {period} (UTC), or have the budget raised"
         if cost_nano_usd <= coverable_nano_usd:

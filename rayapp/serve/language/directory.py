@@ -1,6 +1,6 @@
 """The models that callers may name, and what stands before each one's engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +19,9 @@ from rayapp.serve.language.model import Model
 from rayapp.serve.language.tab import Prices
 from rayapp.serve.wire.openai import Asked
 
-CountTokens = Callable[[Mapping[str, Any]], int]
-"""The tokens of a request's prompt. Raises RequestError where the model cannot take it."""
+CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
+"""The tokens of each prompt of a request, or of each input. Raises RequestError where the model
+cannot take it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,24 @@ class Served:
     endpoint: TextEndpoint
     prices: Prices
 
+    def require_task(self, asked: Asked) -> None:
+        """Raises RequestError 400 where the model does something else."""
+        task = self.engine.weights.task
+        if (task == "embed") != (asked.kind == "embedding"):
+            does = {"embed": "makes vectors of texts", "generate": "writes text"}[task]
+            path = "/v1/embeddings" if task == "embed" else "/v1/chat/completions"
+            raise RequestError(
+                f"the model {self.name!r} {does}",
+                f"ask it at {path}, or ask another model",
+                400,
+                "wrong_task",
+                "model",
+            )
+
     def room(self, asked: Asked, num_prompt: int) -> int:
-        """Tokens that each answer may have. Raises RequestError 400 where the prompt, or the
-        prompt and what the caller wants, is more than the model can take."""
+        """Tokens that each answer may have. num_prompt: of the longest prompt. Raises RequestError
+        400 where the prompt, or the prompt and what the caller wants, is more than the model can
+        take."""
         most = self.engine.max_context_tokens
         left = most - num_prompt
         if asked.kind == "embedding":

@@ -2,6 +2,8 @@
 however it ends."""
 
 import time
+from contextlib import suppress
+from typing import Any
 
 import orjson
 
@@ -39,6 +41,7 @@ class Flow:
         self._written = written
         self._deadlines = deadlines
         self._meter = meter
+        self._is_ended = False
 
     async def whole(self) -> Response:
         """An answer that is one document. What nobody got is not paid for."""
@@ -49,7 +52,7 @@ class Flow:
             document = self._relay.document(b"".join(parts))
             self._relay.passed_on()
             self._note_first_token()
-            await self._tab.grow(self._relay.usage, self._relay.said.taken)
+            await self._tab.grow(self._relay.usage, self._said)
         except BaseException:
             self._tab.drop()
             raise
@@ -60,38 +63,48 @@ class Flow:
 
     async def stream(self, emit: Emit) -> None:
         """An answer as server-sent events. A mistake on the way is the last event but one, as the
-        status has gone out long before."""
-        reason = "failed"
+        status has gone out long before. It is told once the engine's work and the records are over:
+        whoever does not read on can hold up neither."""
+        last = LAST_EVENT
+        try:
+            await self._pass_all(emit)
+            self._end(self._relay.finish_reason or "stop")
+        except ClientGone:
+            self._cut(GONE)
+            return
+        except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
+            told = error_response(failed(error, self._call.request, self._call.request_id))
+            last = event(orjson.loads(told.body)) + LAST_EVENT
+            self._cut(_reason(error))
+        except BaseException:
+            self._cut("stopped")
+            raise
+        await emit(last)
+
+    async def _pass_all(self, emit: Emit) -> None:
         try:
             async with Presence(self._call.request.receive):
                 with self._deadlines.within(self._call.deadline_s):
                     await self._pass(self._reply.first, emit)
                     async for data in self._reply.body:
                         await self._pass(data, emit)
-            if not self._relay.is_done:
-                raise Unavailable("the engine's answer broke off", "ask again")
-            reason = self._relay.finish_reason or "stop"
-            self._end(reason)
-            await emit(LAST_EVENT)
-        except ClientGone:
-            reason = GONE
-        except Exception as error:  # noqa: BLE001 - sorted by kind in `failed`
-            reason = _reason(error)
-            told = error_response(failed(error, self._call.request, self._call.request_id))
-            await emit(event(orjson.loads(told.body)) + LAST_EVENT)
         finally:
             await self._reply.body.aclose()
-            if reason != self._relay.finish_reason:
-                self._meter.cut(self._written.endpoint, reason)
-            self._end(reason)
+        if not self._relay.is_done:
+            raise Unavailable("the engine's answer broke off", "ask again")
 
     async def _pass(self, data: bytes, emit: Emit) -> None:
         events = self._relay.events(data)
-        await self._tab.grow(self._relay.usage, self._relay.said.taken)
+        await self._tab.grow(self._relay.usage, self._said)
         self._relay.passed_on()
         self._note_first_token()
         if events:
             await emit(b"".join(map(event, events)))
+        if self._relay.failure is not None:
+            raise self._relay.failure
+
+    def _said(self) -> list[dict[str, Any]]:
+        return self._relay.said.taken(is_last=False)
 
     def _note_first_token(self) -> None:
         if self._written.first_token_s is None and self._relay.usage.num_output:
@@ -99,21 +112,34 @@ class Flow:
             taken_s = self._written.first_token_s - self._call.start_s
             self._meter.first_token(self._written.endpoint, taken_s)
 
+    def _cut(self, reason: str) -> None:
+        """The answer ended before its end."""
+        self._meter.cut(self._written.endpoint, reason)
+        with suppress(Unavailable):  # the record of the rest; `store` has told the log
+            self._end(reason)
+
     def _end(self, reason: str) -> None:
-        """Once; again does nothing."""
-        if self._tab.is_over:
+        """Once; again does nothing. Raises Unavailable where the last part cannot be recorded."""
+        if self._is_ended:
             return
-        self._tab.end(self._relay.said.taken(), reason)
+        self._is_ended = True
+        try:
+            self._tab.end(self._relay.said.taken(is_last=True), reason)
+        finally:
+            self._count()
+
+    def _count(self) -> None:
         usage, written = self._tab.given, self._written
         counts = {
             "prompt": usage.num_prompt,
             "cached": usage.num_cached,
             "output": usage.num_output,
         }
-        who = written.endpoint, written.release_id, self._call.tenant
-        self._meter.tokens(*who, counts)
-        if self._tab.cost_nano_usd:
-            self._meter.cost(*who, self._tab.cost_nano_usd)
+        if any(counts.values()):
+            who = written.endpoint, written.release_id, self._call.tenant
+            self._meter.tokens(*who, counts)
+            if self._tab.cost_nano_usd:
+                self._meter.cost(*who, self._tab.cost_nano_usd)
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,7 @@ from rayapp.serve.front import Front
 from rayapp.serve.language.ask import TextAsk
 from rayapp.serve.language.directory import Engine, Models, Served
 from rayapp.serve.language.flow import Flow
-from rayapp.serve.language.log import AnswerLog
+from rayapp.serve.language.log import AnswerLog, prompt_text
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
 from rayapp.serve.language.tab import Tab
@@ -79,9 +79,10 @@ class LanguageGateway(Front):
         self._budgets = budgets
         self._models = Models(config, engines, self._deadlines, meter)
         self._created_s = int(now().timestamp())
-        self.open_paths = {f"{ROOT}/ping": {"GET": self._ready}}
+        ready = {"GET": self._ready}
+        self.open_paths = {f"{ROOT}/ping": ready, "/ping": ready}
         self._routes: dict[str, Mapping[str, Handler]] = {
-            **self.open_paths,
+            f"{ROOT}/ping": ready,
             MODELS: {"GET": self._list},
             **{path: {"POST": self._ask} for path in KINDS},
         }
@@ -103,10 +104,15 @@ class LanguageGateway(Front):
         )
 
     def _failed(self, error: Exception, call: Call) -> Response:
-        return error_response(failed(error, call.request, call.request_id))
+        return self._shaped(failed(error, call.request, call.request_id))
+
+    def _shaped(self, refused: Response) -> Response:
+        return error_response(refused)
 
     def _blamed(self, call: Call) -> tuple[str | None, str | None]:
-        return call.endpoint, None
+        if call.endpoint not in self._models.names():  # callers send what they like
+            return None, None
+        return call.endpoint, self._models.find(call.endpoint).engine.weights.digest
 
     async def _drained(self) -> None:
         if self._budgets is not None:
@@ -134,11 +140,13 @@ class LanguageGateway(Front):
                 served = self._models.find(asked.model)
                 call.endpoint = served.name
                 counting = partial(served.engine.count, asked.fields)
-                num_prompt = await aside(counting, is_long)
-            max_tokens = served.room(asked, num_prompt)
-            written = self._log(call, asked, served)
+                served.require_task(asked)
+                counts = await aside(counting, is_long)
+            max_tokens = served.room(asked, max(counts, default=0))
+            keeping = partial(prompt_text, asked.fields, self._config.redacts)
+            written = self._log(call, await aside(keeping, is_long), served)
             tab = self._tab(call, asked, served, written, max_tokens)
-            await tab.begin(num_prompt)
+            await tab.begin(sum(counts))
             ask = TextAsk(call.request_id, path, asked, max_tokens, call.deadline_s, call.tenant)
             try:
                 async with Presence(call.request.receive):
@@ -157,15 +165,15 @@ class LanguageGateway(Front):
                 response = await flow.whole()
         return Answer(response, served.name, reply.release_id, degraded=reply.degraded)
 
-    def _log(self, call: Call, asked: Asked, served: Served) -> AnswerLog:
+    def _log(self, call: Call, prompt: str, served: Served) -> AnswerLog:
         sink = self._prompts(served.name)
-        return AnswerLog(sink, call, asked, served.name, self._config.redacts, self._now)
+        return AnswerLog(sink, call, prompt, served.name, self._config.redacts, self._now)
 
     def _tab(
         self, call: Call, asked: Asked, served: Served, written: AnswerLog, max_tokens: int
     ) -> Tab:
         """What is not streamed is one part: all of it is reserved, as nothing of it can be given
         for less."""
-        each = self._config.record_every_tokens if asked.is_stream else max_tokens
-        tokens = each * asked.num_choices
-        return Tab(self._budgets, call.tenant, served.prices, tokens, written.record)
+        most = max_tokens * asked.num_answers
+        tokens = self._config.record_every_tokens * asked.num_answers if asked.is_stream else most
+        return Tab(self._budgets, call.tenant, served.prices, tokens, most, written.record)

@@ -1,7 +1,7 @@
 """One answer's records in the prompt log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,20 +13,27 @@ from rayapp.serve.call import Call
 from rayapp.serve.language.redaction import redacted
 from rayapp.serve.language.tab import Part
 from rayapp.serve.predicting import RecordSink, store_charged, trace_id
-from rayapp.serve.wire.openai import Asked
 
-_TEXTS = ("messages", "prompt", "input", "suffix")
+_TEXTS = ("messages", "prompt", "input", "suffix", "stop", "user")
 """The fields of a request that hold what somebody wrote; tools and schemas are kept as they are."""
+
+
+def prompt_text(fields: Mapping[str, Any], level: Redaction) -> str:
+    """What a request asks, as the log keeps it."""
+    given = {k: v for k, v in fields.items() if v is not None}
+    texts = {name: redacted(given[name], level) for name in _TEXTS if name in given}
+    return orjson.dumps(given | texts).decode()
 
 
 @dataclass(slots=True)
 class AnswerLog:
-    """endpoint: the model as the caller called it. release_id and degraded: who answered, once that
-    is known. first_token_s: of time.monotonic, once there was one."""
+    """prompt: as prompt_text has it. endpoint: the model as the caller called it. release_id and
+    degraded: who answered, once that is known. first_token_s: of time.monotonic, once there was
+    one."""
 
     sink: RecordSink
     call: Call
-    asked: Asked
+    prompt: str
     endpoint: str
     redacts: Redaction
     now: Callable[[], datetime]
@@ -54,7 +61,7 @@ class AnswerLog:
             "latency_ms": round((time.monotonic() - call.start_s) * 1000, 3),
             "first_token_ms": None if begun_s is None else round((begun_s - call.start_s) * 1e3, 3),
             "finish_reason": part.finish_reason,
-            "prompt": self._prompt() if part.number == 0 else None,
+            "prompt": self.prompt if part.number == 0 else None,
             "output": self._text(part.said) if part.said else None,
             "degraded": self.degraded,
             "tenant": call.tenant,
@@ -62,11 +69,6 @@ class AnswerLog:
             "cost_nano_usd": part.charge.cost_nano_usd,
             "loan_id": part.charge.loan_id,
         }
-
-    def _prompt(self) -> str:
-        fields = {k: v for k, v in self.asked.fields.items() if v is not None}
-        texts = {name: redacted(fields[name], self.redacts) for name in _TEXTS if name in fields}
-        return orjson.dumps(fields | texts).decode()
 
     def _text(self, said: list[dict[str, Any]]) -> str:
         return orjson.dumps(redacted(said, self.redacts)).decode()

@@ -10,7 +10,7 @@ from rayapp.serve.wire.openai import Asked, for_engine
 MAX_MESSAGE_CHARS = 400
 """Of an engine's own words about a request; they may repeat all of it."""
 MAX_PREFIX_CHARS = 8192
-_STATUSES = {400: "invalid_request", 404: "not_found", 422: "invalid_request"}
+_STATUSES = {400: "invalid_request", 422: "invalid_request"}
 
 
 class Model:
@@ -39,6 +39,8 @@ class Model:
         answering = await self._client.open(ask.path, body, prefix)
         try:
             first = await anext(answering.body, b"")
+            if not first and answering.status == 200:
+                raise Unavailable("the engine ended a request without an answer", "try again")
             if answering.status != 200:
                 told = first + b"".join([part async for part in answering.body])
                 raise _refused(answering.status, told)

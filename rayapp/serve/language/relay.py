@@ -1,13 +1,14 @@
 """An engine's answer, on its way to the caller: counted, kept for the log, and without what only
 the engine's makers need."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from rayapp.errors import Unavailable
+from rayapp.serve.language.said import Said
 from rayapp.serve.wire.openai import Asked
 from rayapp.serve.wire.sse import DONE, EventReader
 
@@ -15,9 +16,9 @@ _MAY_BE_NULL = {*("logprobs", "finish_reason", "content", "refusal")}
 """Of a choice, what OpenAI sends as null where there is nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by the engine's own count, of all choices together."""
+    """Tokens by the engine's own count, of all prompts and choices together."""
 
     num_prompt: int = 0
     num_cached: int = 0
@@ -32,35 +33,12 @@ class Usage:
             told.get("completion_tokens") or 0,
         )
 
-
-@dataclass(slots=True)
-class Said:
-    """What an answer says, by choice. text: of a completion or a message; calls: of tools."""
-
-    texts: dict[int, list[str]] = field(default_factory=dict)
-    calls: dict[int, list[Any]] = field(default_factory=dict)
-
-    def add(self, choice: Mapping[str, Any]) -> None:
-        at = choice.get("index") or 0
-        told = choice.get("delta") or choice.get("message") or choice
-        text = told.get("content") or told.get("reasoning") or told.get("text")
-        if text:
-            self.texts.setdefault(at, []).append(text)
-        if told.get("tool_calls"):
-            self.calls.setdefault(at, []).extend(told["tool_calls"])
-
-    def taken(self) -> list[dict[str, Any]]:
-        """By choice, and from now on nothing of it any more."""
-        found = [
-            {
-                "index": at,
-                **({"text": "".join(self.texts[at])} if at in self.texts else {}),
-                **({"tool_calls": self.calls[at]} if at in self.calls else {}),
-            }
-            for at in sorted({*self.texts, *self.calls})
-        ]
-        self.texts, self.calls = {}, {}
-        return found
+    def at_least(self, other: "Usage") -> "Usage":
+        return Usage(
+            max(self.num_prompt, other.num_prompt),
+            max(self.num_cached, other.num_cached),
+            max(self.num_output, other.num_output),
+        )
 
 
 class Relay:
@@ -76,29 +54,46 @@ class Relay:
         self.said = Said()
         """What was passed on."""
         self._coming: list[Mapping[str, Any]] = []
+        self._of_prompt: dict[int, int] = {}
+        self._of_choice: dict[int, int] = {}
         self.finish_reason: str | None = None
         self.is_done = False
+        self.failure: Unavailable | None = None
+        """Why nothing comes after the events that were made last, where the engine failed."""
 
     def events(self, data: bytes) -> list[dict[str, Any]]:
-        """Those that the caller is to get of what came now. Raises Unavailable where the engine
-        gave the answer up."""
+        """Those that the caller is to get of what came now."""
         found = []
         for told in self._reader.feed(data):
             if told == DONE:
                 self.is_done = True
                 continue
-            event = self._event(orjson.loads(told))
-            if event is not None:
-                found.append(event)
+            event = _loaded(told)
+            if event is None:
+                self.failure = Unavailable("the engine gave this answer up", "ask again")
+                break
+            shown = self._event(event)
+            if shown is not None:
+                found.append(shown)
         return found
 
+    def _count(self, told: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> None:
+        """Before the last event, whose counts are of all, vLLM's are of the one choice and its
+        prompt. They never fall, so that what was paid for stays so."""
+        of_these = Usage.of(told)
+        if choices:
+            at = choices[0].get("index") or 0
+            self._of_prompt[at // self._asked.num_choices] = of_these.num_prompt
+            self._of_choice[at] = of_these.num_output
+            prompts, outputs = self._of_prompt.values(), self._of_choice.values()
+            of_these = Usage(sum(prompts), of_these.num_cached, sum(outputs))
+        self.usage = self.usage.at_least(of_these)
+
     def _event(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        if "error" in event:
-            raise Unavailable("the engine gave this answer up before it was complete", "ask again")
         usage = event.pop("usage", None)
-        if usage is not None:
-            self.usage = Usage.of(usage)
         choices = event.get("choices") or []
+        if usage is not None:
+            self._count(usage, choices)
         for choice in choices:
             self._note(choice)
         if not choices:  # the last one, which has the token counts
@@ -116,8 +111,10 @@ class Relay:
         self._coming.clear()
 
     def document(self, body: bytes) -> dict[str, Any]:
-        """A whole answer that is no stream."""
-        document: dict[str, Any] = orjson.loads(body)
+        """A whole answer that is no stream. Raises Unavailable where it is not whole."""
+        document = _loaded(body)
+        if document is None:
+            raise Unavailable("the engine's answer broke off", "ask again")
         self.usage = Usage.of(document.get("usage") or {})
         for choice in document.get("choices") or []:
             self._note(choice)
@@ -137,6 +134,15 @@ class Relay:
         if "choices" in made:
             made["choices"] = [_without_nulls(choice) for choice in made["choices"]]
         return made
+
+
+def _loaded(told: bytes) -> dict[str, Any] | None:
+    """None for what is no answer."""
+    try:
+        found = orjson.loads(told)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and "error" not in found else None
 
 
 def _without_nulls(choice: Mapping[str, Any]) -> dict[str, Any]:

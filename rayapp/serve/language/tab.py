@@ -38,8 +38,9 @@ class Part:
 
 
 class Tab:
-    """tokens_at_a_time: of one part. record: writes a part down and ends its charge; what it raises
-    ends the answer. budgets: None where nobody's are set, and the cost is only told."""
+    """tokens_at_a_time: of one part. max_output_tokens: more do not come. record: writes a part
+    down and ends its charge; what it raises ends the answer. budgets: None where nobody's are set,
+    and the cost is only told."""
 
     def __init__(
         self,
@@ -47,12 +48,14 @@ class Tab:
         tenant: str | None,
         prices: Prices,
         tokens_at_a_time: int,
+        max_output_tokens: int,
         record: Callable[[Part], None],
     ) -> None:
         self._budgets = budgets
         self._tenant = tenant
         self._prices = prices
         self._tokens_at_a_time = tokens_at_a_time
+        self._max_output_tokens = max_output_tokens
         self._record = record
         self._charge: Charge | None = None
         self._number = 0
@@ -63,12 +66,12 @@ class Tab:
     async def begin(self, num_prompt: int) -> None:
         """Reserve the prompt and the first part. Raises RequestError 429 where the tenant's budget
         does not cover them."""
-        self._charge = await self._reserved(self._prices.of(num_prompt, self._tokens_at_a_time))
+        self._charge = await self._reserved(self._prices.of(num_prompt, self._num_next))
 
     async def grow(self, usage: Usage, said: Callable[[], list[dict[str, Any]]]) -> None:
         """To be awaited before what `usage` counts is given away. said: takes what was given since
-        the last part. Raises RequestError 429 where the budget does not cover it: then the answer
-        must end without it."""
+        the last part. Where it raises, the answer must end without it: RequestError 429 where the
+        budget does not cover it, or what `record` raises."""
         due = self._due(usage)
         num_new = usage.num_output - self._recorded.num_output
         if (
@@ -80,7 +83,7 @@ class Tab:
                 self.drop()  # nothing was given for it yet
             else:
                 self._part(said(), None)
-            step = self._prices.of(0, self._tokens_at_a_time)
+            step = self._prices.of(0, self._num_next)
             self._charge = await self._reserved(max(self._due(usage), step))
         self.given = usage
 
@@ -90,6 +93,12 @@ class Tab:
             self.is_over = True
             self._part(said, finish_reason)
 
+    @property
+    def _num_next(self) -> int:
+        """Tokens of the next part, at most."""
+        left = self._max_output_tokens - self._recorded.num_output
+        return max(0, min(self._tokens_at_a_time, left))
+
     def drop(self) -> None:
         """Nothing was given for what is reserved now."""
         if self._charge is not None:
@@ -98,7 +107,7 @@ class Tab:
 
     @property
     def cost_nano_usd(self) -> int:
-        """Of what was given so far."""
+        """Of what was given so far and is, or will be, recorded."""
         return self._prices.of(self.given.num_prompt, self.given.num_output)
 
     def _due(self, usage: Usage) -> int:
@@ -115,7 +124,11 @@ class Tab:
             self.given.num_cached - self._recorded.num_cached,
             self.given.num_output - self._recorded.num_output,
         )
-        self._record(Part(self._number, usage, said, finish_reason, charge))
+        try:
+            self._record(Part(self._number, usage, said, finish_reason, charge))
+        except BaseException:  # it is not paid for either, so nothing may follow it
+            self.is_over, self.given = True, self._recorded
+            raise
         self._number += 1
         self._recorded = self.given
 

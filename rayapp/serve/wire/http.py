@@ -227,7 +227,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise RequestError(
             f"the body has {size if not more else f'more than {size}'} bytes, "
             f"at most {max_bytes} are taken",
-            "send fewer rows in each request",
+            "send less in each request",
             413,
             "body_too_large",
         )

@@ -12,6 +12,7 @@ import orjson
 
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
+from rayapp.schemas.language import prompts_of
 from rayapp.serve.wire.http import Response, json_response
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -50,6 +51,14 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "min_tokens": (0, 10**7),
     "top_logprobs": (0, 20),
 }
+MAX_DEPTH = 64
+"""Of objects and lists within each other."""
+_OF_TEMPLATES = {
+    *("conversation", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+"""What templates are applied with. It is ours to say: `chat_template` for one is a program."""
 _CONTENT: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
 _TYPES = {
     400: "invalid_request_error",
@@ -64,9 +73,10 @@ _QUOTA = ("budget_exceeded", "insufficient_quota")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for. fields: its body as a mapping. num_choices: answers that it wants.
-    max_tokens: of each of them, None where it does not say. is_stream: as server-sent events.
-    wants_usage: a stream's last event but one is to have the token counts."""
+    """What a request asks for. fields: its body as a mapping. num_choices: answers that it wants to
+    each of num_prompts prompts. max_tokens: of each answer, None where it does not say. is_stream:
+    as server-sent events. wants_usage: a stream's last event but one is to have the token
+    counts."""
 
     kind: Kind
     model: str
@@ -75,6 +85,11 @@ class Asked:
     max_tokens: int | None = None
     is_stream: bool = False
     wants_usage: bool = False
+    num_prompts: int = 1
+
+    @property
+    def num_answers(self) -> int:
+        return self.num_choices * self.num_prompts
 
 
 def parse(path: str, body: bytes, max_choices: int) -> Asked:
@@ -87,6 +102,9 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
         raise _wrong(f"the body is no JSON in UTF-8 ({error})", "send one JSON object") from None
     if not isinstance(fields, dict):
         raise _wrong(f"the body is a {_type(fields)}", "send one JSON object")
+    if _is_deep(fields):
+        what = f"objects and lists are more than {MAX_DEPTH} deep within each other"
+        raise _wrong(what, "send something flatter")
     _check_names(kind, fields)
     model = fields.get("model")
     if not isinstance(model, str):
@@ -96,13 +114,10 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
         raise _wrong(f"`{content}` is {_told(fields.get(content))}", f"send `{content}`", content)
     if kind == "chat":
         _check_messages(fields[content])
+        _check_template(fields)
     if kind == "embedding":
         return Asked(kind, model, fields)
     _check_ranges(fields)
-    options = fields.get("stream_options") or {}
-    if not isinstance(options, dict) or (options and not fields.get("stream")):
-        what = f"`stream_options` is {_told(options)} and `stream` {_told(fields.get('stream'))}"
-        raise _wrong(what, "send an object, with `stream`: true", "stream_options")
     return Asked(
         kind,
         model,
@@ -110,7 +125,8 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
         _whole(fields, "n", 1, max_choices) or 1,
         fields.get("max_completion_tokens") or fields.get("max_tokens"),
         _flag(fields, "stream"),
-        bool(options.get("include_usage")),
+        _wants_usage(fields),
+        1 if kind == "chat" else len(prompts_of(fields[content])),
     )
 
 
@@ -157,7 +173,7 @@ def error_fields(status: int, kind: str, error: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_names(kind: Kind, fields: Mapping[str, Any]) -> None:
-    for name in fields.keys() - _FIELDS[kind]:
+    for name in sorted(fields.keys() - _FIELDS[kind]):
         if name in _NO_EFFECT_HERE and not fields[name]:
             continue
         if fields[name] is None:
@@ -183,6 +199,44 @@ def _check_messages(messages: Any) -> None:
                 'each message is an object with `role` and `content`: {"role": "user", …}',
                 f"messages[{at}]",
             )
+
+
+def _check_template(fields: Mapping[str, Any]) -> None:
+    given = fields.get("chat_template_kwargs")
+    if given is None:
+        return
+    if not isinstance(given, dict) or given.keys() & _OF_TEMPLATES:
+        ours = sorted(given.keys() & _OF_TEMPLATES) if isinstance(given, dict) else ()
+        what = (
+            f"`chat_template_kwargs` is {_told(given)}{' with ' if ours else ''}{', '.join(ours)}"
+        )
+        raise _wrong(what, "send an object of the template's own variables", "chat_template_kwargs")
+
+
+def _wants_usage(fields: Mapping[str, Any]) -> bool:
+    """Of a stream: whether its last event but one is to have the token counts."""
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict) or (options and not fields.get("stream")):
+        what = f"`stream_options` is {_told(options)} and `stream` {_told(fields.get('stream'))}"
+        raise _wrong(what, "send an object, with `stream`: true", "stream_options")
+    for name in sorted(options.keys() - {"include_usage"}):
+        if options[name]:
+            what = f"there is no field {shown(name)} in `stream_options`"
+            raise _wrong(what, "leave it out: it would have no effect", "stream_options")
+    return _flag(options, "include_usage")
+
+
+def _is_deep(value: Any) -> bool:
+    """Looked at level by level: a walk down would end with Python's own stack."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for some in inside for one in some if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _check_ranges(fields: Mapping[str, Any]) -> None:

@@ -17,9 +17,9 @@ class EventReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that are complete by now."""
+        """The data of the events that are complete by now; comments have none."""
         *events, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(_END)
-        return [_data_of(event) for event in events if event.strip()]
+        return [data for event in events if (data := _data_of(event))]
 
 
 def _data_of(event: bytes) -> bytes:

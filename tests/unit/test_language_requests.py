@@ -1,0 +1,166 @@
+"""What callers may send, and what an engine is sent for it."""
+
+from typing import Any
+
+import orjson
+import pytest
+from language_case import CHAT, COMPLETIONS, EMBEDDINGS, LanguageCase
+
+from rayapp.errors import RequestError
+from rayapp.serve.wire.openai import MAX_DEPTH, Asked, for_engine, parse
+
+HELLO = [{"role": "user", "content": "hello"}]
+NESTED: Any = None
+for _ in range(MAX_DEPTH):
+    NESTED = [NESTED]
+
+
+def asked(path: str = CHAT, **fields: Any) -> Asked:
+    content = {CHAT: {"messages": HELLO}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
+    made = {"model": "big", **content[path], **fields}
+    return parse(path, orjson.dumps(made), max_choices=4)
+
+
+def refused(body: bytes, path: str = CHAT) -> RequestError:
+    with pytest.raises(RequestError) as error:
+        parse(path, body, max_choices=4)
+    assert (error.value.status, error.value.kind) == (400, "invalid_request")
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "no JSON in UTF-8"),
+        (b"{", "no JSON in UTF-8"),
+        (b'{"model": "\xff"}', "no JSON in UTF-8"),
+        (b'{"model": "\\ud800"}', "no JSON in UTF-8"),
+        (b'{"temperature": NaN}', "no JSON in UTF-8"),
+        (b"[" * 5000, "no JSON in UTF-8"),
+        (b"[]", "the body is a list"),
+        (b"null", "the body is a null"),
+        (b'"text"', "the body is a text"),
+        (b"{}", "`model` is missing"),
+        (b'{"model": 1}', "`model` is 1"),
+        (b'{"model": "big"}', "`messages` is missing"),
+    ],
+)
+def test_bodies_that_are_no_request(body: bytes, says: str) -> None:
+    assert says in refused(body).what
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"temprature": 1}, "temprature", "there is no field 'temprature'"),
+        ({"store": True}, "store", "there is no field 'store'"),
+        ({"messages": []}, "messages", "`messages` is a list of 0"),
+        ({"messages": "hello"}, "messages", "`messages` is a text"),
+        ({"messages": ["hello"]}, "messages[0]", "messages[0] is 'hello'"),
+        ({"messages": [*HELLO, {"content": "x"}]}, "messages[1]", "messages[1] is a object of 1"),
+        ({"n": 5}, "n", "`n` is 5, must be a whole number from 1 to 4"),
+        ({"n": 0}, "n", "must be a whole number"),
+        ({"n": True}, "n", "must be a whole number"),
+        ({"n": "2"}, "n", "must be a whole number"),
+        ({"temperature": 2.1}, "temperature", "must be a number from 0 to 2"),
+        ({"temperature": "1"}, "temperature", "must be a number"),
+        ({"temperature": True}, "temperature", "must be a number"),
+        ({"top_p": -0.1}, "top_p", "must be a number from 0 to 1"),
+        ({"presence_penalty": -3}, "presence_penalty", "from -2 to 2"),
+        ({"frequency_penalty": 3}, "frequency_penalty", "from -2 to 2"),
+        ({"max_tokens": 0}, "max_tokens", "from 1 to"),
+        ({"max_tokens": 1.5}, "max_tokens", "must be a whole number"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens", "from 1 to"),
+        ({"min_tokens": -1}, "min_tokens", "from 0 to"),
+        ({"top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "both say"),
+        ({"stream": "yes"}, "stream", "must be true or false"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "`stream` missing"),
+        ({"stream": True, "stream_options": [1]}, "stream_options", "is a list of 1"),
+        (
+            {"stream": True, "stream_options": {"include_usage": "yes"}},
+            "include_usage",
+            "must be true or false",
+        ),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True}},
+            "stream_options",
+            "there is no field 'continuous_usage_stats'",
+        ),
+        ({"tools": NESTED}, None, "deep"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs", "is 'x'"),
+        (
+            {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}},
+            "chat_template_kwargs",
+            "with chat_template",
+        ),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", "with tokenize"),
+    ],
+)
+def test_fields_that_are_wrong_or_would_have_no_effect(
+    fields: dict[str, Any], param: str | None, says: str
+) -> None:
+    error = refused(orjson.dumps({"model": "big", "messages": HELLO, **fields}))
+    assert says in error.what
+    assert error.param == param
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (COMPLETIONS, {"prompt": ""}),
+        (COMPLETIONS, {"prompt": []}),
+        (COMPLETIONS, {"messages": HELLO, "prompt": "a"}),
+        (COMPLETIONS, {"prompt": "a", "max_completion_tokens": 1}),
+        (COMPLETIONS, {"prompt": "a", "tools": [1]}),
+        (EMBEDDINGS, {"input": ""}),
+        (EMBEDDINGS, {"input": "a", "temperature": 1}),
+        (EMBEDDINGS, {"input": "a", "stream": True}),
+    ],
+)
+def test_each_path_has_fields_of_its_own(path: str, fields: dict[str, Any]) -> None:
+    refused(orjson.dumps({"model": "big", **fields}), path)
+
+
+def test_what_asks_for_nothing_may_be_said() -> None:
+    found = asked(store=False, metadata=None, service_tier=None, foo=None, n=None, stream=None)
+    assert (found.num_choices, found.max_tokens, found.is_stream) == (1, None, False)
+    assert not asked(stream=True, stream_options={"include_obfuscation": False}).wants_usage
+    sent = orjson.loads(for_engine(asked(store=False, foo=None, user="me"), "e", 3, None))
+    assert sent == {"model": "e", "messages": HELLO, "max_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "num_answers"),
+    [
+        (CHAT, {"n": 3}, 3),
+        (COMPLETIONS, {"prompt": "a b", "n": 3}, 3),
+        (COMPLETIONS, {"prompt": [1, 2]}, 1),
+        (COMPLETIONS, {"prompt": ["a", "b"], "n": 2}, 4),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]]}, 2),
+    ],
+)
+def test_how_many_answers_a_request_wants(
+    path: str, fields: dict[str, Any], num_answers: int
+) -> None:
+    assert asked(path, **fields).num_answers == num_answers
+
+
+def test_an_engine_is_sent_the_rest_as_it_is() -> None:
+    fields = {"temperature": 0.5, "tools": [{"a": None}], "stop": ["\n"], "seed": 1}
+    sent = orjson.loads(for_engine(asked(**fields, stream=True), "e", 3, "acme"))
+    assert sent.items() >= fields.items()
+    assert sent["cache_salt"] == "acme"
+    sent = orjson.loads(for_engine(asked(EMBEDDINGS, dimensions=2, user="me"), "e", 0, "acme"))
+    assert sent == {"model": "e", "input": "a", "dimensions": 2}
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, EMBEDDINGS])
+async def test_a_refusal_reaches_no_engine(path: str) -> None:
+    case = LanguageCase()
+    for body in (b"{", b'{"model": "big", "messages": 1}', b'{"model": "big", "input": ""}'):
+        answer = await case.post(path, body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "invalid_request"
+    assert [engine.asked for engine in case.engines.values()] == [[], [], []]
+    assert case.is_idle()
