@@ -1,12 +1,13 @@
 """A serving config, put into effect: what it names must be there, or what answers now stays."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from rayapp.config.language import LanguageConfig
 from rayapp.config.serving import EndpointConfig, GatewayConfig, ServeFile, ServingConfig
+from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
 from rayapp.flows.passed import passed
 from rayapp.flows.room import tell_if_it_waits
@@ -78,13 +79,19 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     release may still come.
 
     Raises UserError for what could never answer: a workspace without a ledger, a release that is
-    not there or not the endpoint's, a declared answer of another length; GateRefused for a release
-    that a gate refused; and WorkspaceError where the store does not answer.
+    not there or not the endpoint's, a rule or an arm that gives units to an endpoint nothing was
+    released for, a declared answer of another length; GateRefused for a release that a gate
+    refused; and WorkspaceError where the store does not answer.
     """
     workspace = _workspace(session, config)
     released = champions(Ledger.of(workspace, "deploy"))
     if not config.endpoints:
         return set(released)
+    for name, endpoint in config.endpoints.items():
+        _check_arms(name, endpoint, released)
+        for feed in endpoint.feeds:
+            if newest(workspace, feed) is None:
+                session.say(f"endpoint {name!r}: feed {feed!r} was never published")
     for unknown in sorted(config.named() - released.keys()):
         session.say(f"nothing was released for endpoint {unknown!r}{_near(unknown, released)}")
     for name, endpoint in config.endpoints.items():
@@ -94,6 +101,17 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
         if name in released:
             _check_answers(workspace, name, endpoint, released[name])
     return released.keys() & config.endpoints.keys()
+
+
+def _check_arms(name: str, endpoint: EndpointConfig, released: Collection[str]) -> None:
+    """Units would get 503 there, and no replica would ever be ready."""
+    for arm in endpoint.arms():
+        if arm.endpoint is not None and arm.endpoint not in released:
+            raise UserError(
+                f"`endpoints`: {name}: units are given to endpoint {arm.endpoint!r}, for which "
+                f"nothing was released{_near(arm.endpoint, released)}",
+                "release something for it first, or name another; released is: rayapp releases",
+            )
 
 
 def _workspace(session: Session, config: GatewayConfig) -> Workspace:

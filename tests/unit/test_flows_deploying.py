@@ -51,6 +51,21 @@ def test_what_is_there_is_fine(site: Any) -> None:
     assert check_named(site[0], ServingConfig()) == {ENDPOINT}
 
 
+def test_no_units_are_given_to_an_endpoint_without_a_release(site: Any) -> None:
+    """They would get 503, and no replica would be ready after a restart."""
+    arms = {"new": {"endpoint": f"{ENDPOINT}s", "share": 0.5}}
+    with pytest.raises(UserError, match=f"nothing was released; did you mean '{ENDPOINT}'"):
+        check(site, split={"salt": "s", "arms": arms})
+    rules = [{"name": "r", "when": {"tenants": ["acme"]}, "endpoint": "nobody"}]
+    with pytest.raises(UserError, match="units are given to endpoint 'nobody'"):
+        check(site, rules=rules)
+
+
+def test_a_feed_that_was_never_published_is_told(site: Any) -> None:
+    check(site, feeds=["nofeed"])
+    assert site[1][-1] == f"endpoint {ENDPOINT!r}: feed 'nofeed' was never published"
+
+
 @pytest.mark.parametrize(
     ("release", "error", "says"),
     [

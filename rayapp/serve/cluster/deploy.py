@@ -70,8 +70,8 @@ def grpc_options(
         kept = running if running["grpc_servicer_functions"] else "none"
         raise UserError(
             f"Serve runs with other grpc_options ({kept}), and keeps them until it ends",
-            'end it, which takes its endpoints away until the next deployment: eval "$(rayapp env)"'
-            " && serve shutdown -y, and submit again",
+            'end it, which takes its endpoints away until the next deployment: env="$(rayapp env)" '
+            '&& eval "$env" && serve shutdown -y, and submit again',
         )
     return options
 
