@@ -55,7 +55,7 @@ class Trouble:
     """What goes wrong with requests. is_away: nobody can be asked. status: of an answer that is the
     engine's own mistake. hangs_at, breaks_at, ends_at, errs_at: the number of an event, or of a
     whole answer's half: there it stays, raises Unavailable, ends without a word, or sends an error
-    event. hangs_before: an answer begins."""
+    event. hangs_before: an answer begins. goes_on: ends what hangs there."""
 
     is_away: bool = False
     status: int | None = None
@@ -64,6 +64,7 @@ class Trouble:
     breaks_at: int | None = None
     ends_at: int | None = None
     errs_at: int | None = None
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -89,7 +90,7 @@ class FakeLlm:
         self.num_ongoing += 1
         try:
             if self.trouble.hangs_before:
-                await asyncio.Event().wait()
+                await self.trouble.goes_on.wait()
             status = refused[0] if refused else 200
             found = self._document(refused[1]) if refused else self._answer(path, fields)
             started = self._counted(found)
@@ -157,7 +158,7 @@ class FakeLlm:
         await asyncio.sleep(0)
         trouble = self.trouble
         if number == trouble.hangs_at:
-            await asyncio.Event().wait()
+            await trouble.goes_on.wait()
         if number == trouble.breaks_at:
             raise Unavailable("the replica is gone", "try again")
         return number == trouble.ends_at
