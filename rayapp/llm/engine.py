@@ -8,7 +8,6 @@ probabilities), it does here as it does alone, and a gateway pays one call for a
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
 from rayapp.config.language import EngineConfig
+from rayapp.llm.pulse import EngineStalled, Pulse
 from rayapp.llm.weights import local_path, local_weights
 from rayapp.schemas.language import Prefix, WeightsRef
 from rayapp.storage import Workspace
@@ -39,10 +39,6 @@ _PROBES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class EngineStalled(Exception):
-    """The engine is alive and generates nothing."""
-
-
 class Engine(LLMServer):
     """LLMServer that is sure of its weights before it loads them, passes on vLLM's own interface,
     and is unhealthy once it generates nothing, whatever vLLM says of its health."""
@@ -57,10 +53,8 @@ class Engine(LLMServer):
     ) -> None:
         configure_logging()
         await asyncio.to_thread(local_weights, weights, workspace)
-        self._config = config
         self._task = weights.task
-        self._moved_s = time.monotonic()
-        self._num_open = 0
+        self._pulse = Pulse(self._probe, config.probe_every_s, config.stall_s)
         await super().__init__(llm_config)
         assert self.engine is not None
         self._app: Any = await self.engine.build_asgi_app()
@@ -72,10 +66,9 @@ class Engine(LLMServer):
         has led to this replica."""
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         answering = asyncio.create_task(self._answer(path, body, messages))
-        self._num_open += 1
         try:
             while (message := await messages.get()) is not None:
-                self._moved_s = time.monotonic()
+                self._pulse.beat()
                 if message["type"] == "http.response.start":
                     yield int(message["status"])
                     continue
@@ -90,7 +83,6 @@ class Engine(LLMServer):
                     yield b"".join(parts)
             await answering  # raises what vLLM did not turn into an answer
         finally:
-            self._num_open -= 1
             answering.cancel()
 
     async def _answer(
@@ -114,24 +106,14 @@ class Engine(LLMServer):
             messages.put_nowait(None)
 
     async def check_health(self) -> None:
-        """Raises where the engine is dead, or generates nothing: for those who wait for it, or for
-        a probe of its own where nobody does."""
+        """Raises where the engine is dead, or generates nothing."""
         await super().check_health()
-        quiet_s = time.monotonic() - self._moved_s
-        if self._num_open:
-            if quiet_s > self._config.stall_s:
-                raise EngineStalled(f"{self._num_open} requests wait, none got on for {quiet_s} s")
-        elif quiet_s > self._config.probe_every_s:
-            await self._probe()
+        await self._pulse.check()
 
     async def _probe(self) -> None:
         path, asked = _PROBES[self._task]
         body = json.dumps({"model": self._llm_config.model_id, **asked}).encode()
-        try:
-            async with asyncio.timeout(self._config.stall_s):
-                answer = [part async for part in self.open(path, body)]
-        except TimeoutError:
-            raise EngineStalled(f"a probe got nothing in {self._config.stall_s} s") from None
+        answer = [part async for part in self.open(path, body)]
         if answer[0] != 200:
             raise EngineStalled(f"a probe was answered with {answer}")
 
