@@ -180,6 +180,7 @@ class Caller:
         self._changed = asyncio.Event()
         self.is_reading = asyncio.Event()
         self.is_reading.set()
+        self.breaks: Exception | None = None
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -195,6 +196,8 @@ class Caller:
         self.task = asyncio.create_task(app(scope, self._inbox.get, self._send))
 
     async def _send(self, message: Any) -> None:
+        if self.breaks is not None:
+            raise self.breaks
         await self.is_reading.wait()
         if message["type"] == "http.response.start":
             self.status = message["status"]

@@ -307,3 +307,14 @@ def test_events_come_in_any_pieces(size: int, newline: bytes) -> None:
     for at in range(0, len(body), size):
         found += reader.feed(body[at : at + size])
     assert [orjson.loads(data) for data in found] == [*told, 1]
+
+
+async def test_one_that_cannot_even_be_sent_the_beginning_leaves_nothing(
+    case: LanguageCase,
+) -> None:
+    caller = case.caller(chat(stream=True))
+    caller.breaks = ConnectionResetError("gone")
+    with pytest.raises(ConnectionResetError):
+        await caller.done()
+    assert case.is_idle()
+    assert figures(case)[1:] == (0, "failed")

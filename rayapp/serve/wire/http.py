@@ -265,13 +265,19 @@ async def respond(send: Send, response: Response | Streamed, headers: Sequence[H
     if isinstance(response, Response):
         start.append((b"content-length", str(len(response.body)).encode()))
     start += [*response.headers, *headers]
-    await send({"type": "http.response.start", "status": response.status, "headers": start})
+    begin = {"type": "http.response.start", "status": response.status, "headers": start}
     if isinstance(response, Response):
+        await send(begin)
         await send({"type": "http.response.body", "body": response.body})
         return
+    to_send: list[MutableMapping[str, Any]] = [begin]
 
     async def emit(piece: bytes) -> None:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        # the start goes with the first piece, so that `write` sees whatever goes wrong with it
+        to_send.append({"type": "http.response.body", "body": piece, "more_body": True})
+        while to_send:
+            await send(to_send.pop(0))
 
     await response.write(emit)
-    await send({"type": "http.response.body", "body": b""})
+    for message in (*to_send, {"type": "http.response.body", "body": b""}):
+        await send(message)
