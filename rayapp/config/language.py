@@ -56,9 +56,10 @@ class EngineConfig(Config):
     """Of the requests, so many may be asked again of another replica when one is dead or full; none
     whose answer has begun."""
     probe_every_s: float = Field(default=10, gt=0)
-    """How often a replica that answers nobody must generate one token to show that it can."""
+    """A replica that was silent for so long, as nobody asked or whole answers take long, must
+    generate one token to show that it can."""
     stall_s: float = Field(default=30, gt=0)
-    """A replica that generates nothing for so long though it was asked is replaced."""
+    """One that takes longer for that, and gives nobody else anything either, is replaced."""
     is_prefix_aware: bool = False
     """Requests go where the beginning of their prompt was answered before, unless that replica has
     much more to do than others."""
@@ -66,6 +67,9 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
         check_replicas(self.min_replicas, self.max_replicas)
+        odd = sorted(name for name in self.arguments if not name.isidentifier())
+        if odd:
+            raise ValueError(f"`arguments`: {odd[0]!r} must be written with underscores")
         ours = sorted(OURS & self.arguments.keys())
         if ours:
             raise ValueError(f"`arguments`: {ours} are set by other settings, or by us")
@@ -106,7 +110,7 @@ class ModelConfig(Config):
     """null: nothing, as for usd_per_million_output_tokens."""
     usd_per_million_output_tokens: TokenPrice | None = None
     max_output_tokens: int = Field(default=1024, ge=1)
-    """Of one answer, where a caller does not ask for fewer; never more than the context leaves."""
+    """Of one answer, where a caller does not say how many; never more than the context leaves."""
     timeout_ms: float | None = Field(default=None, gt=0)
     """The engine has so long until an answer begins, or is complete where it is not streamed,
     before the next of `fallback` is asked."""
@@ -154,6 +158,11 @@ class LanguageConfig(GatewayConfig):
                     raise ValueError(
                         f"`models`: {name}: fallback {fallback.model!r} is no other model"
                     )
+            if model.timeout_ms is not None and model.timeout_ms >= self.deadline_ms:
+                raise ValueError(
+                    f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "
+                    f"deadline_ms {self.deadline_ms:g}"
+                )
         prices = [
             price
             for model in self.models.values()

@@ -1,0 +1,82 @@
+"""The config of a gateway of language models: what has an effect loads, and nothing else does."""
+
+import re
+from typing import Any
+
+import pytest
+from language_case import CONFIG, with_settings
+from pydantic import ValidationError
+
+from rayapp.config.language import EngineConfig, LanguageConfig, token_cost
+
+GPU = {"weights": "big", "accelerator": "H100"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"arguments": {"model": "x"}}, "`arguments`: ['model'] are set by other settings"),
+        ({"arguments": {"max-model-len": 5}}, "'max-model-len' must be written with underscores"),
+        ({"tensor_parallel_size": 2}, "need GPUs: set `accelerator`"),
+        (GPU | {"kv_cache_gib": 1}, "`kv_cache_gib` has no effect on GPUs"),
+        ({"is_prefix_aware": True}, "`is_prefix_aware` has no effect with one replica"),
+        ({"min_replicas": 2}, "`min_replicas` 2 is more than `max_replicas` 1"),
+        ({"weights": "Big Model"}, "should match pattern"),
+        ({"max_context_tokens": 1}, "greater than or equal to 16"),
+        ({"retry_share": 2}, "less than or equal to 1"),
+    ],
+)
+def test_engines(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        EngineConfig.model_validate({"weights": "big", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_gpus"),
+    [
+        ({"weights": "big"}, 0),
+        (GPU, 1),
+        (GPU | {"tensor_parallel_size": 2, "pipeline_parallel_size": 3}, 6),
+    ],
+)
+def test_gpus_of_a_replica(settings: dict[str, Any], num_gpus: int) -> None:
+    assert EngineConfig.model_validate(settings).num_gpus == num_gpus
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "says"),
+    [
+        ({"engine": "none"}, {}, "there is no engine 'none'"),
+        ({"timeout_ms": 5}, {}, "`timeout_ms` has no effect without `fallback`"),
+        ({"fallback": [{"model": "none"}]}, {}, "fallback 'none' is no other model"),
+        ({"fallback": [{"model": "big"}]}, {}, "fallback 'big' is no other model"),
+        (
+            {"fallback": [{"model": "small"}], "timeout_ms": 5000},
+            {"deadline_ms": 5000},
+            "big: timeout_ms 5000 has no effect with deadline_ms 5000",
+        ),
+        ({"usd_per_million_input_tokens": 0}, {}, "greater than or equal to 0.001"),
+        ({"max_output_tokens": 0}, {}, "greater than or equal to 1"),
+        ({}, {"budgets": {"default_usd": 1}}, "`budgets` has no effect without prices"),
+        ({}, {"min_replicas": 3}, "`min_replicas` 3 is more than `max_replicas` 2"),
+        ({}, {"redacts": "some"}, "'nothing', 'contacts' or 'text'"),
+        ({}, {"max_choices": 0}, "greater than or equal to 1"),
+        ({}, {"record_every_tokens": 0}, "greater than or equal to 1"),
+        ({}, {"engines": {}}, "at least 1 item"),
+        ({}, {"usd_per_1000_rows": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_gateways(model: dict[str, Any], settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        with_settings({"big": model}, **settings)
+
+
+def test_an_engine_that_no_model_names() -> None:
+    spare = CONFIG["engines"] | {"spare": {"weights": "spare"}}
+    with pytest.raises(ValidationError, match="`engines`: spare has no effect: no model names it"):
+        LanguageConfig.model_validate({**CONFIG, "engines": spare})
+
+
+@pytest.mark.parametrize(("usd", "nano_usd"), [(None, 0), (0.001, 1), (0.15, 150), (15.0, 15_000)])
+def test_prices_are_whole_billionths_of_a_dollar(usd: float | None, nano_usd: int) -> None:
+    assert token_cost(usd) == nano_usd
