@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Protocol
 
 import ray
@@ -34,7 +33,7 @@ from rayapp.serve.front import Front
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.loading import Inline, Judged, Store
 from rayapp.serve.meter import ServeMeter
-from rayapp.serve.pool.client import Pool, Pooled
+from rayapp.serve.pool.client import Pool, Pooled, pinned_in
 from rayapp.serve.pool.replica import planner, pool
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.tracing.otlp import OtlpTracer
@@ -123,7 +122,7 @@ class GatewayReplica(GrpcMethods):
             parts.log.feedback,
             meter,
             Background(
-                partial(look, keys, flags, follower, parts.feeds),
+                Lookout(config, keys, follower, made, flags, parts.feeds).look,
                 config.follow_every_ms / 1000,
                 commit,
                 config.commit_every_s,
@@ -148,22 +147,28 @@ class GatewayReplica(GrpcMethods):
         return self._load.figures()
 
 
-def look(
-    keys: KeyRing,
-    flags: Flags | None,
-    follower: ChampionFollower,
-    feeds: Feeds | None,
-    patience_s: float | None,
-) -> None:
-    """See what has moved, what must be quick first. Only a start, which has all the patience, waits
-    for feeds to be read: a table takes seconds, and revocations and rollbacks come by the next
-    look."""
-    keys.refresh()
-    if flags is not None:
-        flags.refresh()
-    follower.refresh(patience_s)
-    if feeds is not None:
-        feeds.refresh(None if patience_s is None else 0)
+@dataclass(frozen=True)
+class Lookout:
+    """Sees what has moved, and tells pools what follows from it. Only a start, which has all the
+    patience, waits for feeds to be read: a table takes seconds, and revocations and rollbacks come
+    by the next look."""
+
+    config: ServingConfig
+    keys: KeyRing
+    follower: ChampionFollower
+    pools: Mapping[str, Pool]
+    flags: Flags | None
+    feeds: Feeds | None
+
+    def look(self, patience_s: float | None) -> None:
+        self.keys.refresh()
+        if self.flags is not None:
+            self.flags.refresh()
+        self.follower.refresh(patience_s)
+        for name, one in self.pools.items():
+            one.keep_pinned(pinned_in(name, self.config, self.follower.current))
+        if self.feeds is not None:
+            self.feeds.refresh(None if patience_s is None else 0)
 
 
 def make_opener(

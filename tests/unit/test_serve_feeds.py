@@ -21,7 +21,7 @@ from rayapp.serve.background import REFRESH_S
 from rayapp.serve.endpoints import lookup
 from rayapp.serve.feeds import LOOK_EVERY_S, Feeds, Values
 from rayapp.serve.follow import release_key
-from rayapp.serve.replica import look
+from rayapp.serve.replica import Lookout
 from rayapp.storage import sha256
 
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
@@ -375,13 +375,14 @@ def test_a_table_that_is_being_read_holds_up_no_key_and_no_champion(
         key_id="0" * 12, tenant="acme", role="caller", secret_sha256=digest
     )
     case.promote("r2")
-    look(case.ring, None, case.follower, store.feeds, REFRESH_S)
+    lookout = Lookout(case.config, case.ring, case.follower, {}, None, store.feeds)
+    lookout.look(REFRESH_S)
     assert case.follower.current[ENDPOINT].release_id == "r2"
     principal = case.ring.identify(f"Bearer rk_{'0' * 12}_{secret}".encode())
     assert principal is not None
     assert store.feeds.current["trips"] is before
     gate.set()
-    look(case.ring, None, case.follower, store.feeds, None)
+    lookout.look(None)
     assert store.feeds.current["trips"].digest != before.digest
 
 

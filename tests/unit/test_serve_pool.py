@@ -76,13 +76,59 @@ def test_a_new_replica_starts_with_what_is_asked_for_most() -> None:
     planner = Planner(0.6, lambda: now_s)
     planner.report("r1", report(a=0.1, b=0.3))
     planner.report("r2", report(b=0.1, c=0.2))
-    planner.pin("endpoint", {"p": 10})
+    planner.pin({"p": 10})
     assert list(planner.first(30)) == ["p", "b", "c"]
-    planner.pin("endpoint", {"p2": 10})  # its next release
-    assert list(planner.first(10)) == ["p2"]
-    assert planner.report("r1", report())[1] == {"p2"}
+    assert list(planner.first(10)) == ["p"]
+    assert planner.report("r1", report()).pinned == {"p"}
     now_s += SILENT_AFTER_S + 1
-    assert list(planner.first(30)) == ["p2"]  # nobody has been heard of since
+    assert list(planner.first(30)) == ["p"]  # nobody has been heard of since
+
+
+class Pins:
+    """A planner, and what gateways say to it: every second, in turn, for as long as they live."""
+
+    def __init__(self, *gateways: dict[str, int]) -> None:
+        self.now_s = 0.0
+        self.gateways = list(gateways)
+        self.planner = Planner(0.6, lambda: self.now_s)
+        self.shelved = {"a", "b", "x"}
+        """What a replica that holds all of them has pinned, x by somebody who is gone."""
+
+    def pass_s(self, seconds: int) -> set[str]:
+        for _ in range(seconds):
+            for gateway in self.gateways:
+                self.planner.pin(gateway)
+                plan = self.planner.report("r1", report())
+                self.shelved |= plan.pinned
+                if plan.knows_all:
+                    self.shelved &= plan.pinned
+            self.now_s += 1
+        return self.shelved
+
+
+def test_a_planner_that_starts_unpins_nothing_before_it_has_heard_all() -> None:
+    pins = Pins({"a": 10}, {"b": 10})
+    assert pins.pass_s(2) == {"a", "b", "x"}
+    assert pins.pass_s(20) == {"a", "b"}
+    pins.planner = Planner(0.6, lambda: pins.now_s)  # it died
+    assert pins.pass_s(1) == {"a", "b"}
+    pins.gateways = []
+    pins.now_s += 60
+    assert pins.planner.report("r1", report()).pinned == {"a", "b"}
+    pins.gateways = [{"a": 10}]  # the first of those that come back
+    assert pins.pass_s(1) == {"a", "b"}
+    assert pins.pass_s(20) == {"a"}
+
+
+def test_a_pin_moves_with_the_last_gateway_that_says_it() -> None:
+    pins = Pins({"a": 10}, {"a": 10})
+    pins.pass_s(20)
+    pins.gateways[0] = {"b": 10}  # has loaded the next champion
+    assert pins.pass_s(20) == {"a", "b"}
+    pins.gateways[1] = {"b": 10}
+    assert pins.pass_s(20) == {"b"}
+    pins.gateways = [{}]  # of a configuration that pins nothing
+    assert pins.pass_s(20) == set()
 
 
 # router

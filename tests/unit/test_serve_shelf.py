@@ -133,9 +133,25 @@ async def test_a_pinned_model_stays_and_comes_at_any_cost() -> None:
     with pytest.raises(Unavailable):
         await site.shelf.prepare("second", 60, is_pinned=True)
     assert "pinned" in site.shelf.held()
+    site.shelf.pin(frozenset(), are_all=False)
+    with pytest.raises(Unavailable):
+        await site.shelf.prepare("second", 60, is_pinned=True)
     site.shelf.pin(frozenset())
     await site.shelf.prepare("second", 60, is_pinned=True)
     assert "pinned" not in site.shelf.held()
+
+
+async def test_one_that_is_pinned_while_it_loads_stays_so() -> None:
+    site = Site()
+    site.gates["pinned"] = asyncio.Event()
+    preparing = asyncio.create_task(site.shelf.prepare("pinned", 60, is_pinned=True))
+    await asyncio.sleep(0)
+    site.shelf.pin({"before it"})  # what is known of by whoever does not know that it comes
+    site.gates["pinned"].set()
+    await preparing
+    with pytest.raises(Unavailable):
+        await site.ask("hot", 60, times=50)
+    assert "pinned" in site.shelf.held()
 
 
 async def test_a_successor_inherits_the_place_of_the_one_before() -> None:

@@ -2,8 +2,10 @@
 whose."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -15,14 +17,18 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from rayapp.config.serving import PoolConfig
+from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
 from rayapp.serve.follow import Loaded, endpoint_of
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
+from rayapp.serve.pool.plan import PLANNER_WAIT_S
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 from rayapp.serve.wire.rows import row_encoder
 
+log = logging.getLogger("rayapp.serve.pool")
+
+PIN_EVERY_S = 1.0
 PREPARE_S = 120
 """Longer than this no new release is waited for; it is tried again."""
 _GONE = (
@@ -47,6 +53,7 @@ class Pool:
         self._handle = handle.options(_by_reference=False)
         self._planner = planner
         self._loop = asyncio.get_running_loop()
+        self._pinning: Future[None] | None = None
 
     def scorer(self, release_id: str, num_bytes: int) -> PoolScorer:
         ask = self._handle.options(method_name="score", multiplexed_model_id=release_id)
@@ -63,13 +70,11 @@ class Pool:
 
         return PoolScorer(call, self._config.max_batch_rows, self._config.max_calls)
 
-    def prepare(
-        self, endpoint: str, release_id: str, num_bytes: int, like: str | None, is_pinned: bool
-    ) -> None:
+    def prepare(self, release_id: str, num_bytes: int, like: str | None, is_pinned: bool) -> None:
         """Blocks until a replica holds the release, and all that hold `like` do. Called off the
         event loop. Raises Unavailable, or what loading it raises."""
         prepared = asyncio.run_coroutine_threadsafe(
-            self._prepared(endpoint, release_id, num_bytes, like, is_pinned), self._loop
+            self._prepared(release_id, num_bytes, like, is_pinned), self._loop
         )
         try:
             prepared.result(PREPARE_S)
@@ -80,17 +85,35 @@ class Pool:
                 "see the pool's replicas in the dashboard",
             ) from None
 
+    def keep_pinned(self, models: Mapping[str, int]) -> None:
+        """Say that these are never to be unloaded, as must be said again and again (plan.py). Does
+        not block, nor raise. Called off the event loop, by one thread at a time."""
+        if self._pinning is None or self._pinning.done():
+            pinning = self._pinned_a_while(models)
+            self._pinning = asyncio.run_coroutine_threadsafe(pinning, self._loop)
+
+    async def _pinned_a_while(self, models: Mapping[str, int]) -> None:
+        await self._pin(models)
+        await asyncio.sleep(PIN_EVERY_S)
+
+    async def _pin(self, models: Mapping[str, int]) -> None:
+        try:
+            async with asyncio.timeout(PLANNER_WAIT_S):
+                await self._planner.pin.remote(dict(models))
+        except Exception:  # it is away: what is held is kept meanwhile
+            log.warning("pool_without_planner", exc_info=True)
+
     async def _prepared(
-        self, endpoint: str, release_id: str, num_bytes: int, like: str | None, is_pinned: bool
+        self, release_id: str, num_bytes: int, like: str | None, is_pinned: bool
     ) -> None:
         try:
-            if is_pinned:
-                await self._planner.pin.remote(endpoint, {release_id: num_bytes})
             if like is not None:
                 followed = self._handle.broadcast("follow", release_id, num_bytes, like)
                 await followed.results_async()
             at_home = self._handle.options(method_name="prepare", multiplexed_model_id=release_id)
             await at_home.remote(release_id, num_bytes, is_pinned)
+            if is_pinned:  # now that it is there; the one before it stays so until it has gone
+                await self._pin({release_id: num_bytes})
         except _GONE as error:
             raise self._unavailable(error) from error
         except RayTaskError as error:
@@ -120,11 +143,21 @@ class Pooled:
         num_bytes = size_of(manifest.bundle)
         if previous is not None or is_pinned:
             like = previous.release_id if previous is not None else None
-            self._pool.prepare(endpoint, release_id, num_bytes, like, is_pinned)
+            self._pool.prepare(release_id, num_bytes, like, is_pinned)
         schema = manifest.bundle.bundle_schema
         scorer = self._pool.scorer(release_id, num_bytes)
         encoder = row_encoder(schema)
         return Loaded(endpoint, release_id, manifest, RowsOnly(schema), scorer, encoder)
+
+
+def pinned_in(pool: str, config: ServingConfig, current: Mapping[str, Loaded]) -> dict[str, int]:
+    """The champions that a pool has to keep, with their bytes."""
+    champions = [
+        current[name]
+        for name, endpoint in config.endpoints.items()
+        if endpoint.is_pinned and config.placement_of(name) == pool and name in current
+    ]
+    return {one.release_id: size_of(one.manifest.bundle) for one in champions}
 
 
 def size_of(bundle: BundleRef) -> int:

@@ -1,11 +1,12 @@
 """Which replicas of a pool should hold which models: a decision over what they report.
 
-    replica ── report: how busy, with which models ──▶ Planner (one actor of the cluster)
-            ◀─ models to load before they are asked ──
+    replica ── report: how busy, with which models ──▶ Planner ◀── pin: these must stay ── gateway
+            ◀─ models to load before they are asked ── (an actor)
 
 A model has as many copies as its own load needs. Copies that are too many are not taken away: they
 cool down, and make room when room is wanted (shelf.py). While there is no planner, replicas keep
-what they hold, and load what they are asked for.
+what they hold, and load what they are asked for. It remembers nothing that it is not told again
+every second, so one that has died is soon replaced by one that knows as much.
 """
 
 import math
@@ -13,8 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+PLANNER_WAIT_S = 2.0
+"""Longer than this nobody waits for the planner."""
 SILENT_AFTER_S = 5.0
-"""A replica that has not reported for so long is gone."""
+"""A replica that has not reported for so long is gone, and so is a gateway that was not heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,16 @@ class Report:
 
 Wanted = dict[str, int]
 """Models to load → their bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """For one replica. pinned: models that are never to be unloaded. knows_all: no gateway that
+    lives wants others to stay."""
+
+    wanted: Wanted
+    pinned: frozenset[str]
+    knows_all: bool
 
 
 def copies_wanted(
@@ -98,25 +111,38 @@ class Planner:
         self._target_busy = target_busy
         self._clock_s = clock_s
         self._reports: dict[str, tuple[float, Report]] = {}
-        self._pinned: dict[str, dict[str, int]] = {}
+        self._pinned: dict[str, tuple[float, int]] = {}
+        self._heard_from_s, self._heard_s = math.inf, -math.inf
 
-    def report(self, replica: str, report: Report) -> tuple[Wanted, frozenset[str]]:
-        """What this replica should load, and which models are never to be unloaded."""
-        self._reports[replica] = self._clock_s(), report
+    def report(self, replica: str, report: Report) -> Plan:
+        now_s = self._clock_s()
+        self._reports[replica] = now_s, report
         pinned = self._all_pinned()
         wanted = copies_wanted(self._alive(), pinned, self._target_busy)
-        return wanted[replica], frozenset(pinned)
+        return Plan(wanted[replica], frozenset(pinned), self._knows_all(now_s))
 
     def first(self, max_bytes: int) -> Wanted:
         return first_models(self._alive(), self._all_pinned(), max_bytes)
 
-    def pin(self, endpoint: str, models: Mapping[str, int]) -> None:
-        """The models of this endpoint that are never to be unloaded, in the place of those before
-        them."""
-        self._pinned[endpoint] = dict(models)
+    def pin(self, models: Mapping[str, int]) -> None:
+        """A gateway says which models are never to be unloaded, every second. One that none of them
+        says any more may be, a while later; but where none says anything, nothing is changed."""
+        now_s = self._clock_s()
+        if now_s - self._heard_s >= SILENT_AFTER_S:
+            self._heard_from_s = now_s
+        self._heard_s = now_s
+        self._pinned |= {model_id: (now_s, num_bytes) for model_id, num_bytes in models.items()}
+        if self._knows_all(now_s):
+            since_s = now_s - SILENT_AFTER_S
+            self._pinned = {m: found for m, found in self._pinned.items() if found[0] >= since_s}
+
+    def _knows_all(self, now_s: float) -> bool:
+        """Gateways have been heard for so long that none which lives can be missing. After a start,
+        or a silence, they are not: what serves would be unpinned until its gateway speaks."""
+        return now_s - self._heard_from_s >= SILENT_AFTER_S
 
     def _all_pinned(self) -> Wanted:
-        return {m: size for models in self._pinned.values() for m, size in models.items()}
+        return {model_id: num_bytes for model_id, (_, num_bytes) in self._pinned.items()}
 
     def _alive(self) -> dict[str, Report]:
         since_s = self._clock_s() - SILENT_AFTER_S

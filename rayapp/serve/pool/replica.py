@@ -20,7 +20,7 @@ from rayapp.serve.cluster.scaling import Load, ScalingPolicy
 from rayapp.serve.loading import Store
 from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.model import Model, Opener
-from rayapp.serve.pool.plan import ModelLoad, Planner, Report
+from rayapp.serve.pool.plan import PLANNER_WAIT_S, ModelLoad, Plan, Planner, Report
 from rayapp.serve.pool.router import HELD, ModelRouter
 from rayapp.serve.pool.scorer import Outcome, Part, Traces
 from rayapp.serve.pool.shelf import Shelf
@@ -32,7 +32,6 @@ from rayapp.telemetry import configure_logging
 log = logging.getLogger("rayapp.serve.pool")
 
 REPORT_EVERY_S = 1.0
-PLANNER_WAIT_S = 2.0
 
 
 def planner(name: str, config: PoolConfig) -> Any:
@@ -158,13 +157,13 @@ class PoolReplica:
             models[release_id] = ModelLoad(num_bytes, busy, self._shelf.heat(release_id))
         self._meter.held(len(models), self._shelf.used_bytes)
         async with asyncio.timeout(PLANNER_WAIT_S):
-            wanted, pinned = await self._planner.report.remote(
+            plan: Plan = await self._planner.report.remote(
                 self._replica, Report(self._shelf.main_bytes, models)
             )
-        self._shelf.pin(pinned)
-        for release_id, num_bytes in wanted.items():
+        self._shelf.pin(plan.pinned, plan.knows_all)
+        for release_id, num_bytes in plan.wanted.items():
             task = asyncio.get_running_loop().create_task(
-                self._prepared(release_id, num_bytes, release_id in pinned)
+                self._prepared(release_id, num_bytes, release_id in plan.pinned)
             )
             self._preparing.add(task)
             task.add_done_callback(self._preparing.discard)

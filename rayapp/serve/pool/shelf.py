@@ -88,10 +88,10 @@ class Shelf(Generic[M]):
         done = {i: p for i, p in self._places.items() if p.loading.done()}
         return {i: (place.num_bytes, place.loading.result()) for i, place in done.items()}
 
-    def pin(self, model_ids: AbstractSet[str]) -> None:
-        """These, and no others of those that are held, are never unloaded."""
+    def pin(self, model_ids: AbstractSet[str], are_all: bool = True) -> None:
+        """These are never unloaded. are_all: of those that are held no others."""
         for model_id, place in self._places.items():
-            place.is_pinned = model_id in model_ids
+            place.is_pinned = model_id in model_ids or (place.is_pinned and not are_all)
 
     def heat(self, model_id: str) -> float:
         heat = self._heats.get(model_id)
@@ -125,13 +125,13 @@ class Shelf(Generic[M]):
             self._heated(model_id).add(self._clock_s(), max(0.0, inherited))
         place = self._places.get(model_id)
         if place is None:
-            place = self._placed(model_id, num_bytes, is_pinned)
+            place = self._placed(model_id, num_bytes, at_any_cost=is_pinned)
         elif is_pinned and place.is_newcomer:
             self._promote(model_id, place, at_any_cost=True)
-        place.is_pinned = place.is_pinned or is_pinned
         place.num_using += 1
         try:
             await asyncio.shield(place.loading)
+            place.is_pinned = place.is_pinned or is_pinned
         finally:
             place.num_using -= 1
 
@@ -144,12 +144,12 @@ class Shelf(Generic[M]):
         self._places[model_id] = _Place(num_bytes, loading)
         return True
 
-    def _placed(self, model_id: str, num_bytes: int, is_pinned: bool = False) -> _Place[M]:
-        is_newcomer = not self._clear(model_id, num_bytes, at_any_cost=is_pinned)
+    def _placed(self, model_id: str, num_bytes: int, at_any_cost: bool = False) -> _Place[M]:
+        is_newcomer = not self._clear(model_id, num_bytes, at_any_cost)
         if is_newcomer:
             self._clear_newcomers(model_id, num_bytes)
         loading = asyncio.get_running_loop().create_task(self._loaded(model_id))
-        place = _Place(num_bytes, loading, is_newcomer=is_newcomer, is_pinned=is_pinned)
+        place = _Place(num_bytes, loading, is_newcomer=is_newcomer)
         self._places[model_id] = place
         return place
 
