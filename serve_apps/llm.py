@@ -41,6 +41,7 @@ def connect(config: LanguageConfig) -> LanguageParts:
         found.read_keys,
         found.log,
         counter_of(found.workspace),
+        found.workspace.uri,
         bank=found.accounts,
         settle=found.settle,
     )

@@ -80,4 +80,4 @@ def connect_store(config: ServingConfig) -> Store:
 
 
 def _store(workspace: Workspace) -> Store:
-    return Store(partial(passed, workspace), fetch_bundle)
+    return Store(partial(passed, workspace), fetch_bundle, workspace=workspace.uri)

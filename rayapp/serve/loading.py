@@ -45,12 +45,13 @@ def sealed_evaluation(manifest: Manifest) -> Evaluation:
 @dataclass(frozen=True)
 class Store:
     """read: the verified manifest of a release id. fetch: copies its verified bundle into an empty
-    folder. evaluation: what the release was judged by. All raise TamperedError or
-    WorkspaceError."""
+    folder. evaluation: what the release was judged by. All raise TamperedError or WorkspaceError.
+    workspace: the URI of the one that they read."""
 
     read: Callable[[str], SignedManifest]
     fetch: Callable[[BundleRef, Path], None]
     evaluation: Callable[[Manifest], Evaluation] = sealed_evaluation
+    workspace: str = ""
 
 
 class Judged:

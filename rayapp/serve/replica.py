@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -16,7 +15,6 @@ from ray.serve.handle import DeploymentHandle
 from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import GatewayConfig, ServingConfig
 from rayapp.families.bundle import Bundle
-from rayapp.schemas.record import canonical_json
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
@@ -26,6 +24,7 @@ from rayapp.serve.callers.limits import Grant, Keeper, Limiter
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.grpc_ingress import GrpcMethods
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
+from rayapp.serve.cluster.shared import Owner, shared_actor
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers, endpoint_of
@@ -39,7 +38,6 @@ from rayapp.serve.predicting import RecordSink
 from rayapp.serve.tracing.otlp import OtlpTracer
 from rayapp.serve.tracing.span import Tracer
 from rayapp.serve.wire.http import Receive, Scope, Send
-from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 
 
@@ -101,8 +99,9 @@ class GatewayReplica(GrpcMethods):
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
         parts = connect(config)
+        owner = Owner.here(parts.store.workspace)
         made = {
-            name: Pool(name, config.pools[name], handle, planner(name, config.pools[name]))
+            name: Pool(name, config.pools[name], handle, planner(owner, name, config.pools[name]))
             for name, handle in pools.items()
         }
         opener = make_opener(config, parts.store, made, meter)
@@ -130,7 +129,7 @@ class GatewayReplica(GrpcMethods):
             ),
             now=lambda: datetime.now(UTC),
             keys=keys,
-            limiter=make_limiter(config),
+            limiter=make_limiter(config, owner),
             budgets=make_budgets(config, parts.bank),
             feeds=parts.feeds,
             flags=flags,
@@ -202,19 +201,16 @@ def make_opener(
     return open_release
 
 
-def make_limiter(config: GatewayConfig) -> Limiter | None:
-    """One that leases from the cluster's keeper of these limits, which the first one starts."""
+def make_limiter(config: GatewayConfig, owner: Owner) -> Limiter | None:
+    """One that leases from the application's keeper of these limits. Another configuration has
+    another keeper, while replicas of both may answer side by side."""
     if config.limits is None:
         return None
-    remote = ray.remote(num_cpus=0, max_restarts=-1)(Keeper)
-    # Another configuration is another keeper, while replicas of both may answer side by side.
-    name = f"limits-{sha256(canonical_json(config.limits.model_dump(mode='json')))[:12]}"
-    options = {"namespace": "rayapp", "lifetime": "detached", "get_if_exists": True}
-    keeper: Any = remote.options(name=name, **options).remote(config.limits)
+    keeper = shared_actor(owner, "limits", Keeper, config.limits, config.limits)
 
     async def lease(tenant: str, wanted: float) -> Grant:
         async with asyncio.timeout(KEEPER_WAIT_S):
-            grant: Grant = await keeper.lease.remote(tenant, wanted)
+            grant: Grant = await keeper.actor.lease.remote(tenant, wanted)
         return grant
 
     return Limiter(config.limits, lease, share=1 / config.max_replicas)

@@ -10,6 +10,7 @@ from rayapp.config.serving import ServingConfig
 from rayapp.errors import RequestError
 from rayapp.serve import replica
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.cluster.shared import Owner
 from rayapp.serve.replica import make_limiter
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -29,7 +30,7 @@ async def admitted(limiter: Limiter, num_asked: int) -> int:
 async def test_two_gateways_have_one_rate_and_outlive_its_keeper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gateways = [make_limiter(CONFIG) for _ in range(2)]
+    gateways = [make_limiter(CONFIG, Owner("gateway", "memory")) for _ in range(2)]
     first, second = (g for g in gateways if g is not None)
     (keeper,) = [
         ray.get_actor(found["name"], found["namespace"])

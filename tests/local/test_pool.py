@@ -7,19 +7,24 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import ray
 from ray import serve
+from ray.exceptions import RayActorError
 from served import RECORDS, SCORE, Served, wait
 from serving_case import ENDPOINT, rows_table
 
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.serve.cluster.shared import NAMESPACE, Owner
+from rayapp.serve.pool.plan import Planner, Report
 from serve_apps.predict import build
 
 pytestmark = pytest.mark.usefixtures("ray_local")
+# a batch waits for more rows, so that a replica always has requests in its hands
+POOL = PoolConfig(min_replicas=2, max_replicas=2, num_cpus=0.1, batch_wait_ms=100)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterator[Served]:
-    # a batch waits for more rows, so that a replica always has requests in its hands
     made = Served(tmp_path_factory.mktemp("pooled"))
     config = ServingConfig.model_validate(
         {
@@ -29,14 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
             "commit_every_s": 0.2,
             "placement": "small",
             "endpoints": {ENDPOINT: {"is_pinned": True, "breaker": None}},
-            "pools": {
-                "small": {
-                    "min_replicas": 2,
-                    "max_replicas": 2,
-                    "num_cpus": 0.1,
-                    "batch_wait_ms": 100,
-                }
-            },
+            "pools": {"small": POOL},
         }
     )
     serve.start(http_options={"host": "127.0.0.1", "port": made.port})
@@ -90,6 +88,23 @@ async def test_a_killed_replica_and_a_new_champion_fail_no_request(served: Serve
         stop.set()
         await asyncio.gather(*asking)
     assert set(statuses) == {200}
+
+
+def test_a_planner_that_has_died_hears_again_what_is_pinned(served: Served) -> None:
+    owner = Owner("gateway", served.workspace.uri)
+    planner = ray.get_actor(owner.name("pool-small", Planner, POOL), NAMESPACE)
+
+    def pinned() -> set[str]:
+        try:
+            return set(ray.get(planner.report.remote("nobody", Report(0))).pinned)
+        except RayActorError:  # it is not there yet
+            return set()
+
+    champion = {served.release()}
+    wait(lambda: pinned() == champion)
+    ray.kill(planner, no_restart=False)
+    wait(lambda: not pinned())
+    wait(lambda: pinned() == champion)
 
 
 def test_where_no_replica_is_left_the_caller_may_try_again(served: Served) -> None:

@@ -11,6 +11,7 @@ from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import Unavailable
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.cluster.shared import SharedActor
 from rayapp.serve.follow import ChampionFollower, OpenRelease, release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.pool import client
@@ -41,6 +42,10 @@ class Asked:
         return _Results()
 
     @property
+    def tend(self) -> "_Method":
+        return _Method(self, "tend")
+
+    @property
     def pin(self) -> "_Method":
         return _Method(self, "pin")
 
@@ -68,7 +73,8 @@ class _Results:
 
 
 def pool_of(replicas: Asked, planner: Asked | None = None) -> Pool:
-    return Pool("small", PoolConfig(), replicas, planner or Asked())  # type: ignore[arg-type]
+    shared = SharedActor(lambda: planner or Asked())
+    return Pool("small", PoolConfig(), replicas, shared)  # type: ignore[arg-type]
 
 
 async def test_a_load_that_takes_too_long_is_not_waited_for_any_more(
@@ -78,9 +84,10 @@ async def test_a_load_that_takes_too_long_is_not_waited_for_any_more(
     replicas = Asked()
     replicas.gate.clear()
     pool = pool_of(replicas)
+    before = asyncio.all_tasks()
     with pytest.raises(Unavailable, match="did not load release ffffffffffff"):
         await asyncio.to_thread(pool.prepare, RELEASE, 10, None, False)
-    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await until(lambda: asyncio.all_tasks() == before)
 
 
 def opener_of(pool: Pool, folder: Path) -> OpenRelease:

@@ -17,6 +17,7 @@ from rayapp.serve.callers.budgets import Bank
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.scaling import Load
+from rayapp.serve.cluster.shared import Owner
 from rayapp.serve.language.client import ServeLlm
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
@@ -43,11 +44,13 @@ class PromptLog(Protocol):
 @dataclass(frozen=True)
 class LanguageParts:
     """What other rooms give a replica; made inside it, by a function that serve_apps passes.
-    counter: of a model's tokens, by its weights. bank, settle: as serve.replica.Parts has them."""
+    counter: of a model's tokens, by its weights. workspace: its URI. bank, settle: as
+    serve.replica.Parts has them."""
 
     read_keys: Callable[[], Mapping[str, ApiKey]]
     log: PromptLog
     counter: Callable[[WeightsRef], CountTokens]
+    workspace: str
     bank: Bank | None = None
     settle: Callable[[], object] = lambda: None
 
@@ -92,7 +95,7 @@ class LanguageReplica:
             Background(refresh, follow_s, commit, commit_s, parts.log.flush),
             now=lambda: datetime.now(UTC),
             keys=keys,
-            limiter=make_limiter(config),
+            limiter=make_limiter(config, Owner.here(parts.workspace)),
             budgets=make_budgets(config, parts.bank),
             tracer=make_tracer(config, meter),
         )

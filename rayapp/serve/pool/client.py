@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
+from rayapp.serve.cluster.shared import SharedActor
 from rayapp.serve.follow import Loaded, endpoint_of
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
 from rayapp.serve.pool.plan import PLANNER_WAIT_S
@@ -45,7 +46,7 @@ class Pool:
     """Made on the event loop of the replica."""
 
     def __init__(
-        self, name: str, config: PoolConfig, handle: "DeploymentHandle[Any]", planner: Any
+        self, name: str, config: PoolConfig, handle: "DeploymentHandle[Any]", planner: SharedActor
     ) -> None:
         self._name = name
         self._config = config
@@ -99,7 +100,7 @@ class Pool:
     async def _pin(self, models: Mapping[str, int]) -> None:
         try:
             async with asyncio.timeout(PLANNER_WAIT_S):
-                await self._planner.pin.remote(dict(models))
+                await self._planner.actor.pin.remote(dict(models))
         except Exception:  # it is away: what is held is kept meanwhile
             log.warning("pool_without_planner", exc_info=True)
 

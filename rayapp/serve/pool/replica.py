@@ -15,8 +15,8 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import Unavailable
 from rayapp.families.base import Floats
-from rayapp.schemas.record import canonical_json
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
+from rayapp.serve.cluster.shared import Owner, SharedActor, shared_actor
 from rayapp.serve.loading import Store
 from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.model import Model, Opener
@@ -26,7 +26,6 @@ from rayapp.serve.pool.scorer import Outcome, Part, Traces
 from rayapp.serve.pool.shelf import Shelf
 from rayapp.serve.tracing.otlp import OtlpTracer
 from rayapp.serve.tracing.span import Fact, Together, Tracer
-from rayapp.storage import sha256
 from rayapp.telemetry import configure_logging
 
 log = logging.getLogger("rayapp.serve.pool")
@@ -34,13 +33,10 @@ log = logging.getLogger("rayapp.serve.pool")
 REPORT_EVERY_S = 1.0
 
 
-def planner(name: str, config: PoolConfig) -> Any:
-    """The actor that plans this pool, which the first one to ask starts. Another configuration has
-    another planner, while replicas of both may answer side by side."""
-    remote = ray.remote(num_cpus=0, max_restarts=-1)(Planner)
-    digest = sha256(canonical_json(config.model_dump(mode="json")))[:12]
-    options = {"namespace": "rayapp", "lifetime": "detached", "get_if_exists": True}
-    return remote.options(name=f"pool-{name}-{digest}", **options).remote(config.target_busy_share)
+def planner(owner: Owner, name: str, config: PoolConfig) -> SharedActor:
+    """The actor that plans this pool. Another configuration has another planner, while replicas of
+    both may answer side by side."""
+    return shared_actor(owner, f"pool-{name}", Planner, config, config.target_busy_share)
 
 
 class PoolReplica:
@@ -55,7 +51,8 @@ class PoolReplica:
         configure_logging()
         self._config = config.pools[name]
         self._meter = PoolMeter(name)
-        self._opener = Opener(connect(config), self._config, self._meter)
+        store = connect(config)
+        self._opener = Opener(store, self._config, self._meter)
         if config.tracing is not None:
             service = f"rayapp-pool-{name}"
             self._tracer = OtlpTracer(config.tracing, service, self._meter.dropped_spans)
@@ -68,7 +65,7 @@ class PoolReplica:
             self._meter.ask,
         )
         self._replica = serve.get_replica_context().replica_id.unique_id
-        self._planner = planner(name, self._config)
+        self._planner = planner(Owner.here(store.workspace), name, self._config)
         self._reported_s = time.monotonic()
         self._preparing: set[asyncio.Task[None]] = set()
         self._stock()
@@ -128,7 +125,7 @@ class PoolReplica:
     def _stock(self) -> None:
         """What others hold is here before the first request."""
         try:
-            asked = self._planner.first.remote(self._shelf.main_bytes)
+            asked = self._planner.actor.first.remote(self._shelf.main_bytes)
             wanted: Mapping[str, int] = ray.get(asked, timeout=PLANNER_WAIT_S)
         except Exception:
             log.warning("pool_without_planner", exc_info=True)
@@ -157,7 +154,7 @@ class PoolReplica:
             models[release_id] = ModelLoad(num_bytes, busy, self._shelf.heat(release_id))
         self._meter.held(len(models), self._shelf.used_bytes)
         async with asyncio.timeout(PLANNER_WAIT_S):
-            plan: Plan = await self._planner.report.remote(
+            plan: Plan = await self._planner.actor.report.remote(
                 self._replica, Report(self._shelf.main_bytes, models)
             )
         self._shelf.pin(plan.pinned, plan.knows_all)
