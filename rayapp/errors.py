@@ -120,8 +120,9 @@ class Overloaded(Unavailable):
 
 
 def public_reason(error: Exception) -> str:
-    """Why something failed, for callers. Only what our own checks found: what a driver or a store
-    says may name hosts and users, so that is for the log, where whoever uses this writes it."""
-    if isinstance(error, Refused | DataError | NotFoundError):
+    """Why something failed, for callers. Only what our own checks found, and what they are told
+    anyway: what a driver or a store says may name hosts and users, so that is for the log, where
+    whoever uses this writes it."""
+    if isinstance(error, Refused | DataError | NotFoundError | Unavailable):
         return error.what
     return "the server's log says why"

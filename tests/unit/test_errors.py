@@ -48,6 +48,7 @@ def test_exit_code_follows_from_the_kind(cls: type[errors.RayappError]) -> None:
         (errors.TamperedError("manifest was changed", "restore it"), True),
         (errors.DataError("the bundle gave no scores", "train again"), True),
         (errors.NotFoundError("there is nothing at x/manifest.json", "check it"), True),
+        (errors.Unavailable("a model needs 50 bytes more", "raise max_model_bytes"), True),
         (errors.WorkspaceError("ledger postgresql://ann@db: refused", "check it"), False),
         (OSError("connection to db refused for user ann"), False),
     ],

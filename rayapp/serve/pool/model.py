@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from rayapp.config.serving import PoolConfig
-from rayapp.errors import RayappError, Unavailable
+from rayapp.errors import Unavailable, public_reason
 from rayapp.families.base import Floats
 from rayapp.serve.batching import Batcher
 from rayapp.serve.loading import Store, open_proven
@@ -42,10 +42,8 @@ class Opener:
             raise
         except Exception as error:
             log.exception("model_not_loaded", extra={"release_id": release_id})
-            # callers read it: no stack trace of a model library's
-            reason = error.what if isinstance(error, RayappError) else type(error).__name__
             raise Unavailable(
-                f"release {release_id[:12]} cannot be loaded: {reason}",
+                f"release {release_id[:12]} cannot be loaded: {public_reason(error)}",
                 "release another, or roll back; the log of the pool's replicas has more",
             ) from None
         self._meter.load(time.monotonic() - start_s)
