@@ -11,8 +11,10 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from rayapp.cli.asking import ask
 from rayapp.cli.flags import flags_app
 from rayapp.cli.keys import keys_app
+from rayapp.cli.last_screen import first_chat, summary
 from rayapp.cli.releases import releases
 from rayapp.cli.terminal import (
     Json,
@@ -40,6 +42,7 @@ app = App(
     * `rayapp up`: start a local Ray head with dashboard and token
     * `rayapp submit configs/golden_paths/flight_delay.yaml`: data to endpoint, as one Ray job
     * `rayapp ask flight-delay`: send real rows to the endpoint
+    * `rayapp ask MODEL "question"`: ask a language model, once one is served
     * `rayapp explain REQUEST_ID`: from one answer back to release, run, snapshot and contract
     * `rayapp down`: stop what `up` started
 
@@ -54,6 +57,9 @@ app.command(audit_app)
 app.command(keys_app)
 app.command(flags_app)
 app.command(releases)
+app.command(ask)
+app.command(summary, show=False)
+app.command(first_chat, show=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,36 +222,6 @@ def submit(
 
 
 @app.command
-def ask(
-    endpoint: str,
-    *,
-    rows: Annotated[int, Parameter(help="How many rows, one request each.")] = 3,
-    json: Json = False,
-    print_body: Annotated[
-        bool, Parameter(help="Send nothing; print the body of one request with all rows.")
-    ] = False,
-) -> None:
-    """Send real rows of the champion's test split to its endpoint and show the answers.
-
-    Where the gateway requires a key, RAYAPP_API_KEY holds it.
-    """
-    from rayapp.cli.ask import ask as ask_rows
-    from rayapp.cli.ask import body_of, sample_requests, show
-    from rayapp.cli.head_state import running_head
-
-    workspace = _workspace()
-    if print_body:
-        sys.stdout.buffer.write(body_of(sample_requests(workspace, endpoint, rows)) + b"\n")
-        return
-    answers = ask_rows(workspace, running_head(workspace).endpoint_url, endpoint, rows)
-    if json:
-        emit_json([vars(answer) for answer in answers])
-        return
-    show(answers)
-    show_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
-
-
-@app.command
 def spending(*, json: Json = False) -> None:
     """What each tenant has spent of its budgets, by the accounts and by the prediction log.
 
@@ -259,29 +235,6 @@ def spending(*, json: Json = False) -> None:
         emit_json([vars(one) for one in found])
     else:
         show(found)
-
-
-@app.command(show=False)
-def summary(figures: str, *, seconds: int) -> None:
-    """The last screen of scripts/quickstart. FIGURES is what `submit --json` wrote."""
-    from rayapp.cli import summary as summarizing
-    from rayapp.cli.ask import ask as ask_rows
-    from rayapp.cli.ask import show
-    from rayapp.cli.head_state import running_head
-
-    workspace = _workspace()
-    head = running_head(workspace)
-    read = summarizing.read_figures(figures)
-    answers = ask_rows(workspace, head.endpoint_url, read["endpoint"], 3)
-    show(answers)
-    console = to_caller()
-    shown = summarizing.summary(read, head, answers, workspace.mlflow_url)
-    for title, lines in shown.items():
-        console.print(f"\n{title}", style="bold")
-        width = max(len(name) for name, _ in lines)
-        for name, value in lines:
-            console.print(f"  {name:<{width}}  {value}", markup=False)
-    console.print(f"\nDone in {seconds // 60} min {seconds % 60} s.", style="bold")
 
 
 @audit_app.command
@@ -306,18 +259,22 @@ def verify(*, json: Json = False) -> int:
 
 @app.command
 def explain(request_id: str, *, json: Json = False) -> None:
-    """Walk from one answer to its release, run, snapshot and contracts.
+    """Walk from one answer to its release, run, snapshot and contracts; of a language model's, to
+    what it was asked, cost, and the weights.
 
     REQUEST_ID is the x-request-id header of the answer.
     """
     from rayapp.flows.operations import explain_request
-    from rayapp.govern.explain import render_explanation
+    from rayapp.govern.explain import Explanation, render_explanation
+    from rayapp.govern.explain_language import render_answers
 
     explanation = explain_request(_workspace(), request_id)
     if json:
         emit_json(explanation.model_dump(mode="json"))
-    else:
+    elif isinstance(explanation, Explanation):
         show_folded(render_explanation(explanation))
+    else:
+        show_folded(render_answers(explanation))
 
 
 @app.command

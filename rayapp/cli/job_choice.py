@@ -137,7 +137,14 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
             return [f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}", "rayapp audit verify"]
         case "deploy":
             asks = [f"rayapp ask {champion}" for champion in figures["champions"]]
+            asks += [
+                f'rayapp ask {model} "What is the capital of France?"'
+                for model, task in figures["models"].items()
+                if task == "generate"
+            ]
             return asks or ["rayapp submit configs/golden_paths/<use case>.yaml"]
+        case "add_weights":
+            return ["rayapp submit configs/serving/llm.yaml"]
         case "publish_features":
             return ["rayapp submit configs/serving/<name>.yaml, whose endpoint names it in `feeds`"]
         case "golden_path":

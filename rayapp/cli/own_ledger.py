@@ -1,4 +1,4 @@
-"""The ledger of a person's own workspace, in that person's name."""
+"""A person's own workspace, and its ledger in that person's name."""
 
 import getpass
 import os
@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rayapp.ledger import Ledger
+    from rayapp.storage import Workspace
+
+
+def own_workspace() -> "Workspace":
+    """That of RAYAPP_WORKSPACE. Raises WorkspaceError."""
+    from rayapp.storage import Workspace
+
+    return Workspace.from_environment(os.environ)
 
 
 def own_ledger() -> "Ledger":
-    """Of RAYAPP_WORKSPACE. Raises WorkspaceError."""
+    """Raises WorkspaceError."""
     from rayapp.ledger import Ledger
-    from rayapp.storage import Workspace
 
-    return Ledger.of(Workspace.from_environment(os.environ), getpass.getuser())
+    return Ledger.of(own_workspace(), getpass.getuser())

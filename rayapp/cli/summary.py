@@ -41,7 +41,7 @@ def summary(
         ("dashboard", f"{head.dashboard_url}  (token: {head.token_path})"),
         ("endpoint", url),
         ("report", figures.get("report", "made when the release was; see MLflow")),
-        ("commands", f"source {_shown(Path(sys.prefix))}/bin/activate lets your shell find them"),
+        ("commands", activation()),
         ("MLflow", f"mlflow ui --port 5000 --backend-store-uri {mlflow_url}"),
     ]
     following = [
@@ -50,6 +50,10 @@ def summary(
         ("rayapp down", "stop what was started; state stays"),
     ]
     return {"Release": release, "Look at": look, "Next": following}
+
+
+def activation() -> str:
+    return f"source {_shown(Path(sys.prefix))}/bin/activate lets your shell find them"
 
 
 def _shown(path: Path) -> Path:

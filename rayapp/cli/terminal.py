@@ -54,6 +54,25 @@ def show_pairs(title: str, pairs: dict[str, str]) -> None:
     """A title and named values on stdout, one a line."""
     console = to_caller()
     console.print(title, style="bold", markup=False)
+    _print_pairs(console, pairs)
+
+
+def show_titled(lists: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Lists of named values on stdout, each under its title."""
+    console = to_caller()
+    for title, lines in lists.items():
+        console.print(f"\n{title}", style="bold")
+        width = max(len(name) for name, _ in lines)
+        for name, value in lines:
+            console.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+def show_aside(pairs: dict[str, str]) -> None:
+    """Named values on stderr, beside an answer that is text."""
+    _print_pairs(to_person(), pairs)
+
+
+def _print_pairs(console: Console, pairs: dict[str, str]) -> None:
     width = max([12, *(len(name) for name in pairs)])
     for name, value in pairs.items():
         console.print(f"  {name:<{width}} {value}", markup=False)

@@ -17,6 +17,7 @@ from rayapp.ledger import Ledger
 from rayapp.llm.environment import runtime_env
 from rayapp.register.manifest import read_manifest
 from rayapp.release.promote import champions
+from rayapp.schemas.language import Task, WeightsRef
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
 from rayapp.serve.cluster.config_file import is_language, own_configs
@@ -27,7 +28,18 @@ from rayapp.storage import Workspace
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
     urls, answering = deployed(session, file)
-    return {**urls, "champions": sorted(answering)}
+    return {**urls, "champions": sorted(answering), "models": _models(session, file)}
+
+
+def _models(session: Session, file: ServeFile) -> dict[str, Task]:
+    """What each language model is for, by the names that callers send."""
+    return {
+        name: weights[model.engine].task
+        for config in own_configs(file)
+        if isinstance(config, LanguageConfig)
+        for weights in [found_weights(session, config)]
+        for name, model in config.models.items()
+    }
 
 
 def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
@@ -39,7 +51,7 @@ def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str
         if isinstance(config, ServingConfig):
             answering |= check_named(session, config)
         elif isinstance(config, LanguageConfig):
-            check_weights(session, config)
+            found_weights(session, config)
 
     def on_wait() -> None:
         tell_if_it_waits(session, {"CPU": max((_num_cpus(c) for c in configs), default=1.0)})
@@ -67,11 +79,10 @@ def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:
     return file.model_copy(update={"applications": tuple(applications)})
 
 
-def check_weights(session: Session, config: LanguageConfig) -> None:
-    """Raises UserError for weights that were never added."""
+def found_weights(session: Session, config: LanguageConfig) -> dict[str, WeightsRef]:
+    """By engine. Raises UserError for weights that were never added."""
     ledger = Ledger.of(_workspace(session, config), "deploy")
-    for engine in config.engines.values():
-        find_weights(ledger, engine.weights)
+    return {name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()}
 
 
 def check_named(session: Session, config: ServingConfig) -> set[str]:

@@ -5,8 +5,10 @@ from datetime import datetime
 from rayapp.data.delta import recomputed_digest
 from rayapp.govern.audit import audit
 from rayapp.govern.explain import Explanation, explain
+from rayapp.govern.explain_language import ModelExplanation, explain_answers
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import find_predictions
+from rayapp.observe.prompts import find_prompts
 from rayapp.operate.kpis import Kpi, compute_kpis
 from rayapp.schemas.operations import Problem
 from rayapp.storage import Workspace
@@ -17,8 +19,12 @@ def audit_workspace(workspace: Workspace) -> list[Problem]:
     return audit(Ledger.of(workspace, "audit"), workspace, recomputed_digest)
 
 
-def explain_request(workspace: Workspace, request_id: str) -> Explanation:
+def explain_request(workspace: Workspace, request_id: str) -> Explanation | ModelExplanation:
+    """Of rows, or of what a language model answered. Raises what `explain` does."""
     ledger = Ledger.of(workspace, "explain")
+    parts = find_prompts(workspace, request_id)
+    if parts:
+        return explain_answers(request_id, parts, ledger)
     return explain(request_id, lambda r: find_predictions(workspace, r), ledger, workspace)
 
 

@@ -56,8 +56,8 @@ def explain(
     predictions = sorted(find_prediction(request_id), key=lambda p: p.row)
     if not predictions:
         raise UserError(
-            f"request {request_id!r} is not among the committed predictions",
-            "predictions are committed every few seconds: try again, or check the id",
+            f"request {request_id!r} is not among the committed predictions and answers",
+            "they are committed every few seconds: try again, or check the id",
         )
     release_ids = dict.fromkeys(p.release_id for p in predictions if p.release_id != STATIC)
     return Explanation(

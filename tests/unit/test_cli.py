@@ -34,6 +34,7 @@ from rayapp.storage import Workspace
 ROOT = Path(__file__).parents[2]
 FOUND = {
     "champions": ["flight-delay"],
+    "models": {"small": "generate", "vectors": "embed"},
     "training": "configs/training/b.yaml",
     "family": "neural",
     "best_settings": {"learning_rate": 0.01, "embedding_dim": 8},
@@ -120,6 +121,15 @@ def test_after_a_sweep_its_settings_are_trained() -> None:
     )
 
 
+def test_after_weights_they_are_served_and_then_asked() -> None:
+    (command,) = next_commands("add_weights", "configs/weights/a.yaml", FOUND)
+    assert command == "rayapp submit configs/serving/llm.yaml"
+    assert next_commands("deploy", "configs/serving/llm.yaml", FOUND) == [
+        "rayapp ask flight-delay",
+        'rayapp ask small "What is the capital of France?"',
+    ]
+
+
 @pytest.mark.parametrize("text", ["http", "80", "70000", "-1", "8e3"])
 def test_a_port_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="RAYAPP_HTTP_PORT"):
@@ -186,6 +196,10 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["submit", "configs/training/flight_delay_trees.yaml"], 2),
         (["ask", "flight-delay"], 2),
         (["ask", "flight-delay", "--print-body"], 2),
+        (["ask", "flight-delay", "--max-tokens", "5"], 2),
+        (["ask", "small", "why?"], 2),
+        (["ask", "small", "why?", "--rows", "3"], 2),
+        (["ask", "small", "why?", "--print-body"], 0),
         (["keys", "create", "Not A Name"], 2),
         (["keys", "revoke", "nothing"], 2),
         (["keys", "list"], 0),

@@ -1,0 +1,231 @@
+"""From one answer of a language model back to the weights that gave it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.markup import escape
+from rich.tree import Tree
+
+from rayapp.ledger import Ledger
+from rayapp.schemas.language import PromptRecord, WeightsRef
+from rayapp.schemas.operations import EventKind
+from rayapp.schemas.record import Record
+from rayapp.schemas.traffic import NANO
+
+_ID_CHARS = 12
+_SAID_BY_OTHER_FIELDS = {"model", "messages", "prompt", "input", "suffix"}
+
+
+class ModelAnswer(Record):
+    """One answer of a language model, put together from the parts that it was recorded in.
+
+    finish_reason: why it ended; None while it goes on, or where its gateway died. Counts and cost
+    are over all parts, latencies those of the last one.
+    """
+
+    endpoint: str
+    release_id: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    cost_nano_usd: int
+    finish_reason: str | None
+    first_token_ms: float | None
+    latency_ms: float
+    parts: tuple[PromptRecord, ...]
+
+
+class Weights(Record):
+    """What answered. weights and added_at: None where the ledger does not know them. is_newest: no
+    others were added under their name since."""
+
+    release_id: str
+    weights: WeightsRef | None
+    added_at: datetime | None
+    is_newest: bool
+
+
+class ModelExplanation(Record):
+    """answers: in order of time; more than one where a caller used an id again. weights: those that
+    answered, first use first."""
+
+    request_id: str
+    answers: tuple[ModelAnswer, ...]
+    weights: tuple[Weights, ...]
+
+
+def explain_answers(
+    request_id: str, parts: Sequence[PromptRecord], ledger: Ledger
+) -> ModelExplanation:
+    """parts: those of the prompt log with this id, in order of time."""
+    answers = tuple(_answer(of_one) for of_one in _by_answer(parts))
+    used = dict.fromkeys(answer.release_id for answer in answers)
+    return ModelExplanation(
+        request_id=request_id,
+        answers=answers,
+        weights=tuple(_weights(release_id, ledger) for release_id in used),
+    )
+
+
+def _by_answer(parts: Sequence[PromptRecord]) -> list[list[PromptRecord]]:
+    """Each answer begins with part 0; of two at a time under one id, a part belongs to the one that
+    it continues."""
+    answers: list[list[PromptRecord]] = []
+    for part in parts:
+        continued = next((one for one in reversed(answers) if _continues(one[-1], part)), None)
+        if continued is None:
+            answers.append([part])
+        else:
+            continued.append(part)
+    return answers
+
+
+def _continues(last: PromptRecord, part: PromptRecord) -> bool:
+    is_same = (last.endpoint, last.tenant) == (part.endpoint, part.tenant)
+    return is_same and last.finish_reason is None and part.part == last.part + 1
+
+
+def _answer(parts: Sequence[PromptRecord]) -> ModelAnswer:
+    last = parts[-1]
+    return ModelAnswer(
+        endpoint=last.endpoint,
+        release_id=last.release_id,
+        num_prompt_tokens=sum(part.num_prompt_tokens for part in parts),
+        num_cached_tokens=sum(part.num_cached_tokens for part in parts),
+        num_output_tokens=sum(part.num_output_tokens for part in parts),
+        cost_nano_usd=sum(part.cost_nano_usd or 0 for part in parts),
+        finish_reason=last.finish_reason,
+        first_token_ms=last.first_token_ms,
+        latency_ms=last.latency_ms,
+        parts=tuple(parts),
+    )
+
+
+def _weights(release_id: str, ledger: Ledger) -> Weights:
+    named = [
+        (event, event.record(WeightsRef, "weights"))
+        for event in ledger.events(EventKind.WEIGHTS_ADDED)
+    ]
+    found = next((pair for pair in reversed(named) if pair[1].digest == release_id), None)
+    if found is None:
+        return Weights(release_id=release_id, weights=None, added_at=None, is_newest=False)
+    event, weights = found
+    newest = [ref.digest for _, ref in named if ref.name == weights.name][-1]
+    return Weights(
+        release_id=release_id,
+        weights=weights,
+        added_at=event.at,
+        is_newest=newest == release_id,
+    )
+
+
+def render_answers(explanation: ModelExplanation) -> Tree:
+    """The explanation as a tree for a terminal."""
+    tree = Tree(f"request {escape(explanation.request_id)}")
+    for weights in explanation.weights:
+        for answer in explanation.answers:
+            if answer.release_id == weights.release_id:
+                _add_answer(tree, answer)
+        _add_weights(tree, weights)
+    return tree
+
+
+def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
+    first, last = answer.parts[0], answer.parts[-1]
+    ended = answer.finish_reason or "nothing that was recorded: it goes on, or its gateway died"
+    branch = tree.add(
+        escape(f"{answer.endpoint} at {last.at:%Y-%m-%d %H:%M:%S %Z}, ended by {ended}")
+    )
+    cached = f" ({answer.num_cached_tokens:,} cached)" if answer.num_cached_tokens else ""
+    branch.add(
+        f"tokens: {answer.num_prompt_tokens:,} of the prompt{cached}, "
+        f"{answer.num_output_tokens:,} of the answer"
+    )
+    parts = f"{len(answer.parts)} parts" if len(answer.parts) > 1 else "one part"
+    branch.add(f"cost: {answer.cost_nano_usd / NANO:.9f} USD, recorded in {parts}")
+    began = f"first token after {answer.first_token_ms:,.0f} ms, " if answer.first_token_ms else ""
+    branch.add(f"time: {began}complete after {answer.latency_ms:,.0f} ms")
+    if last.tenant is not None:
+        branch.add(escape(f"tenant: {last.tenant}"))
+    if last.degraded is not None:
+        branch.add(escape(f"degraded: {last.degraded}, answered by a stand-in"))
+    if last.trace_id is not None:
+        branch.add(escape(f"in trace {last.trace_id}"))
+    _add_prompt(branch, first)
+    _add_output(branch, answer)
+
+
+def _add_prompt(branch: Tree, first: PromptRecord) -> None:
+    if first.prompt is None:
+        branch.add("asked: the log has no first part")
+        return
+    fields: dict[str, Any] = json.loads(first.prompt)
+    asked = branch.add(escape(f"asked at {first.route}"))
+    for message in fields.get("messages", ()):
+        asked.add(escape(f"{message['role']}: {_text(message.get('content'))}"))
+    for name in ("prompt", "input", "suffix"):
+        if name in fields:
+            asked.add(escape(f"{name}: {_text(fields[name])}"))
+    for name in sorted(fields.keys() - _SAID_BY_OTHER_FIELDS):
+        asked.add(escape(f"{name} = {json.dumps(fields[name], ensure_ascii=False)}"))
+
+
+def _add_output(branch: Tree, answer: ModelAnswer) -> None:
+    said = [choice for part in answer.parts if part.output is not None for choice in _choices(part)]
+    for at in sorted({choice["index"] for choice in said}):
+        of_choice = [choice for choice in said if choice["index"] == at]
+        texts = [choice["text"] for choice in of_choice if "text" in choice]
+        if texts:
+            is_kept = all(isinstance(text, str) for text in texts)
+            text = "".join(texts) if is_kept else ", ".join(map(_text, texts))
+            branch.add(escape(f"answered: {text}"))
+        calls = [call for choice in of_choice for call in choice.get("tool_calls", ())]
+        for name, arguments in _whole_calls(calls):
+            branch.add(escape(f"called: {name} {arguments}"))
+
+
+def _whole_calls(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Name and arguments of tools' calls; a stream has each in pieces, which say whose they are."""
+    made: dict[int, tuple[str, str]] = {}
+    for call in calls:
+        at = call.get("index", len(made))
+        name, arguments = made.get(at, ("", ""))
+        function = call.get("function") or {}
+        told = (_text(function.get(key, "")) for key in ("name", "arguments"))
+        made[at] = (name + next(told), arguments + next(told))
+    return list(made.values())
+
+
+def _choices(part: PromptRecord) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(part.output or "[]")
+    return found
+
+
+def _text(value: Any) -> str:
+    """As the log keeps it: the text itself, or what stands for one that it does not keep."""
+    match value:
+        case str():
+            return value
+        case {"sha256": str(digest), "chars": int(chars)}:
+            return f"{chars:,} characters that the log does not keep, sha256 {digest[:_ID_CHARS]}"
+        case None:
+            return "nothing"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _add_weights(tree: Tree, found: Weights) -> None:
+    weights = found.weights
+    if weights is None or found.added_at is None:
+        tree.add(f"[red]weights {escape(found.release_id)}: not in the ledger[/red]")
+        return
+    state = "those of this name now" if found.is_newest else "not those of this name now"
+    branch = tree.add(escape(f"weights {weights.name} {found.release_id}, {state}"))
+    branch.add(f"added: {found.added_at:%Y-%m-%d %H:%M:%S %Z}")
+    branch.add(escape(f"source: {weights.source}"))
+    if weights.source_sha256 is not None:
+        branch.add(f"sha256 of the source: {weights.source_sha256}")
+    branch.add(escape(f"license: {weights.license}"))
+    branch.add(escape(f"model: {weights.architecture}, {weights.num_parameters:,} parameters"))
+    branch.add(escape(f"kept in: {weights.uri} ({len(weights.files)} files)"))

@@ -1,0 +1,179 @@
+"""From a request id back to the weights that answered."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from released import NOW
+from rich.console import Console
+
+from rayapp.govern.explain_language import ModelExplanation, explain_answers, render_answers
+from rayapp.ledger import Ledger
+from rayapp.schemas.language import PromptRecord, WeightsRef
+from rayapp.schemas.operations import EventKind
+from rayapp.storage import Workspace
+
+OLD, NEW = "a" * 64, "b" * 64
+PROMPT = {
+    "model": "small",
+    "messages": [{"role": "user", "content": "Where is [Paris]?"}],
+    "temperature": 0,
+}
+
+
+def _add(ledger: Ledger, digest: str, name: str = "small-weights") -> None:
+    weights = WeightsRef(
+        name=name,
+        uri=f"/workspace/weights/{digest}",
+        digest=digest,
+        files=(),
+        task="generate",
+        source="some_package==1.0/model.gguf",
+        source_sha256="c" * 64,
+        license="Apache-2.0",
+        architecture="LlamaForCausalLM",
+        num_parameters=134_515_008,
+        max_context_tokens=4096,
+    )
+    payload = {"weights": weights.model_dump(mode="json")}
+    ledger.append(EventKind.WEIGHTS_ADDED, name, payload)
+
+
+def _part(number: int = 0, **fields: Any) -> PromptRecord:
+    is_first = number == 0
+    given = {
+        "request_id": "req-1",
+        "part": number,
+        "endpoint": "small",
+        "release_id": OLD,
+        "at": NOW + timedelta(seconds=number),
+        "route": "/v1/chat/completions",
+        "num_prompt_tokens": 31 if is_first else 0,
+        "num_cached_tokens": 16 if is_first else 0,
+        "num_output_tokens": 32,
+        "latency_ms": 1000.0 * (number + 1),
+        "first_token_ms": 250.0,
+        "prompt": json.dumps(PROMPT) if is_first else None,
+        "cost_nano_usd": 5000,
+    }
+    return PromptRecord.model_validate(given | fields)
+
+
+def _said(text: str) -> str:
+    return json.dumps([{"index": 0, "text": text}])
+
+
+def _text(explanation: ModelExplanation) -> str:
+    console = Console(width=300, color_system=None)
+    with console.capture() as capture:
+        console.print(render_answers(explanation))
+    return capture.get()
+
+
+def _ledger(workspace: Workspace) -> Ledger:
+    ledger = Ledger.of(workspace, "test")
+    _add(ledger, OLD)
+    return ledger
+
+
+def test_parts_are_one_answer_and_lead_to_the_weights(workspace: Workspace) -> None:
+    parts = [
+        _part(0, output=_said("In [France], ")),
+        _part(1, output=_said("on the Seine."), finish_reason="stop", num_output_tokens=9),
+    ]
+    explanation = explain_answers("req-1", parts, _ledger(workspace))
+    (answer,) = explanation.answers
+    assert (answer.num_prompt_tokens, answer.num_output_tokens) == (31, 41)
+    assert (answer.cost_nano_usd, answer.finish_reason) == (10_000, "stop")
+    text = _text(explanation)
+    for expected in (
+        "request req-1",
+        "ended by stop",
+        "31 of the prompt (16 cached), 41 of the answer",
+        "cost: 0.000010000 USD, recorded in 2 parts",
+        "first token after 250 ms, complete after 2,000 ms",
+        "user: Where is [Paris]?",  # data is no markup
+        "temperature = 0",
+        "answered: In [France], on the Seine.",
+        f"weights small-weights {OLD}, those of this name now",
+        "source: some_package==1.0/model.gguf",
+        f"sha256 of the source: {'c' * 64}",
+        "license: Apache-2.0",
+        "134,515,008 parameters",
+    ):
+        assert expected in text
+
+
+def test_an_id_that_was_used_again_is_two_answers(workspace: Workspace) -> None:
+    parts = [
+        _part(0),
+        _part(0, tenant="acme"),
+        _part(1, tenant="acme", finish_reason="stop"),
+        _part(1, finish_reason="client_gone"),
+    ]
+    explanation = explain_answers("req-1", parts, _ledger(workspace))
+    ends = [answer.finish_reason for answer in explanation.answers]
+    assert ends == ["client_gone", "stop"]
+    assert len(explanation.weights) == 1
+
+
+def test_an_answer_without_an_end_says_so(workspace: Workspace) -> None:
+    text = _text(explain_answers("req-1", [_part(0)], _ledger(workspace)))
+    assert "ended by nothing that was recorded" in text
+
+
+def test_former_and_unknown_weights_are_told_as_such(workspace: Workspace) -> None:
+    ledger = _ledger(workspace)
+    _add(ledger, NEW)
+    _add(ledger, "d" * 64, name="others")
+    parts = [_part(finish_reason="stop"), _part(finish_reason="stop", release_id="e" * 64)]
+    text = _text(explain_answers("req-1", parts, ledger))
+    assert f"weights small-weights {OLD}, not those of this name now" in text
+    assert f"weights {'e' * 64}: not in the ledger" in text
+
+
+def test_text_that_the_log_does_not_keep_is_told_by_its_digest(workspace: Workspace) -> None:
+    kept = {"sha256": "f" * 64, "chars": 17}
+    prompt = {"model": "small", "messages": [{"role": "user", "content": kept}]}
+    output = json.dumps([{"index": 0, "text": kept, "tool_calls": [{"function": {"name": kept}}]}])
+    part = _part(prompt=json.dumps(prompt), output=output, finish_reason="stop")
+    text = _text(explain_answers("req-1", [part], _ledger(workspace)))
+    told = f"17 characters that the log does not keep, sha256 {'f' * 12}"
+    for who in ("user", "answered", "called"):
+        assert f"{who}: {told}" in text
+
+
+def test_a_streams_calls_of_tools_are_put_together(workspace: Workspace) -> None:
+    def piece(**function: str) -> dict[str, Any]:
+        return {"index": 0, "function": function}
+
+    pieces = [
+        piece(name="weather", arguments=""),
+        piece(arguments='{"city": '),
+        piece(arguments='"Rome"}'),
+    ]
+    output = json.dumps([{"index": 0, "tool_calls": pieces}])
+    text = _text(
+        explain_answers(
+            "req-1", [_part(output=output, finish_reason="tool_calls")], _ledger(workspace)
+        )
+    )
+    assert 'called: weather {"city": "Rome"}' in text
+
+
+def test_a_stand_in_a_tenant_and_embeddings_are_told(workspace: Workspace) -> None:
+    part = _part(
+        prompt=json.dumps({"model": "vectors", "input": ["one", "two"]}),
+        route="/v1/embeddings",
+        first_token_ms=None,
+        tenant="acme",
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        degraded="unavailable",
+        finish_reason="stop",
+    )
+    text = _text(explain_answers("req-1", [part], _ledger(workspace)))
+    assert "tenant: acme" in text
+    assert "degraded: unavailable, answered by a stand-in" in text
+    assert "in trace 0af7651916cd43dd8448eb211c80319c" in text
+    assert 'input: ["one", "two"]' in text
+    assert "answered:" not in text
