@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from rayapp.cli.terminal import show_aside, waiting
 from rayapp.errors import Unavailable, UserError
 from rayapp.observe.prompts import find_prompts
+from rayapp.schemas.record import short
 from rayapp.schemas.traffic import NANO
 from rayapp.storage import Workspace
 
@@ -174,7 +175,7 @@ def show(answer: Answer, cost_usd: float | None) -> None:
         "tokens": f"{answer.num_prompt_tokens:,} asked, {answer.num_output_tokens:,} answered",
         "cost": "not in the prompt log yet" if cost_usd is None else f"{cost_usd:.9f} USD",
         "time": f"{first}all {answer.latency_ms:,.0f} ms",
-        "release": f"{answer.release_id[:12]}, the weights' digest",
+        "release": f"{short(answer.release_id)}, the weights' digest",
         "request": answer.request_id,
     }
     if answer.degraded is not None:

@@ -14,6 +14,7 @@ from rayapp.cli.summary import activation
 from rayapp.errors import Unavailable
 from rayapp.govern.keys import create_key
 from rayapp.ledger import Ledger
+from rayapp.schemas.record import short
 from rayapp.storage import Workspace
 
 MAX_TOKENS = 60
@@ -79,7 +80,7 @@ def summary(
     answered = [
         ("tokens", f"{answer.num_prompt_tokens} asked, {answer.num_output_tokens} answered"),
         ("cost", f"{cost}, by the prompt log"),
-        ("release", f"{answer.release_id[:12]}, the weights' digest"),
+        ("release", f"{short(answer.release_id)}, the weights' digest"),
     ]
     wanted = key or "none is needed; requires_key: true in the serving config asks for one"
     look = [

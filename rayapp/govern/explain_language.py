@@ -11,10 +11,9 @@ from rich.tree import Tree
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
-from rayapp.schemas.record import Record
+from rayapp.schemas.record import Record, short
 from rayapp.schemas.traffic import NANO
 
-_ID_CHARS = 12
 _SAID_BY_OTHER_FIELDS = {"model", "messages", "prompt", "input", "suffix"}
 
 
@@ -209,7 +208,7 @@ def _text(value: Any) -> str:
         case str():
             return value
         case {"sha256": str(digest), "chars": int(chars)}:
-            return f"{chars:,} characters that the log does not keep, sha256 {digest[:_ID_CHARS]}"
+            return f"{chars:,} characters that the log does not keep, sha256 {short(digest)}"
         case None:
             return "nothing"
     return json.dumps(value, ensure_ascii=False)

@@ -7,15 +7,19 @@ from typing import Any
 import pytest
 from serving_case import ENDPOINT, seal_release
 
+from rayapp.config.language import LanguageConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import GateRefused, UserError, WorkspaceError
-from rayapp.flows.deploying import check_named
+from rayapp.flows.deploying import check_named, found_weights
 from rayapp.flows.session import Session, open_session
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import manifest_uri, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import promote
+from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.operations import EventKind
 from rayapp.schemas.release import Verdict
+from rayapp.storage import Workspace
 
 Check = Callable[..., set[str]]
 
@@ -109,3 +113,28 @@ def test_a_workspace_without_a_ledger_is_refused_and_not_made(site: Any, tmp_pat
     with pytest.raises(UserError, match="has no ledger"):
         check_named(site[0], config)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
+    session = open_session({"RAYAPP_WORKSPACE": workspace.uri}, lambda text: None)
+    config = LanguageConfig.model_validate(
+        {"engines": {"small": {"weights": "tiny"}}, "models": {"chat": {"engine": "small"}}}
+    )
+    with pytest.raises(UserError, match="there are no weights 'tiny'"):
+        found_weights(session, config)
+    weights = WeightsRef(
+        name="tiny",
+        uri="/weights",
+        digest="a" * 64,
+        files=(),
+        task="embed",
+        source="/models/tiny",
+        source_sha256=None,
+        license="MIT",
+        architecture="BertModel",
+        num_parameters=10,
+        max_context_tokens=64,
+    )
+    payload = {"weights": weights.model_dump(mode="json")}
+    session.ledger.append(EventKind.WEIGHTS_ADDED, "tiny", payload)
+    assert found_weights(session, config) == {"small": weights}

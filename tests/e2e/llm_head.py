@@ -1,0 +1,107 @@
+"""A head that serves configs/serving/llm.yaml, with keys required and budgets."""
+
+import json
+import re
+import urllib.request
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from shells import PROJECT, Shell
+
+from rayapp.cli.head_state import running_head
+
+MODEL, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
+WEIGHTS = ("smollm2_135m_instruct", "all_minilm_l6_v2")
+POOR, RICH = "poor", "rich"
+POOR_USD = 17e-6
+"""Covers a prompt of 37 tokens and about 100 tokens of an answer."""
+CUT_AFTER_TOKENS = range(60, 104)
+
+
+@dataclass(frozen=True)
+class Served:
+    """key_of: makes an API key of a tenant."""
+
+    shell: Shell
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.shell.environ['RAYAPP_HTTP_PORT']}"
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(RICH)
+
+    def key_of(self, tenant: str) -> str:
+        key: str = self.shell.rayapp_json("keys", "create", tenant)["key"]
+        return key
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=300)
+
+    def num_running(self) -> int:
+        """Requests that engines are working on, by vLLM's own count, which Ray exports every few
+        seconds."""
+        folder = Path(running_head(self.shell.workspace).temp_dir)
+        found = json.loads((folder / "prom_metrics_service_discovery.json").read_bytes())
+        running = 0.0
+        for target in found[0]["targets"]:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as response:
+                text = response.read().decode()
+            values = re.findall(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", text, re.M)
+            running += sum(map(float, values))
+        return int(running)
+
+
+def serve(shell: Shell) -> Served:
+    """As a user does it: weights, then the config, with what makes callers known added."""
+    for name in WEIGHTS:
+        added = shell.rayapp("submit", f"configs/weights/{name}.yaml", timeout_s=600)
+        assert added.returncode == 0, added.stdout + added.stderr
+    config = yaml.safe_load((PROJECT / "configs/serving/llm.yaml").read_text())
+    config["applications"][1]["args"] |= {
+        "requires_key": True,
+        "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
+        "commit_every_s": 1,
+    }
+    path = Path(shell.workspace.uri).parent / "project/llm.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(config))
+    project = shell.in_folder(path.parent)
+    deployed = project.rayapp("submit", path.name, "--job", "deploy", timeout_s=900)
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert f"rayapp ask {MODEL}" in deployed.stderr
+    return Served(shell)
+
+
+def chat(**fields: Any) -> bytes:
+    """A request's body; a small one, where `fields` do not say otherwise."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    small = {"model": MODEL, "messages": messages, "max_tokens": 8, "temperature": 0}
+    return json.dumps(small | fields).encode()
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "is_capital": {"type": "boolean"}},
+    "required": ["city", "is_capital"],
+    "additionalProperties": False,
+}
