@@ -14,13 +14,15 @@ class SourceConfig(Config):
     """Where raw files lie: a path or URI (`uri`), or a data file inside an installed package."""
 
     uri: str | None = None
-    """A CSV or Parquet file, a folder of them, or a glob; .zip and .gz are read as they are."""
+    """A CSV, JSON lines or Parquet file, a folder of them, or a glob; .zip and .gz are read as they
+    are."""
     package: str | None = None
     path: str | None = None
     """With `package`: the file's path inside the package."""
-    format: Literal["csv", "parquet"] = "csv"
+    format: Literal["csv", "parquet", "jsonl"] = "csv"
+    """`jsonl`: a JSON object on each line."""
     null_values: tuple[str, ...] = ("", "NA")
-    """CSV texts that mean a missing value."""
+    """Texts of a CSV or JSON lines file that mean a missing value."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -41,8 +43,17 @@ class TableConfig(Config):
 
 class LabelConfig(Config):
     name: str
-    expression: str
+    expression: str | None = None
     """Over base columns, for example `arr_delay > 15`. Rows where it is null are not used."""
+    fields: tuple[str, ...] = ()
+    """Instead, with `task: text`: columns of which the answer is a JSON object, in this order. What
+    is null in a row is null in its object."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.expression is None) == (not self.fields):
+            raise ValueError("set either `expression` or `fields`")
+        return self
 
 
 class AsOfFeature(Config):
@@ -159,6 +170,7 @@ class SnapshotConfig(Config):
     section = "snapshot"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     task: Task
+    """`text`: what is learned is an answer in words, by a language model."""
     tables: dict[str, TableConfig]
     view: ViewConfig
 
@@ -168,4 +180,12 @@ class SnapshotConfig(Config):
         missing = sorted(wanted - set(self.tables))
         if missing:
             raise ValueError(f"`view` names table(s) {missing} that `tables` does not define")
+        return self
+
+    @model_validator(mode="after")
+    def _objects_are_text(self) -> Self:
+        if self.view.label.fields and self.task != "text":
+            raise ValueError(
+                f"`label.fields` make a text; with task {self.task!r} set `expression`"
+            )
         return self

@@ -189,7 +189,8 @@ def _newest(table: pa.Table, contract: Contract) -> datetime | None:
 
 
 def part_row(number: int, part: RawPart) -> dict[str, Any]:
-    return {"number": number, **vars(part), "header": list(part.header)}
+    names = {"header": list(part.header), "keys": list(part.keys)}
+    return {"number": number, **vars(part), **names}
 
 
 def check_block(table_plan: TablePlan, row: Mapping[str, Any]) -> pa.Table:

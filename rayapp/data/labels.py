@@ -1,5 +1,7 @@
 """The label of each row as models and metrics take it, and the names of the classes."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,12 +14,17 @@ from rayapp.transforms import Expression
 def encode_label(
     task: Task, label: LabelConfig, table: pa.Table
 ) -> tuple[pa.Array, tuple[str, ...]]:
-    """binary: 0 or 1; multiclass: the class's name; regression: a number. Null stays null.
+    """binary: 0 or 1; multiclass: the class's name; regression: a number; text: the answer. Null
+    stays null.
 
     Class names are sorted; a binary label of two texts is 1 for the second one. Raises DataError
     where the values do not make such a label.
     """
+    if label.expression is None:
+        return json_objects(table.select(label.fields)), ()
     values = Expression.parse(label.expression).evaluate(table)
+    if task == "text":
+        return pc.cast(values, pa.string()), ()
     if task == "regression":
         numbers = pc.cast(values, pa.float64())
         if not pc.all(pc.is_finite(numbers), min_count=0).as_py():
@@ -51,3 +58,13 @@ def encode_label(
 
 def _classes(texts: pa.Array) -> tuple[str, ...]:
     return tuple(sorted(value for value in pc.unique(texts).to_pylist() if value is not None))
+
+
+def json_objects(table: pa.Table) -> pa.Array:
+    """Each row as the text of a JSON object, in the order of the columns. No spaces: a language
+    model pays for each."""
+    texts = [
+        json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
+        for row in table.to_pylist()
+    ]
+    return pa.array(texts, pa.string())

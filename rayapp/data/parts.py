@@ -1,7 +1,8 @@
 """Raw files cut into parts that Ray reads in parallel, and the reading of one part.
 
-A plain CSV file is cut at line ends (never inside quotes); Parquet at row groups; a .zip or .gz
-cannot be split, so it is unpacked here and its text is cut. CSV must be UTF-8 with a header line.
+A plain CSV file is cut at line ends (never inside quotes), JSON lines at line ends; Parquet at row
+groups; a .zip or .gz cannot be split, so it is unpacked here and its text is cut. CSV must be UTF-8
+with a header line.
 """
 
 import csv
@@ -10,7 +11,7 @@ import gzip
 import io
 import itertools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from rayapp.config.snapshot import SourceConfig
 from rayapp.data.contract import Contract
+from rayapp.data.json_lines import keys_of, read_json_lines
 from rayapp.data.parse import Parsed, typed
 from rayapp.data.sources import expand, open_uri
 from rayapp.errors import DataError
@@ -36,13 +38,15 @@ class RawPart:
     """One part of one file. CSV: bytes [start, stop), or `text` itself where the file had to be
     unpacked. Parquet: row groups [start, stop).
 
-    header: all columns in the file's order, those that the contract describes by its names."""
+    header: all columns in the file's order, those that the contract describes by its names. keys:
+    for JSON lines, the same columns as the file calls them."""
 
     uri: str
     header: tuple[str, ...]
     start: int
     stop: int
     text: bytes | None = None
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def cut_source(config: SourceConfig, contract: Contract, num_blocks: int) -> lis
     """Parts that cover every row once; about num_blocks of them. Raises DataError for a missing
     column."""
     uris = expand(config)
-    cut = _parquet_parts if config.format == "parquet" else _csv_parts
+    cut = {"parquet": _parquet_parts, "csv": _csv_parts, "jsonl": _json_parts}[config.format]
     parts = [part for uri in uris for part in cut(uri, -(-num_blocks // len(uris)))]
     parts = [replace(part, header=_in_words_of(contract, part.header)) for part in parts]
     for part in parts:
@@ -103,17 +107,30 @@ def _parquet_parts(uri: str, parts: int) -> list[RawPart]:
 
 
 def _csv_parts(uri: str, parts: int) -> list[RawPart]:
+    return _text_parts(uri, parts, _header, _QUOTE)
+
+
+def _json_parts(uri: str, parts: int) -> list[RawPart]:
+    """No line end stands inside a JSON object that is written on a line."""
+    found = _text_parts(uri, parts, _keys, b"")
+    return [replace(part, keys=part.header) for part in found]
+
+
+def _text_parts(
+    uri: str, parts: int, head: Callable[[str, Any], tuple[tuple[str, ...], int]], quote: bytes
+) -> list[RawPart]:
+    """head: the column names, and the offset of the first row."""
     text = _unpacked(uri)
     if text is not None:
-        header, start = _header(uri, io.BytesIO(text))
-        cuts = _cuts(io.BytesIO(text), start, len(text), parts)
+        header, start = head(uri, io.BytesIO(text))
+        cuts = _cuts(io.BytesIO(text), start, len(text), parts, quote)
         return [RawPart(uri, header, a, b, text[a:b]) for a, b in itertools.pairwise(cuts)]
     filesystem, path = open_uri(uri)
     size = filesystem.get_file_info(path).size
     with filesystem.open_input_file(path) as file:
-        header, start = _header(uri, file)
+        header, start = head(uri, file)
         file.seek(0)
-        cuts = _cuts(file, start, size, parts)
+        cuts = _cuts(file, start, size, parts, quote)
     return [RawPart(uri, header, a, b) for a, b in itertools.pairwise(cuts)]
 
 
@@ -149,33 +166,41 @@ def _header(uri: str, file: Any) -> tuple[tuple[str, ...], int]:
     return tuple(names), len(line) + len(newline)
 
 
-def _cuts(file: Any, start: int, size: int, parts: int) -> list[int]:
+def _keys(uri: str, file: Any) -> tuple[tuple[str, ...], int]:
+    return keys_of(uri, file.read(_CHUNK_BYTES)), 0
+
+
+def _cuts(file: Any, start: int, size: int, parts: int, quote: bytes) -> list[int]:
     """Offsets of row starts near equal shares of the file, from its first row to its end."""
     targets = np.linspace(start, size, parts + 1)[1:-1]
     wanted = iter([int(target) for target in targets])
     cuts, target, position, num_quotes = [start], next(wanted, None), 0, 0
     while target is not None and (chunk := file.read(_CHUNK_BYTES)):
         while target is not None and target < position + len(chunk):
-            found = _row_end(chunk, max(target, cuts[-1]) - position, num_quotes)
+            found = _row_end(chunk, max(target, cuts[-1]) - position, num_quotes, quote)
             if found is None:
                 break
             cuts.append(position + found)
             target = next(wanted, None)
-        num_quotes += chunk.count(_QUOTE)
+        num_quotes += _count(chunk, quote)
         position += len(chunk)
     return sorted({cut for cut in cuts if cut < size} | ({size} if size > start else set()))
 
 
-def _row_end(chunk: bytes, at: int, quotes_before: int) -> int | None:
+def _row_end(chunk: bytes, at: int, quotes_before: int, quote: bytes) -> int | None:
     """The first offset at or after `at` that follows a line end outside quotes."""
     at = max(at, 0)
-    is_quoted = (quotes_before + chunk.count(_QUOTE, 0, at)) % 2 == 1
+    is_quoted = (quotes_before + _count(chunk, quote, 0, at)) % 2 == 1
     while (end := chunk.find(_NEWLINE, at)) >= 0:
-        is_quoted ^= chunk.count(_QUOTE, at, end) % 2 == 1
+        is_quoted ^= _count(chunk, quote, at, end) % 2 == 1
         if not is_quoted:
             return end + 1
         at = end + 1
     return None
+
+
+def _count(chunk: bytes, quote: bytes, start: int = 0, stop: int | None = None) -> int:
+    return chunk.count(quote, start, stop) if quote else 0
 
 
 def read_part(part: RawPart, config: SourceConfig, columns: Sequence[Column]) -> Read:
@@ -191,6 +216,10 @@ def read_part(part: RawPart, config: SourceConfig, columns: Sequence[Column]) ->
         table = table.rename_columns([physical[name] for name in table.column_names])
         return Read(typed(table, columns), ())
     text = part.text if part.text is not None else _range(part)
+    if config.format == "jsonl":
+        words = dict(zip(part.header, part.keys, strict=True))
+        table, misshapen = read_json_lines(text, [words[n] for n in names], config.null_values)
+        return Read(typed(table.rename_columns(names), columns), misshapen)
     return _read_csv(text, part, config, columns)
 
 

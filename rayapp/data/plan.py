@@ -55,12 +55,16 @@ def plan_view(config: SnapshotConfig, tables: Mapping[str, Sequence[Column]]) ->
 
 def _label(config: SnapshotConfig, columns: Columns) -> Column:
     label = config.view.label
-    found = _derived(label.name, label.expression, columns)
     kinds: dict[Task, ColumnType] = {
         "binary": "integer",
         "multiclass": "string",
         "regression": "number",
+        "text": "string",
     }
+    if label.expression is None:
+        _must_exist(label.fields, columns, "label.fields")
+        return Column(name=label.name, type=kinds[config.task], known_at="outcome")
+    found = _derived(label.name, label.expression, columns)
     if config.task == "regression" and found.type not in ("integer", "number"):
         raise ConfigError(
             f"label {label.name!r} is {found.type}, a regression needs a number",
@@ -70,9 +74,12 @@ def _label(config: SnapshotConfig, columns: Columns) -> Column:
 
 
 def _marked(view: ViewConfig, columns: Columns) -> list[Column]:
-    """A column that alone makes the label is an outcome, whatever its contract says."""
-    used = Expression.parse(view.label.expression).columns
-    makers = used if len(used) == 1 else frozenset()
+    """A column that alone makes the label is an outcome, whatever its contract says; so is each
+    column that the label repeats."""
+    makers = frozenset(view.label.fields)
+    if view.label.expression is not None:
+        used = Expression.parse(view.label.expression).columns
+        makers = used if len(used) == 1 else frozenset()
     return [
         c.model_copy(update={"known_at": "outcome"}) if c.name in makers else c
         for c in columns.values()

@@ -11,7 +11,11 @@ from pyarrow import fs
 from rayapp.config.snapshot import SourceConfig
 from rayapp.errors import DataError
 
-_SUFFIXES = {"csv": (".csv", ".csv.gz", ".csv.zip", ".txt", ".tsv"), "parquet": (".parquet",)}
+_SUFFIXES = {
+    "csv": (".csv", ".csv.gz", ".csv.zip", ".txt", ".tsv"),
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zip", ".ndjson"),
+}
 
 
 def expand(config: SourceConfig) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 from rayapp.schemas.record import Record
 
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp"]
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "text"]
 KnownAt = Literal["prediction", "outcome"]
 SPLIT_COLUMN = "_split"
 ROW_ID_COLUMN = "_row_id"
@@ -69,7 +69,7 @@ class Snapshot(Record):
     view: TableVersion
     label: str
     classes: tuple[str, ...]
-    """Class names in the order of a model's probabilities; empty for a regression."""
+    """Class names in the order of a model's probabilities; empty for a regression and for text."""
     time_column: str | None
     splits: tuple[SplitSize, ...]
     config_digest: str
