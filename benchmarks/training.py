@@ -29,14 +29,21 @@ import ray
 import ray.data
 
 from rayapp.config.training import TrainConfig
-from rayapp.families.base import Batch, BatchSource, Compute, Problem, Progress, family
+from rayapp.families.base import (
+    ENCODED_ROWS,
+    Batch,
+    BatchSource,
+    Compute,
+    Problem,
+    Progress,
+    family,
+)
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import Encode
 from rayapp.families.meter import CpuMeter
 from rayapp.schemas.data import Column, Snapshot, TableVersion
 from rayapp.schemas.model import Feature
 from rayapp.train.fit import fit
-from rayapp.train.loop import BATCH_ROWS
 
 RESULTS = Path("benchmarks/results")
 NUM_NUMBERS, NUM_TEXTS = 24, 4
@@ -152,8 +159,10 @@ def _plain(config: TrainConfig, bundle: Path, folder: Path, queue: Any) -> None:
     def source(name: str) -> BatchSource:
         def batches() -> Any:
             x_NF, y_N = np.load(folder / f"{name}_x.npy"), np.load(folder / f"{name}_y.npy")
-            for at in range(0, len(y_N), BATCH_ROWS):
-                yield Batch(x_NF[at : at + BATCH_ROWS], y_N[at : at + BATCH_ROWS])
+            for at in range(0, len(y_N), ENCODED_ROWS.num_rows):
+                yield Batch(
+                    x_NF[at : at + ENCODED_ROWS.num_rows], y_N[at : at + ENCODED_ROWS.num_rows]
+                )
 
         return batches
 

@@ -1,10 +1,13 @@
 """configs/training/*.yaml: one model, how it is fitted, and on what."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.errors import ConfigError
+from rayapp.schemas.data import Task
 
 
 class WorkersConfig(Config):
@@ -51,33 +54,124 @@ class NeuralConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0)
 
 
+class LoraConfig(Config):
+    """Low-rank adapters: what is learned beside weights that stay as they are."""
+
+    rank: int = Field(default=16, ge=1, le=512)
+    alpha: float = Field(default=32.0, gt=0)
+    """What the adapter adds is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ("all-linear",)
+    """Names of the layers that get one; `all-linear` is every linear layer but the last."""
+
+
+class LlmConfig(Config):
+    """Fine-tuning a language model to answer rows of text."""
+
+    base_model: str
+    """Name of weights in the workspace (configs/weights/)."""
+    prompt: str
+    """What the user says, with {name} for each feature, in the base model's chat template."""
+    system: str | None = None
+    """What is said before; none leaves it to the chat template."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """`qlora`: LoRA beside weights in 4 bits, needs a GPU and bitsandbytes. `full`: all weights,
+    needs a GPU."""
+    lora: LoraConfig = LoraConfig()
+    """Of `lora` and `qlora`."""
+    sequence_tokens: int = Field(default=512, ge=8)
+    """Tokens of a packed sequence. Rows that are longer are left out, and told."""
+    num_steps: int = Field(default=60, ge=1)
+    """Optimizer steps of the whole fit, over as many passes as they take."""
+    batch_size: int = Field(default=4, ge=1)
+    """Sequences per worker and step."""
+    micro_batch_size: int = Field(default=1, ge=1)
+    """Sequences in one forward pass; a step's gradients are the sum over them, whatever this is."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that the fit starts from. bfloat16 on a GPU; few CPUs compute it well."""
+    merge: bool = False
+    """True puts whole weights with the adapter in them into the bundle as well (`merged/`), for
+    engines that load no adapters."""
+
+    @model_validator(mode="after")
+    def _no_word_without_effect(self) -> Self:
+        if self.method == "full" and self.lora != LoraConfig():
+            raise ValueError("`lora` has no effect with method 'full': remove it")
+        if self.merge and self.method != "lora":
+            raise ValueError(
+                f"`merge` is for method 'lora': {self.method!r} has "
+                + ("no adapter" if self.method == "full" else "weights in 4 bits, which would lose")
+            )
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} is no multiple of `micro_batch_size` "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+
 class TrainConfig(Config):
     section = "training"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Also the MLflow experiment and the bundle's name."""
     snapshot: str
     """Path of the snapshot config; its newest built snapshot is used."""
-    family: Literal["tabular", "neural"]
+    family: Literal["tabular", "neural", "llm"]
     features: tuple[str | dict[str, str], ...] = Field(min_length=1)
-    """Column names, or {name: expression over columns}. Text becomes a category."""
+    """Column names, or {name: expression over columns}. Text becomes a category; for `llm` they are
+    what its prompt shows."""
     seed: int = 7
     checkpoint_every: int = Field(default=50, ge=1)
-    """Boosting rounds, or epochs for the neural family, between checkpoints: the work a lost
-    worker can cost."""
+    """Boosting rounds, epochs for the neural family, or steps for llm, between checkpoints: the
+    work a lost worker can cost."""
     workers: WorkersConfig = WorkersConfig()
     tabular: TabularConfig | None = None
     neural: NeuralConfig | None = None
+    llm: LlmConfig | None = None
 
     @model_validator(mode="after")
     def _one_family(self) -> Self:
-        other = {"tabular": "neural", "neural": "tabular"}[self.family]
-        if getattr(self, other) is not None:
-            raise ValueError(f"`{other}` has no effect with family {self.family!r}: remove it")
+        for other in ("tabular", "neural", "llm"):
+            if other != self.family and getattr(self, other) is not None:
+                raise ValueError(f"`{other}` has no effect with family {self.family!r}: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _llm_fits(self) -> Self:
+        if self.family != "llm":
+            return self
+        if self.llm is None:
+            raise ValueError("family 'llm' needs `llm`, with `base_model` and `prompt`")
+        names = {n for item in self.features for n in ([item] if isinstance(item, str) else item)}
+        shown = set(re.findall(r"\{(\w+)\}", self.llm.prompt))
+        if names != shown:
+            raise ValueError(
+                f"`llm.prompt` shows {sorted(shown)}, `features` are {sorted(names)}: "
+                "they must be the same"
+            )
+        if self.llm.method != "lora" and not self.workers.use_gpu:
+            raise ValueError(
+                f"`llm.method` {self.llm.method!r} needs a GPU: set workers.use_gpu, or run with "
+                "RAYAPP_ENVIRONMENT=gpu"
+            )
         return self
 
     @property
-    def family_config(self) -> TabularConfig | NeuralConfig:
+    def family_config(self) -> TabularConfig | NeuralConfig | LlmConfig:
         """The chosen family's own settings, defaults where the YAML is silent."""
+        if self.llm is not None:
+            return self.llm
         if self.family == "tabular":
             return self.tabular or TabularConfig()
         return self.neural or NeuralConfig()
+
+
+def require_task(config: TrainConfig, task: Task) -> None:
+    """Raises ConfigError where the family cannot learn what the snapshot asks."""
+    if (config.family == "llm") != (task == "text"):
+        raise ConfigError(
+            f"family {config.family!r} does not learn task {task!r} of {config.snapshot}",
+            "the llm family learns task text, and no other does",
+        )

@@ -1,14 +1,16 @@
 """The plug-in contract: what a model family must bring, and the table of those there are.
 
-A family never sees YAML, Ray Data or MLflow. It gets encoded rows and gives back a model that
-answers encoded rows; everything else (encoding, schema, digest, serving) is the same for all.
+A family never sees YAML, Ray Data or MLflow. Most get encoded rows and give back a model that
+answers encoded rows; everything else (encoding, schema, digest, serving) is the same for all. A
+language model gets packed sequences of tokens instead (families/llm) and gives back an adapter or
+weights, which an engine answers with; its fit is the same to whoever runs it.
 
 To add one: write a module with a class that satisfies Family, add a line to FAMILIES, a settings
 class to config/training.py, and run the contract tests in tests/contract/test_families.py.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ import numpy.typing as npt
 
 from rayapp.errors import UserError
 from rayapp.schemas.data import Task
+from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import EncodedFeature
 
 Floats = npt.NDArray[np.float32]
@@ -25,7 +28,10 @@ Floats = npt.NDArray[np.float32]
 FAMILIES = {
     "tabular": "rayapp.families.tabular:Tabular",
     "neural": "rayapp.families.neural:Neural",
+    "llm": "rayapp.families.llm.family:LanguageModel",
 }
+ENCODED = ("tabular", "neural")
+"""Those that learn from encoded rows and give scores."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,18 @@ class Problem:
     seed: int
     num_rows: int
     """Training rows over all workers: what a learning-rate schedule is laid out on."""
+    base: WeightsRef | None = None
+    """The weights that a language model's fit starts from; None for every other family."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a language model is tuned from, and in which environment of Ray's that can be done.
+    fields: of the JSON object that it learns to answer; empty where answers are plain text."""
+
+    weights: WeightsRef
+    runtime_env: Mapping[str, Any]
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,8 @@ class Progress:
     """Given to `on_progress` as fitting goes on."""
 
     step: int
-    """Rounds or epochs done so far, counted from 1 over the whole run, resumed parts included."""
+    """Rounds, epochs or steps done so far, counted from 1 over the whole run, resumed parts
+    included."""
     total_steps: int
     metrics: dict[str, float]
     is_checkpoint: bool
@@ -78,8 +97,27 @@ class Progress:
 RESUME = "resume"
 
 
-BatchSource = Callable[[], Iterator[Batch]]
-"""Called once per pass over the rows; each pass may come in another order."""
+BatchSource = Callable[[], Iterator[Any]]
+"""Called once per pass over the rows; each pass may come in another order. Gives what the family's
+`reading` makes of them: Batch for encoded rows."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a family takes rows out of the dataset that was made for it. batch: of their columns, as
+    arrays that it may write to. num_rows: how many at a time; it cuts its own batches of them."""
+
+    batch: Callable[[Mapping[str, Any]], Any]
+    num_rows: int
+
+
+def _encoded(columns: Mapping[str, Any]) -> Batch:
+    """The object store's memory is read-only, which PyTorch does not take."""
+    x_NF, y_N = (np.require(columns[name], np.float32, ["C", "W"]) for name in ("x", "y"))
+    return Batch(x_NF, y_N)
+
+
+ENCODED_ROWS = Reading(_encoded, 65_536)
 
 
 class Model(Protocol):
@@ -94,7 +132,11 @@ class Family(Protocol):
         ...
 
     def unit(self) -> str:
-        """What a step is called: "round" or "epoch"."""
+        """What a step is called: "round", "epoch" or "step"."""
+        ...
+
+    def reading(self) -> Reading:
+        """How it takes its rows."""
         ...
 
     def num_steps(self, settings: dict[str, Any]) -> int:

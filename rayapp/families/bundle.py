@@ -48,6 +48,18 @@ def write_bundle(
     (folder / PROFILE_FILE).write_bytes(profile.canonical())
 
 
+def described(folder: Path) -> tuple[BundleSchema, Profile]:
+    """What a bundle says of itself, without its model. Raises DataError where it is no bundle."""
+    try:
+        schema = BundleSchema.parse((folder / SCHEMA_FILE).read_bytes())
+        return schema, Profile.parse((folder / PROFILE_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        told = mismatch(error) if isinstance(error, ValidationError) else type(error).__name__
+        raise DataError(
+            f"{folder} is not a bundle: {told}", "fetch the bundle again from its URI"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle. Safe to share between threads: predict changes nothing."""
@@ -60,15 +72,7 @@ class Bundle:
     def open(cls, folder: Path, num_threads: int = 1) -> "Bundle":
         """The folder may go afterwards. Raises DataError where it is no bundle; its digest is the
         caller's to check."""
-        try:
-            schema = BundleSchema.parse((folder / SCHEMA_FILE).read_bytes())
-            profile = Profile.parse((folder / PROFILE_FILE).read_bytes())
-        except (OSError, ValueError) as error:
-            told = mismatch(error) if isinstance(error, ValidationError) else type(error).__name__
-            raise DataError(
-                f"{folder} is not a bundle: {told}",
-                "fetch the bundle again from its URI",
-            ) from None
+        schema, profile = described(folder)
         model = family(schema.family).load(folder / MODEL_FOLDER, num_threads)
         return cls(schema, profile, model)
 

@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rayapp.errors import DataError
-from rayapp.families.base import RESUME, Batch, BatchSource, Compute, Problem, Progress
+from rayapp.families.base import (
+    ENCODED_ROWS,
+    RESUME,
+    Batch,
+    BatchSource,
+    Compute,
+    Problem,
+    Progress,
+    Reading,
+)
 from rayapp.families.network import (
     Network,
     NetworkModel,
@@ -46,6 +55,9 @@ class Neural:
 
     def unit(self) -> str:
         return "epoch"
+
+    def reading(self) -> Reading:
+        return ENCODED_ROWS
 
     def num_steps(self, settings: dict[str, Any]) -> int:
         return int(settings["num_epochs"])

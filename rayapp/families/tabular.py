@@ -14,7 +14,16 @@ import numpy as np
 import xgboost as xgb
 
 from rayapp.errors import DataError
-from rayapp.families.base import Batch, BatchSource, Compute, Floats, Problem, Progress
+from rayapp.families.base import (
+    ENCODED_ROWS,
+    Batch,
+    BatchSource,
+    Compute,
+    Floats,
+    Problem,
+    Progress,
+    Reading,
+)
 from rayapp.families.dense import DensePredictor
 from rayapp.families.scores import tune_metrics
 from rayapp.schemas.data import Task
@@ -30,6 +39,9 @@ class Tabular:
 
     def unit(self) -> str:
         return "round"
+
+    def reading(self) -> Reading:
+        return ENCODED_ROWS
 
     def num_steps(self, settings: dict[str, Any]) -> int:
         return int(settings["num_rounds"])

@@ -16,7 +16,7 @@ from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig
+from rayapp.config.training import TrainConfig, require_task
 from rayapp.data.contract import load_contract
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.plan import plan_view
@@ -109,7 +109,10 @@ class _Reader:
         self._views[path] = columns
 
     def _check_training(self, config: TrainConfig, path: str) -> None:
-        label = self._of(SnapshotConfig, config.snapshot).view.label.name
+        snapshot = self._of(SnapshotConfig, config.snapshot)
+        label = snapshot.view.label.name
+        with _named(path):
+            require_task(config, snapshot.task)
         for at, item in enumerate(config.features):
             with _named(path, ("features", at), item):
                 columns = self._views[config.snapshot]

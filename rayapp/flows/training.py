@@ -8,14 +8,17 @@ from typing import Any
 
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig
+from rayapp.config.training import TrainConfig, require_task
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
 from rayapp.data.telltale import refuse_suspicious_features
-from rayapp.families.bundle import Bundle
+from rayapp.families.base import Base
+from rayapp.families.bundle import described
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session, environment_lock
+from rayapp.flows.weights import find_weights
+from rayapp.llm.environment import TUNING, libraries_of, runtime_env
 from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleRef, Feature, Run
@@ -77,8 +80,13 @@ def checked_features(
 
 def train_stage(session: Session, config: TrainConfig) -> Run:
     snapshot = newest_snapshot(session, config.snapshot)
+    require_task(config, snapshot.task)
     features = checked_features(session, config, snapshot)
-    key = session.key("train", config.model_dump(mode="json"), snapshot.content_digest())
+    base = _base(session, config)
+    inputs = [config.model_dump(mode="json"), snapshot.content_digest()]
+    if base is not None:
+        inputs += [base.weights.digest, libraries_of(base.runtime_env)]
+    key = session.key("train", *inputs)
     done = session.ledger.latest(EventKind.RUN_FINISHED, key=key)
     if done is not None:
         run = done.record(Run, "run")
@@ -86,7 +94,16 @@ def train_stage(session: Session, config: TrainConfig) -> Run:
             session.say(f"train {config.name}: unchanged, reusing {run.run_id}")
             return run
     with session.exclusive(f"run-{key[:12]}"):
-        return _train(session, config, snapshot, features, key)
+        return _train(session, config, snapshot, features, base, key)
+
+
+def _base(session: Session, config: TrainConfig) -> Base | None:
+    """What the llm family starts from. Raises UserError where it is not there."""
+    if config.llm is None:
+        return None
+    weights = find_weights(session.ledger, config.llm.base_model)
+    label = session.load(SnapshotConfig, config.snapshot).view.label
+    return Base(weights, runtime_env(session.environ, TUNING), label.fields)
 
 
 def _train(
@@ -94,11 +111,11 @@ def _train(
     config: TrainConfig,
     snapshot: Snapshot,
     features: tuple[Feature, ...],
+    base: Base | None,
     key: str,
 ) -> Run:
     run_id = f"run-{key[:12]}"
     started = session.ledger.latest(EventKind.RUN_STARTED, key=key)
-    resume = started.payload["mlflow_run_id"] if started else None
     resolved = config.model_dump(mode="json")
     resolved[config.family] = config.family_config.model_dump(mode="json")
     tags = {"snapshot": snapshot.content_digest(), "code": session.code_digest, "run_id": run_id}
@@ -108,7 +125,7 @@ def _train(
         experiment=config.name,
         run_name=run_id,
         tags=tags,
-        resume_run_id=resume,
+        resume_run_id=started.payload["mlflow_run_id"] if started else None,
     ) as tracker:
         if started is None:
             payload = {"mlflow_run_id": tracker.run_id, "config": resolved}
@@ -129,6 +146,7 @@ def _train(
                 tracker=tracker,
                 bundle_folder=Path(folder),
                 on_progress=session.say,
+                base=base,
             )
             bundle = _commit_bundle(session, Path(folder))
         run = Run(
@@ -146,9 +164,13 @@ def _train(
         session.ledger.append(
             EventKind.RUN_FINISHED, run_id, {"run": run.model_dump(mode="json")}, key
         )
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
-    session.say(f"train {config.name}: {run_id} finished ({shown}; {run.cpu_s:.0f} CPU-s)")
+    session.say(f"train {config.name}: {_told(run)}")
     return run
+
+
+def _told(run: Run) -> str:
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(run.metrics.items()))
+    return f"{run.run_id} finished ({shown}; {run.cpu_s:.0f} CPU-s)"
 
 
 def _record_inputs(
@@ -163,7 +185,7 @@ def _commit_bundle(session: Session, folder: Path) -> BundleRef:
     digest = folder_digest(digest_folder(folder))
     uri = session.workspace.artifact("bundles", digest)
     files = commit_folder(folder, uri)
-    schema = Bundle.open(folder).schema
+    schema, _ = described(folder)
     return BundleRef(uri=uri, digest=digest, files=files, bundle_schema=schema)
 
 

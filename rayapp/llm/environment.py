@@ -1,9 +1,10 @@
 """Where language models run: in an environment of their own, as vLLM pins what rayapp does not."""
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ NAME = ".venv-llm"
 """Beside the environment that this runs in: where a job's code is copied to says nothing."""
 
 
-def runtime_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Ray's runtime environment for what needs vLLM or transformers: empty where these are at hand
-    in this environment, as in an image that has everything.
+SERVING, TUNING = ("vllm",), ("transformers", "peft")
+"""What must be at hand for each, to do it in the environment that this runs in."""
+
+
+def runtime_env(
+    environ: Mapping[str, str] | None = None, modules: Sequence[str] = SERVING
+) -> dict[str, Any]:
+    """Ray's runtime environment for what needs `modules`: empty where these are at hand in this
+    environment, as in an image that has everything.
 
     Raises UserError where there is neither them nor an environment that has them.
     """
     environ = os.environ if environ is None else environ
     given = environ.get(VARIABLE)
-    if given is None and importlib.util.find_spec("vllm") is not None:
+    if given is None and all(importlib.util.find_spec(name) is not None for name in modules):
         return {}
     folder = Path(given).expanduser().absolute() if given else Path(sys.prefix).parent / NAME
     python = folder / "bin" / "python"
@@ -32,3 +39,20 @@ def runtime_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
             f"make it: scripts/setup llm (or name another one in {VARIABLE})",
         )
     return {"py_executable": str(python)}
+
+
+LIBRARIES = ("transformers", "peft", "tokenizers", "torch")
+
+
+def libraries_of(environment: Mapping[str, Any]) -> list[str]:
+    """`name==version` of what decides the weights that come out of tuning in `environment`, which
+    `runtime_env` made; in this one where that is empty."""
+    python = environment.get("py_executable")
+    folders = sys.path if python is None else _site_packages(Path(python))
+    found = importlib.metadata.distributions(path=folders)
+    versions = {one.metadata["Name"].lower(): one.version for one in found}
+    return [f"{name}=={versions[name]}" for name in LIBRARIES if name in versions]
+
+
+def _site_packages(python: Path) -> list[str]:
+    return [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")]

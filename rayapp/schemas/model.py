@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from rayapp.schemas.data import Column, Task
 from rayapp.schemas.record import Record
 
@@ -28,8 +30,28 @@ class EncodedFeature(Record):
     std: float = 1.0
 
 
+class LanguageSchema(Record):
+    """How a language model's bundle is asked, and which weights it goes with.
+
+    system, prompt: the chat, with {name} for each of `features`; the base model's chat template
+    spells it. fields: of the JSON object that it answers, empty where the answer is plain text.
+    method: lora or qlora where the bundle is an adapter, full where it is whole weights.
+    """
+
+    base_name: str
+    base_digest: str
+    method: str
+    system: str | None
+    prompt: str
+    features: tuple[Feature, ...]
+    fields: tuple[str, ...]
+
+
 class BundleSchema(Record):
-    """What a bundle takes and gives. `inputs` are raw contract columns: a caller sends these."""
+    """What a bundle takes and gives. `inputs` are raw contract columns: a caller sends these.
+
+    language: of a language model's bundle, else None.
+    """
 
     name: str
     family: str
@@ -38,6 +60,15 @@ class BundleSchema(Record):
     classes: tuple[str, ...]
     inputs: tuple[Column, ...]
     features: tuple[EncodedFeature, ...]
+    language: LanguageSchema | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where there is none, so that the digests of other bundles and releases stay."""
+        found: dict[str, Any] = serialise(self)
+        if self.language is None:
+            del found["language"]
+        return found
 
     @property
     def num_scores(self) -> int:

@@ -27,9 +27,10 @@ from ray.train.xgboost import XGBoostTrainer
 
 from rayapp.config.training import TrainConfig, WorkersConfig
 from rayapp.errors import RayappError
-from rayapp.families.base import RESUME, family
+from rayapp.families.base import RESUME, Base, family
 from rayapp.families.bundle import bundle_inputs, write_bundle
 from rayapp.families.encoded import EncodedSplits, encode_splits
+from rayapp.families.llm.rows import TextSplits, tokenise_splits
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleSchema, Feature
 from rayapp.schemas.operations import Tracker
@@ -38,6 +39,7 @@ from rayapp.train.relay import Listener, Relay, Spent, Step
 
 log = logging.getLogger(__name__)
 Rows = Any  # ray.data.Dataset, which only the data rooms import
+Splits = EncodedSplits | TextSplits
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,18 @@ def fit(
     tracker: Tracker,
     bundle_folder: Path,
     on_progress: Callable[[str], None],
+    base: Base | None = None,
 ) -> FitResult:
     """Raises DataError for data that cannot be learned from; retrying will not help.
 
-    on_progress gets one line at a time, from another thread while workers run.
+    on_progress gets one line at a time, from another thread while workers run. base: what the llm
+    family starts from, and where it runs.
     """
-    encoded = encode_splits(snapshot, features, train, tune)
-    on_progress(
-        f"train {config.name}: {len(features)} features of {encoded.num_rows:,} rows encoded"
-    )
+    splits = _prepared(config, snapshot, features, base, train, tune, on_progress)
     relay: Any = ray.remote(Relay).options(num_cpus=0).remote()
     plan = Plan(
         family=config.family,
-        problem=encoded.problem(snapshot, config.seed),
+        problem=splits.problem(snapshot, config.seed),
         settings=config.family_config.model_dump(),
         checkpoint_every=config.checkpoint_every,
         num_threads=max(1, int(config.workers.cpus_per_worker)),
@@ -81,16 +82,42 @@ def fit(
     )
     show = _Show(config, tracker, on_progress)
     with Listener(relay, show.step):
-        result = _run(config, plan, encoded, storage_uri, run_id)
+        result = _run(config, plan, splits, base, storage_uri, run_id)
     spent: Spent = ray.get(relay.spent.remote())
-    _write(bundle_folder, config, snapshot, features, encoded, result.checkpoint)
+    _write(bundle_folder, config, snapshot, features, splits, result.checkpoint)
     log.info("finished_fit", extra={"run_id": run_id, "cpu_s": spent.cpu_s})
     return FitResult(
         metrics=spent.history[-1].metrics,
-        num_rows=encoded.num_rows,
+        num_rows=splits.num_rows,
         cpu_s=spent.cpu_s,
         history=tuple(spent.history),
     )
+
+
+def _prepared(
+    config: TrainConfig,
+    snapshot: Snapshot,
+    features: Sequence[Feature],
+    base: Base | None,
+    train: Rows,
+    tune: Rows,
+    on_progress: Callable[[str], None],
+) -> Splits:
+    """Both splits in the form that the family learns from."""
+    if config.llm is None:
+        encoded = encode_splits(snapshot, features, train, tune)
+        on_progress(
+            f"train {config.name}: {len(features)} features of {encoded.num_rows:,} rows encoded"
+        )
+        return encoded
+    assert base is not None, "a language model is tuned from weights"
+    text = tokenise_splits(snapshot, features, config.llm.model_dump(), base, train, tune)
+    on_progress(
+        f"train {config.name}: {text.num_rows:,} rows in {text.num_sequences:,} sequences of "
+        f"{config.llm.sequence_tokens} tokens"
+        + (f"; {text.num_too_long:,} rows are longer, left out" if text.num_too_long else "")
+    )
+    return text
 
 
 class _Show:
@@ -120,7 +147,8 @@ class _Show:
 def _run(
     config: TrainConfig,
     plan: Plan,
-    encoded: EncodedSplits,
+    splits: Splits,
+    base: Base | None,
     storage_uri: str,
     run_id: str,
 ) -> Any:
@@ -130,7 +158,7 @@ def _run(
     trainer = trainers[family(config.family).trainer()](
         train_loop,
         train_loop_config={"plan": plan},
-        datasets={"train": encoded.train, "tune": encoded.tune},
+        datasets={"train": splits.train, "tune": splits.tune},
         # Every worker measures on the whole tune split, so that all see the same figures.
         dataset_config=DataConfig(datasets_to_split=["train"], execution_options=options),
         scaling_config=scaling(config.workers),
@@ -140,6 +168,7 @@ def _run(
             failure_config=FailureConfig(max_failures=config.workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),
+            worker_runtime_env=dict(base.runtime_env) if base is not None else None,
         ),
     )
     try:
@@ -166,7 +195,7 @@ def _write(
     config: TrainConfig,
     snapshot: Snapshot,
     features: Sequence[Feature],
-    encoded: EncodedSplits,
+    splits: Splits,
     checkpoint: Any,
 ) -> None:
     schema = BundleSchema(
@@ -176,7 +205,8 @@ def _write(
         label=snapshot.label,
         classes=snapshot.classes,
         inputs=bundle_inputs(features, snapshot.view.columns),
-        features=encoded.features,
+        features=splits.features,
+        language=splits.language if isinstance(splits, TextSplits) else None,
     )
 
     def copy_model(target: Path) -> None:
@@ -184,4 +214,4 @@ def _write(
             ignore = shutil.ignore_patterns(RESUME)
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignore)
 
-    write_bundle(folder, schema, encoded.profile, copy_model)
+    write_bundle(folder, schema, splits.profile, copy_model)

@@ -9,26 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 
 from rayapp.errors import RayappError
 from rayapp.families.base import (
     RESUME,
-    Batch,
     BatchSource,
     Compute,
     Problem,
     Progress,
+    Reading,
     family,
 )
 from rayapp.families.meter import CpuMeter, step_back
 from rayapp.train.relay import Spent, Step
 
 SPENT_FILE = f"{RESUME}/spent.json"
-BATCH_ROWS = 65_536
-"""Rows of one batch of a shard; a family cuts its own batches out of these."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ def train_loop(config: dict[str, Any]) -> None:
             chosen.fit(
                 plan.problem,
                 plan.settings,
-                shard_source("train"),
-                shard_source("tune"),
+                shard_source("train", chosen.reading()),
+                shard_source("tune", chosen.reading()),
                 plan.checkpoint_every,
                 resume_from,
                 _reporter(plan, meter),
@@ -70,20 +67,15 @@ def train_loop(config: dict[str, Any]) -> None:
             raise
 
 
-def shard_source(name: str) -> BatchSource:
+def shard_source(name: str, reading: Reading) -> BatchSource:
     """This worker's shard of a dataset, in the dataset's order, as often as it is asked for."""
     shard = ray.train.get_dataset_shard(name)
 
     def batches() -> Any:
-        for batch in shard.iter_batches(batch_size=BATCH_ROWS, batch_format="numpy"):
-            yield Batch(_own(batch["x"]), _own(batch["y"]))
+        for columns in shard.iter_batches(batch_size=reading.num_rows, batch_format="numpy"):
+            yield reading.batch(columns)
 
     return batches
-
-
-def _own(array: Any) -> Any:
-    """The object store's memory is read-only, which PyTorch does not take."""
-    return np.require(array, np.float32, ["C", "W"])
 
 
 def _reporter(plan: Plan, meter: CpuMeter) -> Callable[[Progress], None]:

@@ -11,13 +11,18 @@ from rayapp.config.sweep import (
     SweepConfig,
     UniformSpace,
 )
-from rayapp.config.training import NeuralConfig, TabularConfig, TrainConfig
+from rayapp.config.training import LlmConfig, NeuralConfig, TabularConfig, TrainConfig
 from rayapp.errors import ConfigError
 
 
 def check_space(config: SweepConfig, training: TrainConfig) -> None:
     """Raises ConfigError that names the key and the value."""
     settings = training.family_config
+    if isinstance(settings, LlmConfig):
+        raise ConfigError(
+            f"training {training.name!r} tunes a language model, which a sweep cannot search",
+            "sweep a config of the tabular or neural family",
+        )
     known = type(settings).model_fields
     for name, space in config.space.items():
         if name not in known:

@@ -41,6 +41,7 @@ VENDOR_DOORS = {
     "ray.data": {"data", "score", "evaluate"},
     "torch": {"families", "llm"},
     "transformers": {"families", "llm"},
+    "peft": {"families"},
     "vllm": {"llm"},
     "opentelemetry": {"serve"},
     "xgboost": {"families"},
@@ -253,6 +254,7 @@ PLANTED = {
     "private": ("rayapp/serve/x.py", "from ray._private.worker import get_dashboard_url"),
     "torch": ("rayapp/evaluate/x.py", "from torch import nn"),
     "xgboost": ("rayapp/train/x.py", "import xgboost as xgb"),
+    "peft": ("rayapp/llm/x.py", "import peft"),
     "Ray on the floor": ("rayapp/config/x.py", "import ray"),
     "pickle": ("rayapp/register/x.py", "import pickle"),
 }
