@@ -74,7 +74,7 @@ def differences(
         a, b = mine.get(name), theirs.get(name)
         if moments is None or a is None or b is None or not _has_interval(name, own):
             continue
-        half = _student(confidence, own.num_rows) * _standard_error(moments)
+        half = student(confidence, own.num_rows) * standard_error(moments)
         found.append(
             Difference(
                 metric=name,
@@ -102,7 +102,7 @@ def _estimate(
 ) -> Estimate:
     low = high = None
     if value is not None and moments is not None and _has_interval(name, stats):
-        low, high = _bounds(name, value, _standard_error(moments), stats, confidence)
+        low, high = _bounds(name, value, standard_error(moments), stats, confidence)
     return Estimate(
         metric=name,
         value=value,
@@ -119,7 +119,7 @@ def _bounds(
     if METRICS[name].is_share:
         size = stats.num_rarer if METRICS[name].is_ranked else stats.num_rows
         return wilson(value, error, size, confidence)
-    half = _student(confidence, stats.num_rows) * error
+    half = student(confidence, stats.num_rows) * error
     if name == "calibration_error":
         # The estimate is never below what chance alone gives, so the truth may lie that far under.
         return max(value - calibration_noise(stats.tables[-1]) - half, 0.0), value + half
@@ -146,10 +146,10 @@ def wilson(value: float, error: float, size: int, confidence: float) -> tuple[fl
     return max(min(centre - half, value), 0.0), min(max(centre + half, value), 1.0)
 
 
-def _standard_error(moments: Moments) -> float:
+def standard_error(moments: Moments) -> float:
     """Of the mean of the influences, whose own mean is zero up to rounding."""
     return math.sqrt(moments.variance / moments.count)
 
 
-def _student(confidence: float, num_rows: int) -> float:
+def student(confidence: float, num_rows: int) -> float:
     return float(stdtrit(num_rows - 1, (1 + confidence) / 2))

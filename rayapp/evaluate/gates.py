@@ -234,6 +234,9 @@ def _decide_gap(name: str, gate: GapGate, evaluation: Evaluation, confidence: fl
 
 def _decide_latency(name: str, gate: LatencyGate, evaluation: Evaluation) -> Verdict:
     measured = evaluation.latency
+    if measured is None:
+        reason = "latency is not measured for text: it is that of the engine which answers"
+        return Verdict(gate=name, value="inconclusive", reason=reason)
     shown = (
         f"p95 {measured.p95_ms:.2f} ms for one row over {measured.num_calls} calls, "
         f"at most {gate.p95_ms:g} ms is allowed"

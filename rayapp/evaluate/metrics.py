@@ -97,6 +97,21 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric("root of the mean squared error", ("regression",), False, "label unit"),
     "r2": Metric("share of the label's variance explained", ("regression",), True, "share"),
     "bias": Metric("mean of prediction − label", ("regression",), None, "label unit"),
+    "exact_match": Metric(
+        "rows whose answer is the right one; of a JSON object, with all its fields and no other",
+        ("text",),
+        True,
+        "share",
+        is_share=True,
+    ),
+    "field_f1": Metric(
+        "mean over rows of the harmonic mean of the share of the answer's fields that are right "
+        "and the share of the right fields that it has; of plain text as exact_match",
+        ("text",),
+        True,
+        "share",
+        is_share=True,
+    ),
 }
 
 

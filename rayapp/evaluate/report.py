@@ -12,7 +12,12 @@ from rayapp.schemas.data import Task
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.release import Difference, Estimate, Evaluation, SliceEvaluation, Verdict
 
-HEADLINE_METRIC: dict[Task, str] = {"binary": "auc", "multiclass": "auc", "regression": "rmse"}
+HEADLINE_METRIC: dict[Task, str] = {
+    "binary": "auc",
+    "multiclass": "auc",
+    "regression": "rmse",
+    "text": "exact_match",
+}
 _MAX_FOREST_ROWS = 80
 _WORDS = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
 
@@ -80,6 +85,8 @@ def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
     rows, split = evaluation.overall.num_rows, evaluation.split
     tiles.append({"name": f"{split} rows", "value": f"{rows:,}", "note": _slices_note(evaluation)})
     latency = evaluation.latency
+    if latency is None:
+        return tiles
     note = f"median {latency.p50_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms, one row"
     return [*tiles, {"name": "latency p95", "value": f"{latency.p95_ms:.2f} ms", "note": note}]
 

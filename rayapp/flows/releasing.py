@@ -12,6 +12,7 @@ from rayapp.errors import GateRefused, TamperedError, UserError
 from rayapp.evaluate.compute import evaluate
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
+from rayapp.flows.language import evaluate_language
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import train_stage
@@ -147,6 +148,8 @@ def _evaluate(
     snapshot: Snapshot,
     current: tuple[Pointer, SignedManifest] | None,
 ) -> Evaluation:
+    if run.bundle.bundle_schema.language is not None:
+        return evaluate_language(session, config, run, snapshot)
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "candidate"
         fetch_bundle(run.bundle, candidate)
@@ -212,6 +215,11 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
 
     Raises ChampionMoved, or GateRefused; then the sealed manifest stays, for a reviewer to read.
     """
+    if run.bundle.bundle_schema.language is not None:
+        raise UserError(
+            f"run {run.run_id} is a language model's, which no endpoint for rows can answer with",
+            "evaluate it: rayapp submit --job evaluate …",
+        )
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:
         session.say(

@@ -18,11 +18,13 @@ _PIPELINES: dict[Task, str] = {
     "binary": "tabular-classification",
     "multiclass": "tabular-classification",
     "regression": "tabular-regression",
+    "text": "text-generation",
 }
 _RANKED_BY: dict[Task, tuple[str, bool]] = {
     "binary": ("auc", True),
     "multiclass": ("auc", True),
     "regression": ("rmse", False),
+    "text": ("exact_match", True),
 }
 """The metric that slices are ranked by, and whether more of it is better."""
 
@@ -150,11 +152,16 @@ def _evaluation(evaluation: Evaluation) -> str:
     latency = evaluation.latency
     rows = f"On {evaluation.overall.num_rows:,} rows of split `{evaluation.split}`."
     speed = (
-        f"One row through the loaded bundle takes {latency.p50_ms:.2f} ms (median), "
-        f"{latency.p95_ms:.2f} ms (95th percentile), {latency.p99_ms:.2f} ms (99th), "
-        f"over {latency.num_calls:,} calls."
+        ""
+        if latency is None
+        else (
+            f"One row through the loaded bundle takes {latency.p50_ms:.2f} ms (median), "
+            f"{latency.p95_ms:.2f} ms (95th percentile), {latency.p99_ms:.2f} ms (99th), "
+            f"over {latency.num_calls:,} calls."
+        )
     )
-    parts = ["## Evaluation", rows, metrics, speed, _comparison(evaluation)]
+    said = ["## Evaluation", rows, metrics, speed, _comparison(evaluation)]
+    parts = [part for part in said if part]
     if evaluation.slices:
         parts.append(f"### Slices\n\n{_slices(evaluation)}")
     return "\n\n".join(parts)

@@ -82,12 +82,14 @@ class Evaluation(Record):
     task: Task
     bundle_digest: str
     champion: str | None
-    """Release id the candidate was compared with, or None where there was no champion."""
+    """Release id the candidate was compared with, or None where there was no champion; for text, a
+    name of the weights that it was tuned from."""
     overall: SliceEvaluation
     slices: tuple[SliceEvaluation, ...]
     curves: tuple[Curve, ...]
     label_shares: tuple[LabelShare, ...]
-    latency: Latency
+    latency: Latency | None
+    """None for text, whose latency is an engine's."""
 
 
 class Verdict(Record):

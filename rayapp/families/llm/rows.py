@@ -26,6 +26,8 @@ from rayapp.transforms import feature_table
 
 Rows = Any  # ray.data.Dataset, which only the data rooms import
 NUM_BINS = 16
+ROWS_PER_PROCESS = 10_000
+"""Each process imports transformers first, which takes as long as tokenising so many rows."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def tokenise_splits(
     inputs = [column.name for column in bundle_inputs(features, snapshot.view.columns)]
     step = Tokenise(base.weights, prompt, tuple(features), snapshot.label)
     there = {"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}
+    sizes = {split.name: split.num_rows for split in snapshot.splits}
     packed, profiles, too_long = [], [], 0
     for name, rows in (("train", train), ("tune", tune)):
         rows.context.execution_options.preserve_order = True  # decides what is packed together
@@ -137,7 +140,13 @@ def tokenise_splits(
         rows.context.print_on_execution_start = False
         tokenised = (
             rows.select_columns([*inputs, snapshot.label])
-            .map_batches(step, batch_format="pyarrow", batch_size=None, **there)
+            .map_batches(
+                step,
+                batch_format="pyarrow",
+                batch_size=None,
+                concurrency=max(1, sizes.get(name, 0) // ROWS_PER_PROCESS),
+                **there,
+            )
             .materialize()
         )
         profile, num_long = _looked_at(tokenised, limit, name)

@@ -1,0 +1,154 @@
+"""Answers in words: how one is scored, and what gates say of a model that learned and one that did
+not."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayapp.config.load import load
+from rayapp.config.release import EvaluationConfig, PolicyConfig
+from rayapp.evaluate.gates import check_policy, decide
+from rayapp.evaluate.report import render
+from rayapp.evaluate.text import evaluate_answers, score_answer
+from rayapp.families.llm.answer import TUNED, UNTUNED
+from rayapp.schemas.data import Column
+from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
+from rayapp.schemas.release import Evaluation
+
+FIELDS = ("a", "b")
+LANGUAGE = LanguageSchema(
+    base_name="tiny",
+    base_digest="0" * 64,
+    method="lora",
+    system=None,
+    prompt="{x}",
+    features=(Feature(name="x", expression="x"),),
+    fields=FIELDS,
+)
+RIGHT = '{"a":"1","b":null}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "exact", "f1"),
+    [
+        (RIGHT, 1.0, 1.0),
+        ('{ "b": null, "a": "1" }', 1.0, 1.0),
+        ('{"a":"1","b":"2"}', 0.0, 0.5),
+        ('{"a":"1"}', 0.0, 2 / 3),
+        ('{"a":"1","b":null,"c":3}', 0.0, 0.8),
+        ('{"a":1,"b":null}', 0.0, 0.5),
+        ('{"a":"1","b":null} and more', 0.0, 0.0),
+        ('["a"]', 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_objects_are_compared_as_a_caller_reads_them(answer: str, exact: float, f1: float) -> None:
+    assert score_answer(RIGHT, answer, FIELDS) == pytest.approx((exact, f1))
+
+
+def test_plain_text_is_right_or_not() -> None:
+    assert score_answer("yes", " yes\n", ()) == (1.0, 1.0)
+    assert score_answer("yes", "Yes", ()) == (0.0, 0.0)
+
+
+def evaluation(tuned: list[str], untuned: list[str], expected: list[str]) -> Evaluation:
+    table = pa.table(
+        {
+            "y": expected,
+            TUNED: tuned,
+            UNTUNED: untuned,
+            "kind": [f"k{i % 2}" for i in range(len(expected))],
+        }
+    )
+    return evaluate_answers(
+        answered=table,
+        label="y",
+        language=LANGUAGE,
+        config=EvaluationConfig(slices=("kind",)),
+        run_id="r",
+        snapshot_id="s",
+        split="test",
+        bundle_digest="b",
+    )
+
+
+def answers(num_rows: int) -> list[str]:
+    return [json.dumps({"a": str(i), "b": None}) for i in range(num_rows)]
+
+
+POLICY = load(PolicyConfig, "configs/policies/user_agent.yaml")
+
+
+def verdicts(found: Evaluation) -> dict[str, str]:
+    return {verdict.gate: verdict.value for verdict in decide(found, POLICY)}
+
+
+def test_one_that_learned_passes() -> None:
+    expected = answers(200)
+    tuned = [a if i % 10 else "?" for i, a in enumerate(expected)]
+    found = evaluation(tuned, ["?"] * 200, expected)
+    (exact, f1) = found.overall.estimates
+    assert (exact.metric, f1.metric) == ("exact_match", "field_f1")
+    assert exact.value == pytest.approx(0.9)
+    assert exact.low is not None
+    assert exact.high is not None
+    assert exact.low < 0.9 < exact.high
+    (difference, _) = found.overall.differences
+    # the mean of independent rows: √(p(1−p)/(n−1)), times Student's quantile of 199
+    half = 1.97196 * np.sqrt(0.9 * 0.1 / 199)
+    assert (difference.low, difference.high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-5)
+    assert [s.slice for s in found.slices] == ["kind=k0", "kind=k1"]
+    assert set(verdicts(found).values()) == {"pass"}
+
+
+def test_one_that_learned_shuffled_targets_is_refused() -> None:
+    expected = answers(200)
+    found = evaluation([*expected[1:], expected[0]], ["?"] * 200, expected)
+    assert verdicts(found)["reads_most_of_them"] == "fail"
+    assert verdicts(found)["fields_are_right"] == "fail"
+
+
+def test_no_better_than_its_base_is_no_pass() -> None:
+    expected = answers(200)
+    mixed = [a if i % 10 else "?" for i, a in enumerate(expected)]
+    others = [a if (i + 1) % 10 else "?" for i, a in enumerate(expected)]
+    assert verdicts(evaluation(mixed, others, expected))["better_than_untuned"] == "inconclusive"
+
+
+def test_few_rows_are_no_evidence() -> None:
+    expected = answers(20)
+    found = evaluation(expected, ["?"] * 20, expected)
+    assert set(verdicts(found).values()) == {"inconclusive"}
+
+
+def test_gates_know_the_metrics_of_text() -> None:
+    check_policy(POLICY, "text", ())
+
+
+def test_the_report_shows_it() -> None:
+    found = evaluation(answers(50), ["?"] * 50, answers(50))
+    schema = BundleSchema(
+        name="t",
+        family="llm",
+        task="text",
+        label="y",
+        classes=(),
+        inputs=(Column(name="x", type="string"),),
+        features=(),
+        language=LANGUAGE,
+    )
+    assert BundleSchema.parse(schema.canonical()) == schema
+    html = render(found, decide(found, POLICY), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    assert "exact match" in html.lower().replace("_", " ")
+    assert "Latency" not in html
+
+
+def test_a_schema_without_language_is_written_as_before() -> None:
+    schema = BundleSchema(
+        name="t", family="neural", task="binary", label="y", classes=(), inputs=(), features=()
+    )
+    assert b"language" not in schema.canonical()
+    assert BundleSchema.parse(schema.canonical()) == schema
