@@ -1,0 +1,172 @@
+"""Fine-tuning through Ray Data and Ray Train: a killed worker, the bundle, and answers from it."""
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray.data
+from test_train import ListTracker, kill_the_worker
+from toy_snapshot import toy_snapshot
+
+from rayapp.config.release import EvaluationConfig
+from rayapp.config.training import TrainConfig
+from rayapp.errors import DataError, UserError
+from rayapp.evaluate.text import answer_rows, evaluate_answers
+from rayapp.families.base import Base
+from rayapp.families.bundle import described
+from rayapp.llm.environment import TUNING, runtime_env
+from rayapp.schemas.data import Column, Snapshot
+from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.model import Feature
+from rayapp.storage import digest_folder, folder_digest
+from rayapp.train.fit import FitResult, fit
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+WORDS = [*(f"w{i}" for i in range(20)), "up", "down", "rises", "falls"]
+FEATURES = (Feature(name="said", expression="said"),)
+COLUMNS = (
+    Column(name="said", type="string"),
+    Column(name="answer", type="string", known_at="outcome"),
+)
+NUM_STEPS = 60
+
+
+def rows(num_rows: int) -> pa.Table:
+    generator = np.random.default_rng(7)
+    is_up = generator.integers(2, size=num_rows)
+    said = [" ".join([*generator.choice(WORDS[:20], 4), "up" if up else "down"]) for up in is_up]
+    return pa.table({"said": said, "answer": ["rises" if up else "falls" for up in is_up]})
+
+
+def config(**changes: Any) -> TrainConfig:
+    llm: dict[str, Any] = {
+        "base_model": "tiny",
+        "prompt": "{said}",
+        "sequence_tokens": 32,
+        "num_steps": NUM_STEPS,
+        "batch_size": 4,
+        "learning_rate": 0.02,
+    }
+    base = {"name": "toy", "snapshot": "unused", "family": "llm", "features": ("said",)}
+    return TrainConfig.model_validate(base | {"checkpoint_every": 20, "llm": llm | changes})
+
+
+def snapshot() -> Snapshot:
+    return toy_snapshot(COLUMNS, "answer").model_copy(update={"task": "text", "classes": ()})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    try:
+        environment = runtime_env(os.environ, TUNING)
+    except UserError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    python = environment.get("py_executable", sys.executable)
+    program = Path(__file__).with_name("tiny_model.py")
+    subprocess.run([python, program, folder, *WORDS], check=True, capture_output=True)
+    files = digest_folder(folder)
+    weights = WeightsRef(
+        name="tiny",
+        uri=str(folder),
+        digest=folder_digest(files),
+        files=files,
+        task="generate",
+        source="made here",
+        source_sha256=None,
+        license="none",
+        architecture="LlamaForCausalLM",
+        num_parameters=0,
+        max_context_tokens=128,
+    )
+    return Base(weights, environment)
+
+
+def run(base: Base, folder: Path, run_id: str, **changes: Any) -> tuple[FitResult, list[str]]:
+    table, lines = rows(300), []
+    result = fit(
+        config=config(**changes),
+        snapshot=snapshot(),
+        features=FEATURES,
+        train=ray.data.from_arrow(table.slice(0, 240)),
+        tune=ray.data.from_arrow(table.slice(240)),
+        storage_uri=str(folder / "storage"),
+        run_id=run_id,
+        tracker=ListTracker(),
+        bundle_folder=folder / run_id,
+        on_progress=lines.append,
+        base=base,
+    )
+    return result, lines
+
+
+@dataclass
+class Killed:
+    folder: Path
+    result: FitResult
+    lines: list[str]
+    num_killed: int
+
+
+@pytest.fixture(scope="module")
+def killed(ray_local: object, base: Base, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    pids: list[int] = []
+    killer = threading.Thread(target=kill_the_worker, args=(folder / "storage" / "r1", pids))
+    killer.start()
+    result, lines = run(base, folder, "r1")
+    killer.join(timeout=10)
+    return Killed(folder, result, lines, len(pids))
+
+
+def test_a_killed_worker_resumes_to_the_adapter_of_a_whole_run(killed: Killed, base: Base) -> None:
+    assert killed.num_killed == 1
+    assert [s.step for s in killed.result.history][-1] == NUM_STEPS
+    run(base, killed.folder, "whole")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        one, other = (killed.folder / r / "model" / name for r in ("r1", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_bundle_says_how_it_is_asked(killed: Killed, base: Base) -> None:
+    schema, profile = described(killed.folder / "r1")
+    assert schema.language is not None
+    assert (schema.language.base_name, schema.language.base_digest) == ("tiny", base.weights.digest)
+    assert [c.name for c in schema.inputs] == ["said"]
+    assert {c.name for c in profile.columns} == {"prompt_tokens", "answer_tokens"}
+    assert profile.num_rows == killed.result.num_rows == 240
+    assert any("240 rows in" in line for line in killed.lines)
+
+
+def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
+    folder = killed.folder / "r1"
+    schema, _ = described(folder)
+    assert schema.language is not None
+    assert killed.result.metrics["exact_match"] == 1
+    files = {p.name: p.read_bytes() for p in (folder / "model").iterdir() if p.is_file()}
+    held_out = ray.data.from_arrow(rows(400).slice(300))
+    answered = answer_rows(held_out, base, schema.language, files, max_tokens=4, num_cpus=1)
+    found = evaluate_answers(
+        answered=answered,
+        label="answer",
+        language=schema.language,
+        config=EvaluationConfig(),
+        run_id="r1",
+        snapshot_id="s",
+        split="test",
+        bundle_digest="b",
+    )
+    assert found.overall.estimates[0].value == 1
+    assert found.overall.differences[0].low > 0.5
+
+
+def test_rows_that_fit_nowhere_are_refused(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row that fits into 8 tokens"):
+        run(base, tmp_path, "r1", sequence_tokens=8)
