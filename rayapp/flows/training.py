@@ -13,6 +13,7 @@ from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
 from rayapp.data.telltale import refuse_suspicious_features
+from rayapp.errors import ConfigError
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
@@ -102,6 +103,12 @@ def _base(session: Session, config: TrainConfig) -> Base | None:
     if config.llm is None:
         return None
     weights = find_weights(session.ledger, config.llm.base_model)
+    if config.llm.sequence_tokens > weights.max_context_tokens:
+        raise ConfigError(
+            f"llm.sequence_tokens is {config.llm.sequence_tokens}, {weights.name} reads "
+            f"{weights.max_context_tokens} at most",
+            "lower it",
+        )
     label = session.load(SnapshotConfig, config.snapshot).view.label
     return Base(weights, runtime_env(session.environ, TUNING), label.fields)
 
