@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from ray.data import ActorPoolStrategy
 
 from rayapp.config.release import EvaluationConfig
 from rayapp.errors import DataError
@@ -58,7 +59,7 @@ def answer_rows(
         batch_format="pyarrow",
         batch_size=BATCH_ROWS,
         fn_constructor_args=(base, language, files, max_tokens, num_cpus),
-        concurrency=1,
+        compute=ActorPoolStrategy(size=1),
         num_cpus=num_cpus,
         **({"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}),
     )

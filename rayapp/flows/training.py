@@ -16,6 +16,7 @@ from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.errors import ConfigError
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
+from rayapp.families.llm.rows import ROWS_PER_BLOCK
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session, environment_lock
 from rayapp.flows.weights import find_weights
@@ -146,8 +147,8 @@ def _train(
                 config=config,
                 snapshot=snapshot,
                 features=features,
-                train=read_view(snapshot, "train"),
-                tune=read_view(snapshot, "tune"),
+                train=_rows(snapshot, "train"),
+                tune=_rows(snapshot, "tune"),
                 storage_uri=session.workspace.train_storage,
                 run_id=run_id,
                 tracker=tracker,
@@ -173,6 +174,13 @@ def _train(
         )
     session.say(f"train {config.name}: {_told(run)}")
     return run
+
+
+def _rows(snapshot: Snapshot, split: str) -> Any:
+    if snapshot.task != "text":
+        return read_view(snapshot, split)
+    (num_rows,) = [s.num_rows for s in snapshot.splits if s.name == split]
+    return read_view(snapshot, split, num_blocks=max(1, num_rows // ROWS_PER_BLOCK))
 
 
 def _told(run: Run) -> str:

@@ -15,9 +15,11 @@ import ray.data
 from test_train import ListTracker, kill_the_worker
 from toy_snapshot import toy_snapshot
 
-from rayapp.config.release import EvaluationConfig
+from rayapp.config.load import load
+from rayapp.config.release import EvaluationConfig, PolicyConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError, UserError
+from rayapp.evaluate.gates import decide
 from rayapp.evaluate.text import answer_rows, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
@@ -25,6 +27,7 @@ from rayapp.llm.environment import TUNING, runtime_env
 from rayapp.schemas.data import Column, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import Feature
+from rayapp.schemas.release import Evaluation
 from rayapp.storage import digest_folder, folder_digest
 from rayapp.train.fit import FitResult, fit
 
@@ -89,8 +92,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return Base(weights, environment)
 
 
-def run(base: Base, folder: Path, run_id: str, **changes: Any) -> tuple[FitResult, list[str]]:
-    table, lines = rows(300), []
+def run(
+    base: Base, folder: Path, run_id: str, table: pa.Table | None = None, **changes: Any
+) -> tuple[FitResult, list[str]]:
+    table, lines = rows(300) if table is None else table, []
     result = fit(
         config=config(**changes),
         snapshot=snapshot(),
@@ -145,15 +150,14 @@ def test_the_bundle_says_how_it_is_asked(killed: Killed, base: Base) -> None:
     assert any("240 rows in" in line for line in killed.lines)
 
 
-def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
-    folder = killed.folder / "r1"
+def held_out(base: Base, folder: Path) -> Evaluation:
+    """The bundle on rows that no run of these tests has seen, whose answers are right."""
     schema, _ = described(folder)
     assert schema.language is not None
-    assert killed.result.metrics["exact_match"] == 1
     files = {p.name: p.read_bytes() for p in (folder / "model").iterdir() if p.is_file()}
-    held_out = ray.data.from_arrow(rows(400).slice(300))
-    answered = answer_rows(held_out, base, schema.language, files, max_tokens=4, num_cpus=1)
-    found = evaluate_answers(
+    dataset = ray.data.from_arrow(rows(400).slice(300))
+    answered = answer_rows(dataset, base, schema.language, files, max_tokens=4, num_cpus=1)
+    return evaluate_answers(
         answered=answered,
         label="answer",
         language=schema.language,
@@ -163,8 +167,29 @@ def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
         split="test",
         bundle_digest="b",
     )
+
+
+def verdicts(found: Evaluation) -> dict[str, str]:
+    policy = load(PolicyConfig, "configs/policies/user_agent.yaml")
+    return {verdict.gate: verdict.value for verdict in decide(found, policy)}
+
+
+def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
+    assert killed.result.metrics["exact_match"] == 1
+    found = held_out(base, killed.folder / "r1")
     assert found.overall.estimates[0].value == 1
     assert found.overall.differences[0].low > 0.5
+    assert set(verdicts(found).values()) == {"pass"}
+
+
+def test_an_adapter_of_shuffled_targets_is_refused(base: Base, tmp_path: Path) -> None:
+    table = rows(300)
+    order = np.random.default_rng(5).permutation(300)
+    shuffled = table.set_column(1, "answer", table.column("answer").take(pa.array(order)))
+    run(base, tmp_path, "shuffled", shuffled)
+    found = verdicts(held_out(base, tmp_path / "shuffled"))
+    assert found["reads_most_of_them"] != "pass"
+    assert "fail" in found.values()
 
 
 def test_rows_that_fit_nowhere_are_refused(base: Base, tmp_path: Path) -> None:

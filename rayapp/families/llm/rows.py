@@ -26,8 +26,9 @@ from rayapp.transforms import feature_table
 
 Rows = Any  # ray.data.Dataset, which only the data rooms import
 NUM_BINS = 16
-ROWS_PER_PROCESS = 10_000
-"""Each process imports transformers first, which takes as long as tokenising so many rows."""
+ROWS_PER_BLOCK = 10_000
+"""A process imports transformers first, which takes as long as tokenising so many rows: fewer are
+not worth a block of their own."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,6 @@ def tokenise_splits(
     inputs = [column.name for column in bundle_inputs(features, snapshot.view.columns)]
     step = Tokenise(base.weights, prompt, tuple(features), snapshot.label)
     there = {"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}
-    sizes = {split.name: split.num_rows for split in snapshot.splits}
     packed, profiles, too_long = [], [], 0
     for name, rows in (("train", train), ("tune", tune)):
         rows.context.execution_options.preserve_order = True  # decides what is packed together
@@ -144,7 +144,6 @@ def tokenise_splits(
                 step,
                 batch_format="pyarrow",
                 batch_size=None,
-                concurrency=max(1, sizes.get(name, 0) // ROWS_PER_PROCESS),
                 **there,
             )
             .materialize()
