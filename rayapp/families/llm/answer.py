@@ -3,6 +3,7 @@
 For evaluation: greedy, so that the same rows get the same answers. Who serves it uses an engine.
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,9 @@ class Answers:
                 (Path(folder) / name).write_bytes(data)
             if language.method == "full":
                 tuned = AutoModelForCausalLM.from_pretrained(folder, **options)
-            else:
-                tuned = PeftModel.from_pretrained(untuned, folder)
+            else:  # merged into a copy: beside each layer, an adapter costs more than the layer
+                adapted = PeftModel.from_pretrained(copy.deepcopy(untuned), folder)
+                tuned = adapted.merge_and_unload()
         self._tuned: Any = tuned.to(self._device).eval()
         self._untuned: Any = untuned.to(self._device).eval()
 
@@ -57,14 +59,9 @@ class Answers:
         prompt = ChatPrompt(self._language.system, self._language.prompt)
         rows = feature_table(self._language.features, table).to_pylist()
         asked = [prompt_tokens(self._tokenizer, prompt.messages(row)) for row in rows]
-        tuned = self._answers(self._tuned, asked)
-        if self._language.method == "full":
-            untuned = self._answers(self._untuned, asked)
-        else:  # peft has put its layers into the base model itself
-            with self._tuned.disable_adapter():
-                untuned = self._answers(self._tuned, asked)
-        table = table.append_column(TUNED, pa.array(tuned, pa.string()))
-        return table.append_column(UNTUNED, pa.array(untuned, pa.string()))
+        for name, model in ((TUNED, self._tuned), (UNTUNED, self._untuned)):
+            table = table.append_column(name, pa.array(self._answers(model, asked), pa.string()))
+        return table
 
     def _answers(self, model: Any, asked: Sequence[Sequence[int]]) -> list[str]:
         import torch
