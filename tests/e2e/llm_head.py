@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from shells import PROJECT, Shell
 
 from rayapp.cli.head_state import running_head
 
+_RUNNING = re.compile(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", re.MULTILINE)
 MODEL, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 WEIGHTS = ("smollm2_135m_instruct", "all_minilm_l6_v2")
 POOR, RICH = "poor", "rich"
@@ -44,18 +46,17 @@ class Served:
         headers = {"authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=300)
 
-    def num_running(self) -> int:
+    def num_running(self) -> int | None:
         """Requests that engines are working on, by vLLM's own count, which Ray exports every few
-        seconds."""
+        seconds; None where it cannot be read. Some of the targets that Ray lists have ports that
+        are the same for all heads of a machine, and answer only of one of them."""
         folder = Path(running_head(self.shell.workspace).temp_dir)
         found = json.loads((folder / "prom_metrics_service_discovery.json").read_bytes())
-        running = 0.0
+        counts: list[float] = []
         for target in found[0]["targets"]:
-            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as response:
-                text = response.read().decode()
-            values = re.findall(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", text, re.M)
-            running += sum(map(float, values))
-        return int(running)
+            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics") as response:
+                counts += map(float, _RUNNING.findall(response.read().decode()))
+        return int(sum(counts)) if counts else None
 
 
 def serve(shell: Shell) -> Served:
