@@ -88,6 +88,11 @@ class Flow:
                     await self._pass(self._reply.first, emit)
                     async for data in self._reply.body:
                         await self._pass(data, emit)
+        except DeadlineExceeded:
+            given_ms = (self._call.deadline_s - self._call.start_s) * 1000
+            raise DeadlineExceeded(
+                f"the answer was not complete within {given_ms:.0f} ms"
+            ) from None
         finally:
             await self._reply.body.aclose()
         if not self._relay.is_done:
