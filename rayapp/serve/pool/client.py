@@ -8,13 +8,7 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from typing import Any
 
-import grpc
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-)
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.serving import PoolConfig, ServingConfig
@@ -22,6 +16,7 @@ from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
 from rayapp.serve.cluster.shared import SharedActor
 from rayapp.serve.follow import Loaded, endpoint_of
+from rayapp.serve.handles import GONE, not_there
 from rayapp.serve.loading import RowsOnly, Store, sealed_for
 from rayapp.serve.pool.plan import PLANNER_WAIT_S
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
@@ -32,14 +27,6 @@ log = logging.getLogger("rayapp.serve.pool")
 PIN_EVERY_S = 1.0
 PREPARE_S = 120
 """Longer than this no new release is waited for; it is tried again."""
-_GONE = (
-    RayActorError,
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-    grpc.aio.AioRpcError,
-)
-"""What calls raise when a replica is dead, away or full, or none is there."""
 
 
 class Pool:
@@ -49,6 +36,7 @@ class Pool:
         self, name: str, config: PoolConfig, handle: "DeploymentHandle[Any]", planner: SharedActor
     ) -> None:
         self._name = name
+        self._who = f"the replicas of pool {name!r}"
         self._config = config
         # by value: half the price of a hop through the object store's references
         self._handle = handle.options(_by_reference=False)
@@ -63,8 +51,8 @@ class Pool:
             asked = (parts, traces) if traces else (parts,)
             try:
                 outcomes: list[Outcome] = await ask.remote(release_id, num_bytes, *asked)
-            except _GONE as error:
-                raise self._unavailable(error) from error
+            except GONE as error:
+                raise not_there(self._who, error) from error
             except RayTaskError as error:
                 raise _cause(error) from None
             return outcomes
@@ -115,17 +103,10 @@ class Pool:
             await at_home.remote(release_id, num_bytes, is_pinned)
             if is_pinned:  # now that it is there; the one before it stays so until it has gone
                 await self._pin({release_id: num_bytes})
-        except _GONE as error:
-            raise self._unavailable(error) from error
+        except GONE as error:
+            raise not_there(self._who, error) from error
         except RayTaskError as error:
             raise _cause(error) from None
-
-    def _unavailable(self, error: Exception) -> Unavailable:
-        what = "all busy" if isinstance(error, BackPressureError) else "not there"
-        return Unavailable(
-            f"the replicas of pool {self._name!r} are {what}",
-            "try again after the seconds in retry-after",
-        )
 
 
 class Pooled:
