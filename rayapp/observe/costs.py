@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from rayapp.observe.predictions import PREDICTIONS_TABLE
 from rayapp.observe.prompts import PROMPTS_TABLE
-from rayapp.observe.tables import TIME
+from rayapp.observe.tables import on_dates, where
 from rayapp.storage import Workspace
 
 _TABLES = (PREDICTIONS_TABLE, PROMPTS_TABLE)
@@ -29,8 +28,7 @@ def cost_of_loans(workspace: Workspace, loan_ids: Sequence[str]) -> dict[str, in
 def cost_by_tenant(workspace: Workspace, since: datetime, until: datetime) -> dict[str, int]:
     """Of what is committed and budgets paid for; "" is callers without a key. since is included,
     until is not."""
-    at = pc.field("at")
-    wanted = (at >= pa.scalar(since, TIME)) & (at < pa.scalar(until, TIME))
+    wanted = where(None, since, until, None) & on_dates(since, until)
     wanted &= pc.field("loan_id").is_valid()
     costs: Counter[str] = Counter()
     for row in _paid(workspace, ["tenant", "cost_nano_usd"], wanted):

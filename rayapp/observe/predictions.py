@@ -1,15 +1,14 @@
 """The prediction log and the feedback: which tables they are, and how they are read."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from rayapp.observe.commit import RecordTable
-from rayapp.observe.tables import TIME, parsed, read_table, where
+from rayapp.observe.tables import TIME, dated, on_dates, parsed, read_table, where
 from rayapp.schemas.data import Column
 from rayapp.schemas.traffic import SHADOW, PredictionRecord
 from rayapp.storage import Workspace
@@ -65,10 +64,7 @@ def _prediction_rows(records: Sequence[bytes]) -> pa.Table:
     heads = b"".join(head + b"}\n" for head, _, _ in parted)
     rows = parsed(heads, _PREDICTIONS_SCHEMA)
     inputs = pa.array([text[:-1] for _, _, text in parted], pa.binary()).cast(pa.string())
-    date = pc.strftime(rows.column("at"), format="%Y-%m-%d")
-    for name, values in (("inputs", inputs), ("date", date)):
-        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
-    return rows
+    return dated(rows.set_column(rows.schema.get_field_index("inputs"), "inputs", inputs))
 
 
 def _inputs_last(record: bytes) -> bytes:
@@ -114,11 +110,7 @@ def read_predictions(
 
     since is included, until is not. inputs is JSON text: see inputs_table.
     """
-    wanted = where(endpoint, since, until, request_id)
-    if since is not None:
-        wanted &= ds.field("date") >= _date(since)
-    if until is not None:
-        wanted &= ds.field("date") <= _date(until)
+    wanted = where(endpoint, since, until, request_id) & on_dates(since, until)
     found = read_table(table_uri, _PREDICTIONS_SCHEMA, wanted)
     return found.sort_by([("at", "ascending"), ("request_id", "ascending"), ("row", "ascending")])
 
@@ -173,7 +165,3 @@ def _label_text(label: str | float | bool | None) -> str | None:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-def _date(at: datetime) -> str:
-    return at.astimezone(UTC).date().isoformat()

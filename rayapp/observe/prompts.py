@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayapp.observe.commit import RecordTable
-from rayapp.observe.tables import TIME, parsed, read_table, where
+from rayapp.observe.tables import TIME, dated, on_dates, parsed, read_table, where
 from rayapp.schemas.language import PromptRecord
 from rayapp.storage import Workspace
 
@@ -43,9 +42,7 @@ _SCHEMA = pa.schema(
 
 
 def _rows(records: Sequence[bytes]) -> pa.Table:
-    rows = parsed(b"".join(record + b"\n" for record in records), _SCHEMA)
-    date = pc.strftime(rows.column("at"), format="%Y-%m-%d")
-    return rows.set_column(rows.schema.get_field_index("date"), "date", date)
+    return dated(parsed(b"".join(record + b"\n" for record in records), _SCHEMA))
 
 
 PROMPTS = RecordTable(
@@ -66,7 +63,7 @@ def read_prompts(
 ) -> pa.Table:
     """Committed parts of answers in order of time; no rows where there is no table yet. since is
     included, until is not."""
-    wanted = where(endpoint, since, until, request_id)
+    wanted = where(endpoint, since, until, request_id) & on_dates(since, until)
     found = read_table(table_uri, _SCHEMA, wanted)
     return found.sort_by([("at", "ascending"), ("request_id", "ascending"), ("part", "ascending")])
 

@@ -1,8 +1,9 @@
 """Reading records into tables, and tables again."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.json as pj
 from deltalake import DeltaTable
@@ -11,6 +12,7 @@ from deltalake.exceptions import DeltaError
 from rayapp.errors import WorkspaceError
 
 TIME = pa.timestamp("us", "UTC")
+_DATE = "%Y-%m-%d"
 
 
 def parsed(lines: bytes, schema: pa.Schema) -> pa.Table:
@@ -22,12 +24,29 @@ def parsed(lines: bytes, schema: pa.Schema) -> pa.Table:
     ).combine_chunks()
 
 
+def dated(rows: pa.Table) -> pa.Table:
+    """With the day of `at` in UTC in the column `date`, by which a table is parted."""
+    date = pc.strftime(rows.column("at"), format=_DATE)
+    return rows.set_column(rows.schema.get_field_index("date"), "date", date)
+
+
+def on_dates(since: datetime | None, until: datetime | None) -> ds.Expression:
+    """Leaves out the parts of a table by date that `where` wants nothing of."""
+    wanted = ds.scalar(True)
+    if since is not None:
+        wanted &= ds.field("date") >= since.astimezone(UTC).strftime(_DATE)
+    if until is not None:
+        wanted &= ds.field("date") <= until.astimezone(UTC).strftime(_DATE)
+    return wanted
+
+
 def where(
     endpoint: str | None,
     since: datetime | None,
     until: datetime | None,
     request_id: str | None,
 ) -> ds.Expression:
+    """since is included, until is not."""
     wanted = ds.scalar(True)
     if endpoint is not None:
         wanted &= ds.field("endpoint") == endpoint
