@@ -14,7 +14,7 @@ from rayapp.flows.weights import find_weights
 from rayapp.ledger import Ledger
 from rayapp.llm.engine import engine_deployment
 from rayapp.llm.tokens import PromptCounter
-from rayapp.llm.weights import local_weights
+from rayapp.llm.weights import local_tokenizer
 from rayapp.schemas.language import WeightsRef
 from rayapp.serve.language.directory import CountTokens
 from rayapp.serve.language.replica import LanguageParts, language_gateway
@@ -49,6 +49,6 @@ def connect(config: LanguageConfig) -> LanguageParts:
 
 def counter_of(workspace: Workspace) -> Callable[[WeightsRef], CountTokens]:
     def counter(weights: WeightsRef) -> CountTokens:
-        return PromptCounter(local_weights(weights, workspace)).count
+        return PromptCounter(local_tokenizer(weights, workspace)).count
 
     return counter

@@ -11,6 +11,7 @@ import json
 import shutil
 import struct
 import tempfile
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from typing import NamedTuple
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import DataError, TamperedError, UserError
 from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.model import FileDigest
+from rayapp.schemas.record import short
 from rayapp.storage import (
     Workspace,
     commit_folder,
@@ -76,13 +79,23 @@ def local_path(weights: WeightsRef, workspace: Workspace) -> Path:
 
 def local_weights(weights: WeightsRef, workspace: Workspace) -> Path:
     """Have them on this node. Raises TamperedError unless every file is what it was."""
+    return _present(weights, workspace, weights.files)
+
+
+def local_tokenizer(weights: WeightsRef, workspace: Workspace) -> Path:
+    """As local_weights, without the weights themselves: for those who only count tokens."""
+    files = [file for file in weights.files if not file.path.endswith(_SAFETENSORS)]
+    return _present(weights, workspace, files)
+
+
+def _present(weights: WeightsRef, workspace: Workspace, files: Sequence[FileDigest]) -> Path:
     folder = local_path(weights, workspace)
     if folder_digest(weights.files) != weights.digest:
         raise TamperedError(
             f"weights {weights.name!r}: the list of files does not have their digest",
             "add them again",
         )
-    for file in weights.files:
+    for file in files:
         path = folder / file.path
         is_right = path.is_file() and digest_file(path) == file.sha256
         if not is_right and "://" in weights.uri:  # not yet here, or only in part
@@ -122,7 +135,7 @@ def _require_sha256(config: WeightsConfig, file: Path) -> str:
     found = digest_file(file)
     if found != config.sha256:
         raise TamperedError(
-            f"{file}: sha256 is {found[:12]}…, the config has {(config.sha256 or '')[:12]}…",
+            f"{file}: sha256 is {short(found)}…, the config has {short(config.sha256 or '')}…",
             "get the file again; if it was meant to change, correct the config",
         )
     return found

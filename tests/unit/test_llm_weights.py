@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import DataError, TamperedError, UserError
 from rayapp.llm.environment import NAME, runtime_env
-from rayapp.llm.weights import add_weights
+from rayapp.llm.weights import add_weights, local_tokenizer, local_weights
 from rayapp.storage import Workspace, digest_file, folder_digest
 
 FACTS = {"architectures": ["TinyForCausalLM"], "max_position_embeddings": 64}
@@ -49,6 +49,18 @@ def test_a_folder_is_kept_by_content(tmp_path: Path) -> None:
     for file in ref.files:
         assert digest_file(Path(ref.uri, file.path)) == file.sha256
     assert add_weights(_config(source), workspace) == ref
+
+
+def test_who_counts_tokens_needs_no_weights(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path / "workspace"))
+    ref = add_weights(_config(_model(tmp_path / "model")), workspace)
+    Path(ref.uri, "model.safetensors").write_bytes(b"other")
+    assert local_tokenizer(ref, workspace) == Path(ref.uri)
+    with pytest.raises(TamperedError, match=r"model\.safetensors is not what was added"):
+        local_weights(ref, workspace)
+    Path(ref.uri, "tokenizer.json").write_text("[]")
+    with pytest.raises(TamperedError, match=r"tokenizer\.json is not what was added"):
+        local_tokenizer(ref, workspace)
 
 
 def test_another_file_than_the_config_names_is_refused(tmp_path: Path) -> None:
