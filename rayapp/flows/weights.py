@@ -13,6 +13,7 @@ from rayapp.llm.environment import runtime_env
 from rayapp.llm.weights import add_weights
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.record import short
 
 
 def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
             session.ledger.append(EventKind.WEIGHTS_ADDED, config.name, payload)
     num_bytes = sum(file.num_bytes for file in made.files)
     session.say(
-        f"weights {made.name}: {'added' if is_new else 'unchanged'}, {made.digest[:12]} "
+        f"weights {made.name}: {'added' if is_new else 'unchanged'}, {short(made.digest)} "
         f"({made.architecture}, {made.num_parameters / 1e6:.0f} million parameters, "
         f"{num_bytes / 1e6:.0f} MB, {made.license}) in {made.uri}"
     )

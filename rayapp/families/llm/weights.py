@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rayapp.errors import TamperedError
 from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.record import short
 from rayapp.storage import digest_folder, fetch_folder, folder_digest
 
 
@@ -27,8 +28,8 @@ def base_folder(weights: WeightsRef) -> Path:
     found = _digest(local)
     if found != weights.digest:
         raise TamperedError(
-            f"weights {weights.name} in {local}: digest is {found[:12]}…, recorded is "
-            f"{weights.digest[:12]}…",
+            f"weights {weights.name} in {local}: digest is {short(found)}…, recorded is "
+            f"{short(weights.digest)}…",
             "restore them, or add them again: rayapp submit configs/weights/…",
         )
     return local

@@ -17,7 +17,7 @@ from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.language.model import Model
 from rayapp.serve.language.tab import Prices
-from rayapp.serve.wire.openai import Asked
+from rayapp.serve.wire.openai import CONTENT, Asked
 
 CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
 """The tokens of each prompt of a request, or of each input. Raises RequestError where the model
@@ -147,7 +147,7 @@ class Models:
 
 
 def _too_long(what: str, most: int, asked: Asked) -> RequestError:
-    content = {"chat": "messages", "completion": "prompt", "embedding": "input"}[asked.kind]
+    content = CONTENT[asked.kind]
     return RequestError(
         f"{what}, the model takes at most {most} together",
         f"shorten `{content}` or lower `max_tokens`"

@@ -14,6 +14,7 @@ from functools import partial
 from rayapp.config.language import LanguageConfig
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
+from rayapp.schemas.record import short
 from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
 from rayapp.serve.call import Answer, Call, Meter
@@ -53,7 +54,6 @@ from rayapp.serve.wire.sse import CONTENT_TYPE
 ROOT = "/v1"
 """Where OpenAI's interface is. Behind Ray Serve's own wrapper the prefix of the application is gone
 from paths."""
-FINGERPRINT_CHARS = 12
 
 
 class LanguageGateway(Front):
@@ -156,7 +156,7 @@ class LanguageGateway(Front):
                 tab.drop()
                 raise
             written.release_id, written.degraded = reply.release_id, reply.degraded
-            relay = Relay(asked, served.name, f"fp_{reply.release_id[:FINGERPRINT_CHARS]}")
+            relay = Relay(asked, served.name, f"fp_{short(reply.release_id)}")
             flow = Flow(call, reply, relay, tab, written, self._deadlines, self._meter)
             response: Response | Streamed
             if asked.is_stream:

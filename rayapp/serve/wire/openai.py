@@ -59,7 +59,7 @@ _OF_TEMPLATES = {
     *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
 }
 """What templates are applied with. It is ours to say: `chat_template` for one is a program."""
-_CONTENT: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
+CONTENT: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -109,7 +109,7 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
     model = fields.get("model")
     if not isinstance(model, str):
         raise _wrong(f"`model` is {_told(model)}", "name one of GET /v1/models", "model")
-    content = _CONTENT[kind]
+    content = CONTENT[kind]
     if not fields.get(content):
         raise _wrong(f"`{content}` is {_told(fields.get(content))}", f"send `{content}`", content)
     if kind == "chat":
