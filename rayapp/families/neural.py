@@ -6,7 +6,6 @@ the number of finished epochs, all as safetensors and JSON; shuffling and dropou
 (seed, epoch), so a resumed fit on a CPU ends with the same weights as a whole one.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rayapp.errors import DataError
 from rayapp.families.base import (
     ENCODED_ROWS,
-    RESUME,
     Batch,
     BatchSource,
     Compute,
@@ -38,11 +35,9 @@ from rayapp.families.network import (
     read_network,
     write_network,
 )
+from rayapp.families.resuming import load_progress, save_progress
 from rayapp.families.scores import tune_metrics
-from rayapp.schemas.record import canonical_json
 
-OPTIMIZER_FILE = f"{RESUME}/optimizer.safetensors"
-STATE_FILE = f"{RESUME}/state.json"
 SHUFFLE_ROWS = 262_144
 """Rows that are mixed at a time; a split that is larger is mixed in windows of this size."""
 WARM_UP = 0.1
@@ -210,26 +205,13 @@ class _Run:
         return tune_metrics(self.problem.task, np.concatenate(scores), y_N)
 
     def save(self, folder: Path) -> None:
-        (folder / RESUME).mkdir(parents=True, exist_ok=True)
-        write_network(self.network, folder)
-        moments = {
-            f"{index}.{name}": tensor.detach().cpu().contiguous()
-            for index, state in self.optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
-        }
-        save_file(moments, folder / OPTIMIZER_FILE)
         done = {"epochs_done": self.epochs_done, "steps_done": self.steps_done}
-        (folder / STATE_FILE).write_bytes(canonical_json(done))
+        save_progress(folder, self.optimizer, done)
+        write_network(self.network, folder)
 
     def _resume(self, folder: Path) -> None:
-        done = json.loads((folder / STATE_FILE).read_bytes())
+        done = load_progress(folder, self.optimizer)
         self.epochs_done, self.steps_done = done["epochs_done"], done["steps_done"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _schedule(done: float) -> float:

@@ -5,7 +5,6 @@ of the mean over the answer tokens of all of them: of one worker with so many ti
 were it not for their order.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rayapp.errors import DataError
-from rayapp.families.base import RESUME, BatchSource, Compute, Problem
+from rayapp.families.base import BatchSource, Compute, Problem
 from rayapp.families.llm.network import (
     MERGED_FOLDER,
     AnswerLoss,
@@ -32,10 +30,8 @@ from rayapp.families.llm.network import (
 from rayapp.families.llm.order import Place, steps
 from rayapp.families.llm.packing import Packed, segments
 from rayapp.families.llm.weights import base_folder
-from rayapp.schemas.record import canonical_json
+from rayapp.families.resuming import load_progress, save_progress
 
-OPTIMIZER_FILE = f"{RESUME}/optimizer.safetensors"
-STATE_FILE = f"{RESUME}/state.json"
 WARM_UP = 0.1
 MAX_GRADIENT_NORM = 1.0
 
@@ -161,15 +157,8 @@ class Tuning:
 
     def save(self, folder: Path) -> None:
         write_network(self._network, self._base, self._base_name, folder)
-        (folder / RESUME).mkdir(parents=True, exist_ok=True)
-        moments = {
-            f"{index}.{name}": tensor.detach().cpu().contiguous()
-            for index, state in self._optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
-        }
-        save_file(moments, folder / OPTIMIZER_FILE)
         state = {"steps_done": self.steps_done, "place": asdict(self._place)}
-        (folder / STATE_FILE).write_bytes(canonical_json(state))
+        save_progress(folder, self._optimizer, state)
 
     def save_last(self, folder: Path) -> None:
         self.save(folder)
@@ -177,14 +166,8 @@ class Tuning:
             write_merged(self._network, self._base, folder / MERGED_FOLDER)
 
     def _resume(self, folder: Path) -> None:
-        state = json.loads((folder / STATE_FILE).read_bytes())
+        state = load_progress(folder, self._optimizer)
         self.steps_done, self._place = state["steps_done"], Place(**state["place"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _num_used(batch: Packed) -> int:
