@@ -31,6 +31,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from rayapp.errors import WorkspaceError
 from rayapp.observe.spool import SUFFIX, Read, read_segment, was_closed
+from rayapp.observe.tables import dataset_of
 
 log = logging.getLogger("rayapp.observe.commit")
 
@@ -222,7 +223,7 @@ def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: dateti
     wanted = (ds.field("at") >= since) & ds.field("request_id").isin(rows.column("request_id"))
     if "date" in kind.partition_by:
         wanted &= ds.field("date") >= since.date().isoformat()
-    files = recent(table, since)
+    files = dataset_of(table, since)
     there = [name for name in kind.key if name in files.schema.names]  # it may be older than others
     known = files.to_table(columns=there, filter=wanted)
     seen = set(_keys(known, kind))
@@ -233,13 +234,6 @@ def _are_new(rows: pa.Table, table: DeltaTable, kind: RecordTable, since: dateti
     if not all(is_new):
         log.info("requests_answered_again", extra={"num_rows": is_new.count(False)})
     return is_new
-
-
-def recent(table: DeltaTable, since: datetime) -> ds.Dataset:
-    """The files that may have rows from `since` on. Each file of a dataset costs 0.4 ms before
-    anything of it is read, and a table that is committed to every few seconds has ten thousand of
-    them after a day."""
-    return table.to_pyarrow_dataset(file_pruning_predicate=[("at", ">=", since)])
 
 
 def _keys(rows: pa.Table, kind: RecordTable) -> Iterator[tuple[Any, ...]]:

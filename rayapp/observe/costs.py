@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from rayapp.observe.predictions import PREDICTIONS_TABLE
 from rayapp.observe.prompts import PROMPTS_TABLE
-from rayapp.observe.tables import on_dates, where
+from rayapp.observe.tables import dataset_of, on_dates, where
 from rayapp.storage import Workspace
 
 _TABLES = (PREDICTIONS_TABLE, PROMPTS_TABLE)
@@ -43,6 +43,6 @@ def _paid(
         uri = workspace.table(name)
         if not DeltaTable.is_deltatable(uri):
             continue
-        table = DeltaTable(uri).to_pyarrow_dataset()
+        table = dataset_of(DeltaTable(uri))
         if "loan_id" in table.schema.names:  # else nobody has paid for anything yet
             yield from table.to_table(columns=list(columns), filter=wanted).to_pylist()

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.fs as fs
 import pyarrow.json as pj
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -59,11 +60,26 @@ def where(
     return wanted
 
 
+def dataset_of(table: DeltaTable, since: datetime | None = None) -> ds.Dataset:
+    """Its files; with `since`, those that may have rows from then on. Each file of a dataset costs
+    0.4 ms before anything of it is read, and a table that is committed to every few seconds has ten
+    thousand of them after a day.
+
+    Arrow reads them by itself. Through the file system that deltalake would give it, its threads
+    call into Python, and one that is not done when the interpreter ends takes the process down.
+    """
+    root, path = fs.FileSystem.from_uri(table.table_uri)
+    pruned = None if since is None else [("at", ">=", since)]
+    return table.to_pyarrow_dataset(
+        filesystem=fs.SubTreeFileSystem(path, root), file_pruning_predicate=pruned
+    )
+
+
 def read_table(table_uri: str, schema: pa.Schema, wanted: ds.Expression) -> pa.Table:
     try:
         if not DeltaTable.is_deltatable(table_uri):
             return schema.empty_table()
-        found = DeltaTable(table_uri).to_pyarrow_dataset().to_table(filter=wanted)
+        found = dataset_of(DeltaTable(table_uri)).to_table(filter=wanted)
     except (DeltaError, OSError) as error:
         raise WorkspaceError(
             f"table {table_uri}: cannot be read ({error})",

@@ -27,6 +27,7 @@ from rayapp.observe.predictions import (
 )
 from rayapp.observe.predictions import read_predictions as read_table
 from rayapp.observe.spool import Spool
+from rayapp.observe.tables import dataset_of
 from rayapp.storage import Workspace
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -372,7 +373,7 @@ def test_what_is_long_in_the_table_costs_a_commit_nothing(workspace: Workspace) 
         spool.append([record("a", at=hour)])
         commit_spool(workspace)
     table = DeltaTable(workspace.table(PREDICTIONS_TABLE))
-    assert len(list(commit.recent(table, hours[2]).get_fragments())) == 1
+    assert len(list(dataset_of(table, hours[2]).get_fragments())) == 1
     spool.close()
 
 
