@@ -6,7 +6,7 @@ question of its own nothing depends on another one; answers that share a documen
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,13 @@ def answer_rows(
     files: Mapping[str, bytes],
     max_tokens: int,
     num_cpus: int,
+    on_progress: Callable[[int], object] = lambda num_rows: None,
 ) -> pa.Table:
-    """The rows with both answers, in the order of the dataset."""
+    """The rows with both answers, in the order of the dataset. on_progress: told how many are
+    answered."""
     dataset.context.execution_options.preserve_order = True
-    answered = dataset.map_batches(
+    # read before the models are there: they take CPUs that a read beside them might wait for
+    answered = dataset.materialize().map_batches(
         Answers,
         batch_format="pyarrow",
         batch_size=BATCH_ROWS,
@@ -63,7 +66,11 @@ def answer_rows(
         num_cpus=num_cpus,
         **({"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}),
     )
-    blocks = [b for b in answered.iter_batches(batch_size=None, batch_format="pyarrow") if len(b)]
+    blocks: list[pa.Table] = []
+    for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if len(block):
+            blocks.append(block)
+            on_progress(sum(map(len, blocks)))
     if not blocks:
         raise DataError("there is no row to evaluate", "check the snapshot's test split")
     return pa.concat_tables(blocks)

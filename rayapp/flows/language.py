@@ -37,7 +37,8 @@ def evaluate_language(
         }
     assert schema.language is not None, "a language model's bundle says how it is asked"
     base = _base(session, schema.language)
-    session.say(f"evaluate {run.run_id}: answering the test rows, tuned and untuned")
+    (num_rows,) = [split.num_rows for split in snapshot.splits if split.name == "test"]
+    session.say(f"evaluate {run.run_id}: answering {num_rows:,} test rows, tuned and untuned")
     tell_if_it_waits(session, {"CPU": NUM_CPUS})
     answered = answer_rows(
         read_view(snapshot, "test"),
@@ -46,6 +47,7 @@ def evaluate_language(
         files,
         _max_tokens(profile),
         NUM_CPUS,
+        lambda done: session.say(f"evaluate {run.run_id}: {done:,} of {num_rows:,} rows answered"),
     )
     return evaluate_answers(
         answered=answered,
