@@ -23,7 +23,8 @@ ROOMS = {
 DOORS = {"jobs", "serve_apps", "cli"}
 RANK = {
     **{"errors": 0, "schemas": 1},
-    **dict.fromkeys(("config", "storage", "database", "ledger", "telemetry", "transforms"), 2),
+    **dict.fromkeys(("config", "storage", "database", "ledger", "telemetry"), 2),
+    **dict.fromkeys(("transforms", "shelf"), 2),
     "families": 3,
     **dict.fromkeys(ROOMS, 4),
     "flows": 5,

@@ -4,7 +4,7 @@ from collections import defaultdict
 import pytest
 
 from rayapp.errors import Unavailable
-from rayapp.serve.pool.shelf import HALF_LIFE_S, Shelf
+from rayapp.shelf import HALF_LIFE_S, Shelf
 
 
 class Site:
@@ -203,7 +203,7 @@ async def test_stock_takes_what_fits() -> None:
 async def test_asks_of_many_absent_models_are_forgotten_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rayapp.serve.pool.shelf.MAX_REMEMBERED", 10)
+    monkeypatch.setattr("rayapp.shelf.MAX_REMEMBERED", 10)
     site = Site()
     await site.ask("hot", 90, times=9)
     for number in range(100):

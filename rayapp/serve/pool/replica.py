@@ -21,11 +21,11 @@ from rayapp.serve.loading import Store
 from rayapp.serve.meter import PoolMeter
 from rayapp.serve.pool.model import Model, Opener
 from rayapp.serve.pool.plan import PLANNER_WAIT_S, ModelLoad, Plan, Planner, Report
-from rayapp.serve.pool.router import HELD, ModelRouter
+from rayapp.serve.pool.router import ModelRouter
 from rayapp.serve.pool.scorer import Outcome, Part, Traces
-from rayapp.serve.pool.shelf import Shelf
 from rayapp.serve.tracing.otlp import OtlpTracer
 from rayapp.serve.tracing.span import Fact, Together, Tracer
+from rayapp.shelf import HELD, Shelf
 from rayapp.telemetry import configure_logging
 
 log = logging.getLogger("rayapp.serve.pool")

@@ -12,8 +12,7 @@ from functools import lru_cache
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-HELD = "held"
-"""What a replica reports under this name: the models that it can answer with at once."""
+from rayapp.shelf import HELD
 
 
 @lru_cache(maxsize=16384)

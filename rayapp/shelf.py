@@ -1,11 +1,12 @@
-"""The models that one replica of a pool holds, within the memory that it was given.
+"""The models that one replica holds, within the room that it was given: bytes of memory for whole
+models, places in an engine for adapters.
 
 Who stays is decided by how much each is asked for, not by who came last: a newcomer gets a place in
 the main part only where those that would have to go are, together, asked for less than it is. Until
 then it lives in a small part of its own, where newcomers push out one another. So a model that few
 ask for is answered, and one that serves many is never unloaded for it. After G. Einziger, R.
 Friedman and B. Manes, "TinyLFU: A Highly Efficient Cache Admission Policy" (2017), with exact
-counts in the place of a sketch, and bytes in that of entries.
+counts in the place of a sketch, and sizes in that of entries.
 
 Ray Serve's own multiplexing counts models rather than bytes, unloads the least recently used even
 while it is being used, and loads one model at a time.
@@ -13,6 +14,7 @@ while it is being used, and loads one model at a time.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -21,17 +23,37 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rayapp.errors import Unavailable
-from rayapp.serve.pool.heat import Heat
 
-log = logging.getLogger("rayapp.serve.pool")
+log = logging.getLogger("rayapp.shelf")
 
+HELD = "held"
+"""What a replica reports to Ray Serve under this name: the models that it can answer with at
+once."""
 HALF_LIFE_S = 60.0
 NEWCOMERS_SHARE = 0.1
-"""Of the memory."""
+"""Of the room."""
 MAX_REMEMBERED = 4096
 """So many models that are not held have their asks counted."""
 
 M = TypeVar("M")
+
+
+class Heat:
+    """How much something is asked for: a count of asks in which each one weighs half as much after
+    every half_life_s. Times are of one clock, in seconds."""
+
+    __slots__ = ("_at_s", "_half_life_s", "_value")
+
+    def __init__(self, half_life_s: float, now_s: float, value: float = 0.0) -> None:
+        self._half_life_s = half_life_s
+        self._value, self._at_s = value, now_s
+
+    def at(self, now_s: float) -> float:
+        return self._value * math.exp2(-max(0.0, now_s - self._at_s) / self._half_life_s)
+
+    def add(self, now_s: float, amount: float = 1.0) -> None:
+        self._value = self.at(now_s) + amount
+        self._at_s = max(self._at_s, now_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +75,9 @@ class _Place(Generic[M]):
 
 class Shelf(Generic[M]):
     """load: the model of an id; different ones load side by side, num_loads at a time, and one
-    model once however many ask. Used on one event loop."""
+    model once however many ask. on_unload: told of each that goes, which nobody uses then. unit:
+    what `bytes` are where room is not memory; newcomers_bytes: of the small part. Used on one event
+    loop."""
 
     def __init__(
         self,
@@ -62,9 +86,18 @@ class Shelf(Generic[M]):
         num_loads: int = 2,
         on_ask: Callable[[bool], None] = lambda is_held: None,
         clock_s: Callable[[], float] = time.monotonic,
+        *,
+        on_unload: Callable[[str, M], None] = lambda model_id, model: None,
+        newcomers_bytes: int | None = None,
+        unit: str = "bytes",
     ) -> None:
         self._load = load
+        self._on_unload = on_unload
+        self._unit = unit
         self._max_bytes = max_bytes
+        if newcomers_bytes is None:
+            newcomers_bytes = int(max_bytes * NEWCOMERS_SHARE)
+        self._newcomers_bytes = newcomers_bytes
         self._loads = asyncio.Semaphore(num_loads)
         self._on_ask = on_ask
         self._clock_s = clock_s
@@ -73,7 +106,7 @@ class Shelf(Generic[M]):
 
     @property
     def main_bytes(self) -> int:
-        return self._max_bytes - int(self._max_bytes * NEWCOMERS_SHARE)
+        return self._max_bytes - self._newcomers_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -195,10 +228,10 @@ class Shelf(Generic[M]):
             lacking -= self._places[found].num_bytes
         if lacking > 0:
             raise Unavailable(
-                f"model {model_id[:12]} needs {num_bytes:,} bytes, {lacking:,} more than can be "
-                f"freed of the {self._max_bytes:,} of a replica: the models there are asked for "
-                "more, pinned, loading or in use",
-                "try again; raise max_model_bytes or max_replicas of the pool",
+                f"model {model_id[:12]} needs {num_bytes:,} {self._unit}, {lacking:,} more than "
+                f"can be freed of the {self._max_bytes:,} of a replica: the models there are asked "
+                "for more, pinned, loading or in use",
+                "try again; raise the room of a replica, or how many there may be",
             )
         self._unload(going)
 
@@ -213,8 +246,9 @@ class Shelf(Generic[M]):
 
     def _unload(self, going: list[str]) -> None:
         for model_id in going:
-            del self._places[model_id]
+            place = self._places.pop(model_id)
             log.info("model_unloaded", extra={"model_id": model_id, "heat": self.heat(model_id)})
+            self._on_unload(model_id, place.loading.result())
 
     def _main_used(self) -> int:
         return sum(p.num_bytes for p in self._places.values() if not p.is_newcomer)
