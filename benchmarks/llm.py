@@ -152,15 +152,22 @@ def serve_file(port: int) -> dict[str, Any]:
         "engines": {"smol": engine},
         "models": {MODEL: {"engine": "smol", **prices}},
     }
-    application = {
-        "name": "llm",
-        "route_prefix": "/v1",
-        "import_path": "serve_apps.llm:build",
+    applications = [
+        application("smol", None, "build_engine", engine),
+        application("llm", "/v1", "build", args),
+    ]
+    options = {"host": "127.0.0.1", "port": port, "request_timeout_s": 600}
+    return {"http_options": options, "applications": applications}
+
+
+def application(name: str, prefix: str | None, builder: str, args: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": prefix,
+        "import_path": f"serve_apps.llm:{builder}",
         "runtime_env": runtime_env(),
         "args": args,
     }
-    options = {"host": "127.0.0.1", "port": port, "request_timeout_s": 600}
-    return {"http_options": options, "applications": [application]}
 
 
 SERVERS: dict[str, Callable[[Site], AbstractContextManager[tuple[psutil.Process, Server]]]] = {

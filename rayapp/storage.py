@@ -5,16 +5,18 @@ run again; writing other bytes to the same place is refused, because somebody ma
 was there. Local writes go to a temporary name first and are renamed, so no reader sees half a file.
 """
 
+import fcntl
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyarrow import fs
 
 from rayapp.errors import NotFoundError, TamperedError, WorkspaceError
+from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, FileDigest
 from rayapp.schemas.record import canonical_json, short
 
@@ -155,14 +157,69 @@ def fetch_folder(uri: str, files: Sequence[FileDigest], local: Path) -> None:
         target.write_bytes(data)
 
 
+def local_folder(uri: str, cache: Path) -> Path:
+    """Where this machine has, or will have, a folder's files: the folder itself where it is one
+    here, else `cache`."""
+    path = uri.removeprefix("file://")
+    return cache if "://" in path else Path(path)
+
+
+def present_files(
+    uri: str,
+    listed: Sequence[FileDigest],
+    cache: Path,
+    is_wanted: Callable[[str], bool] = lambda path: True,
+) -> Path:
+    """The folder of `local_folder`, once it has the wanted of the listed files and nothing else,
+    each what it was. What a cache lacks is fetched, by one process of a machine at a time.
+
+    Raises TamperedError.
+    """
+    folder = local_folder(uri, cache)
+    wanted = [file for file in listed if is_wanted(file.path)]
+    if folder == cache:
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lacking = [file for file in wanted if not _is_as_listed(folder, file)]
+            fetch_folder(uri, lacking, folder)
+    known = {file.path for file in listed}
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    wrong = [file.path for file in wanted if not _is_as_listed(folder, file)]
+    for path in [*wrong, *sorted(found - known)]:
+        raise TamperedError(
+            f"{folder / path} is not what was recorded",
+            "do not use it; restore the folder from a backup, or make it again",
+        )
+    return folder
+
+
+def present_weights(
+    weights: WeightsRef, cache: Path, is_wanted: Callable[[str], bool] = lambda path: True
+) -> Path:
+    """`present_files` of a model's weights. Raises TamperedError."""
+    require_list(weights.uri, weights.files, weights.digest)
+    return present_files(weights.uri, weights.files, cache, is_wanted)
+
+
+def _is_as_listed(folder: Path, file: FileDigest) -> bool:
+    path = folder / file.path
+    return path.is_file() and digest_file(path) == file.sha256
+
+
 def fetch_bundle(ref: BundleRef, local: Path) -> None:
     """`fetch_folder` of a bundle, once its list of files is the one that its digest is over."""
-    if folder_digest(ref.files) != ref.digest:
-        raise TamperedError(
-            f"{ref.uri}: its list of files does not have the digest {short(ref.digest)}",
-            "do not use it; release again",
-        )
+    require_list(ref.uri, ref.files, ref.digest)
     fetch_folder(ref.uri, ref.files, local)
+
+
+def require_list(uri: str, files: Sequence[FileDigest], digest: str) -> None:
+    """Raises TamperedError unless it is of these files."""
+    if folder_digest(files) != digest:
+        raise TamperedError(
+            f"{uri}: its list of files does not have the digest {short(digest)}",
+            "do not use it; make it again",
+        )
 
 
 def folder_digest(files: Sequence[FileDigest]) -> str:

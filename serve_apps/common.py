@@ -8,13 +8,18 @@ from functools import partial
 from typing import TypeVar
 
 from rayapp.config.serving import GatewayConfig
+from rayapp.errors import RayappError
+from rayapp.flows.passed import passed
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.node_log import NodeLog
+from rayapp.release.promote import champions
+from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey
-from rayapp.storage import Workspace
+from rayapp.serve.loading import Store
+from rayapp.storage import Workspace, fetch_bundle
 
 Found = TypeVar("Found")
 
@@ -37,7 +42,7 @@ class Connected:
 
 
 def connected(config: GatewayConfig, actor: str) -> Connected:
-    workspace = workspace_of(config)
+    workspace = workspace_of(config.workspace)
     ledger = Ledger.of(workspace, actor)
 
     def read_keys() -> dict[str, ApiKey]:
@@ -66,8 +71,34 @@ def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], F
     return read_if_changed
 
 
-def workspace_of(config: GatewayConfig) -> Workspace:
+def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[str, Pointer]]:
+    """The pointers to champions that are language models, or those to all others. One whose
+    manifest cannot be read is with the others, where that is told."""
+    kinds: dict[str, bool] = {}
+    read_champions = while_unchanged(found.ledger, partial(champions, found.ledger))
+
+    def kind_of(release_id: str) -> bool:
+        if release_id not in kinds:
+            try:
+                signed = passed(found.workspace, release_id)
+            except RayappError:
+                return False
+            kinds[release_id] = signed.manifest.bundle.bundle_schema.language is not None
+        return kinds[release_id]
+
+    def read() -> dict[str, Pointer]:
+        return {n: p for n, p in read_champions().items() if kind_of(p.target) == is_language}
+
+    return read
+
+
+def store_of(workspace: Workspace) -> Store:
+    return Store(partial(passed, workspace), fetch_bundle, workspace=workspace.uri)
+
+
+def workspace_of(uri: str | None) -> Workspace:
+    """None: RAYAPP_WORKSPACE's."""
     environ = dict(os.environ)
-    if config.workspace is not None:
-        environ["RAYAPP_WORKSPACE"] = config.workspace
+    if uri is not None:
+        environ["RAYAPP_WORKSPACE"] = uri
     return Workspace.from_environment(environ)

@@ -1,15 +1,16 @@
-"""Language models as a Ray Serve application: `rayapp submit configs/serving/llm.yaml`.
+"""Language models as Ray Serve applications: `rayapp submit configs/serving/llm.yaml`.
 
-A gateway by OpenAI's HTTP interface before engines of vLLM. It is built, and runs, in the
-environment that has vLLM. No postponed annotations in this module: Serve checks a builder's
-arguments only when they are classes.
+Each engine of vLLM is an application of its own, so that a change of another one, or of the gateway
+before them, loads no weights anew. All are built, and run, in the environment that has vLLM. No
+postponed annotations in this module: Serve checks a builder's arguments only when they are classes.
 """
 
 from collections.abc import Callable
 
+from ray import serve
 from ray.serve import Application
 
-from rayapp.config.language import LanguageConfig
+from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.flows.weights import find_weights
 from rayapp.ledger import Ledger
 from rayapp.llm.engine import engine_deployment
@@ -18,30 +19,34 @@ from rayapp.llm.weights import local_tokenizer
 from rayapp.schemas.language import WeightsRef
 from rayapp.serve.language.directory import CountTokens
 from rayapp.serve.language.replica import LanguageParts, language_gateway
+from rayapp.serve.pool.router import ModelRouter
 from rayapp.storage import Workspace
-from serve_apps.common import connected, workspace_of
+from serve_apps.common import champions_for, connected, store_of, workspace_of
+
+
+def build_engine(config: EngineConfig) -> Application:
+    workspace = workspace_of(config.workspace)
+    weights = find_weights(Ledger.of(workspace, "deploy"), config.weights)
+    return engine_deployment(config, weights, workspace, ModelRouter)
 
 
 def build(config: LanguageConfig) -> Application:
-    workspace = workspace_of(config)
-    ledger = Ledger.of(workspace, "deploy")
+    ledger = Ledger.of(workspace_of(config.workspace), "deploy")
     weights = {
         name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()
     }
-    engines = {
-        name: engine_deployment(name, engine, weights[name], workspace, config.deadline_ms / 1000)
-        for name, engine in config.engines.items()
-    }
-    return language_gateway(config, connect, weights, engines)
+    return language_gateway(config, connect, weights)
 
 
 def connect(config: LanguageConfig) -> LanguageParts:
     found = connected(config, "language-gateway")
     return LanguageParts(
+        champions_for(found, is_language=True),
         found.read_keys,
+        store_of(found.workspace),
         found.log,
         counter_of(found.workspace),
-        found.workspace.uri,
+        serve.get_app_handle,
         bank=found.accounts,
         settle=found.settle,
     )

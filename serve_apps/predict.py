@@ -13,17 +13,15 @@ from ray.serve import Application
 from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
-from rayapp.flows.passed import passed
 from rayapp.govern.flags import current_flags
 from rayapp.ledger import Ledger
-from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
-from rayapp.storage import Workspace, fetch_bundle
-from serve_apps.common import connected, while_unchanged, workspace_of
+from rayapp.storage import Workspace
+from serve_apps.common import champions_for, connected, store_of, while_unchanged, workspace_of
 
 
 def build(config: ServingConfig) -> Application:
@@ -45,16 +43,17 @@ def connect(config: ServingConfig) -> Parts:
     found = connected(config, "gateway")
     ledger, workspace = found.ledger, found.workspace
     fixed, named = named_releases(config), config.named()
+    read_champions = champions_for(found, is_language=False)
 
     def read_pointers() -> dict[str, Pointer]:
-        current = champions(ledger)
+        current = read_champions()
         wanted = named or current.keys()
         return {name: p for name, p in current.items() if name in wanted} | fixed
 
     return Parts(
-        while_unchanged(ledger, read_pointers),
+        read_pointers,
         found.read_keys,
-        _store(workspace),
+        store_of(workspace),
         found.log,
         bank=found.accounts,
         settle=found.settle,
@@ -76,8 +75,4 @@ def _flags(config: ServingConfig, ledger: Ledger) -> Callable[[], Mapping[str, F
 
 
 def connect_store(config: ServingConfig) -> Store:
-    return _store(workspace_of(config))
-
-
-def _store(workspace: Workspace) -> Store:
-    return Store(partial(passed, workspace), fetch_bundle, workspace=workspace.uri)
+    return store_of(workspace_of(config.workspace))

@@ -1,5 +1,7 @@
-"""configs/serving/*.yaml: the `args` of serve_apps/llm.py, inside a Serve config file."""
+"""configs/serving/*.yaml: the `args` of serve_apps/llm.py, inside a Serve config file: of each
+engine, an application of its own, and of the gateway before them."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,15 +18,25 @@ Redaction = Literal["nothing", "contacts", "text"]
 OURS = {
     *("model", "tokenizer", "served_model_name", "max_model_len", "tensor_parallel_size"),
     *("pipeline_parallel_size", "host", "port", "api_key"),
+    *("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_modules"),
 }
 """Engine arguments that settings of ours stand for, or that belong to no engine of ours."""
+AdapterRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
+"""As vLLM has room for them."""
 
 
 class EngineConfig(Config):
-    """Replicas of vLLM that hold one model's weights."""
+    """Replicas of vLLM that hold one model's weights, and released adapters of them."""
 
+    workspace: str | None = None
+    """Folder or URI; null: RAYAPP_WORKSPACE of the replica."""
     weights: WeightsName
     """By the name they were added under (configs/weights/)."""
+    max_adapters: int = Field(default=0, ge=0, le=512)
+    """Adapters of these weights that a replica holds at a time. More than that take turns: those
+    that are asked for most stay. 0: none are loaded."""
+    max_adapter_rank: AdapterRank = 16
+    """The largest rank that an adapter may have; each place takes memory for it."""
     accelerator: str = "cpu"
     """`cpu`, `gpu` for any, or a type of GPU as Ray calls it, for example H100."""
     num_cpus: float = Field(default=1, gt=0)
@@ -55,6 +67,8 @@ class EngineConfig(Config):
     retry_share: float = Field(default=0.1, ge=0, le=1)
     """Of the requests, so many may be asked again of another replica when one is dead or full; none
     whose answer has begun."""
+    drain_s: float = Field(default=120, gt=0)
+    """A replica that is to go lets answers end for so long: the gateway's deadline, or longer."""
     probe_every_s: float = Field(default=10, gt=0)
     """A replica that was silent for so long, as nobody asked or whole answers take long, must
     generate one token to show that it can."""
@@ -82,6 +96,8 @@ class EngineConfig(Config):
             )
         if self.is_prefix_aware and self.max_replicas == 1:
             raise ValueError("`is_prefix_aware` has no effect with one replica")
+        if "max_adapter_rank" in self.model_fields_set and not self.max_adapters:
+            raise ValueError("`max_adapter_rank` has no effect without `max_adapters`")
         return self
 
     @property
@@ -106,6 +122,11 @@ class ModelConfig(Config):
 
     engine: EndpointName
     """One of `engines`."""
+    endpoint: EndpointName | None = None
+    """Its champion answers, an adapter of the engine's weights; null: the weights as they are."""
+    adapters: bool = False
+    """Each adapter that is released for the engine's weights answers too, under the name of its
+    endpoint and by these settings, from the moment that it is champion."""
     usd_per_million_input_tokens: TokenPrice | None = None
     """null: nothing, as for usd_per_million_output_tokens."""
     usd_per_million_output_tokens: TokenPrice | None = None
@@ -123,13 +144,20 @@ class ModelConfig(Config):
     def _with_effect(self) -> Self:
         if self.timeout_ms is not None and not self.fallback:
             raise ValueError("`timeout_ms` has no effect without `fallback`")
+        if self.adapters and self.endpoint is not None:
+            raise ValueError(
+                "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
+                "of one adapter"
+            )
         return self
 
 
 class LanguageConfig(GatewayConfig):
-    """A gateway for language models, by OpenAI's HTTP interface, and the engines behind it."""
+    """A gateway for language models, by OpenAI's HTTP interface, before engines."""
 
     engines: dict[EndpointName, EngineConfig] = Field(min_length=1)
+    """By the names of their applications, each with the same `args` as it has there: a YAML anchor
+    says them once."""
     models: dict[EndpointName, ModelConfig] = Field(min_length=1)
     """By the names that callers send."""
     deadline_ms: float = Field(default=120_000, gt=0)
@@ -147,11 +175,34 @@ class LanguageConfig(GatewayConfig):
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
+        self._check_engines()
+        self._check_models()
+        check_replicas(self.min_replicas, self.max_replicas)
+        return self
+
+    def _check_engines(self) -> None:
+        for name, engine in self.engines.items():
+            if engine.workspace != self.workspace:
+                raise ValueError(f"`workspace` is another one than that of engine {name}")
         used = {model.engine for model in self.models.values()}
-        for engine in sorted(used - self.engines.keys()):
-            raise ValueError(f"`models`: there is no engine {engine!r}, only {list(self.engines)}")
-        for engine in sorted(self.engines.keys() - used):
-            raise ValueError(f"`engines`: {engine} has no effect: no model names it")
+        for name in sorted(used - self.engines.keys()):
+            raise ValueError(f"`models`: there is no engine {name!r}, only {list(self.engines)}")
+        for name, engine in self.engines.items():
+            if name not in used:
+                raise ValueError(f"`engines`: {name} has no effect: no model names it")
+            models = [model for model in self.models.values() if model.engine == name]
+            takes = [model for model in models if model.adapters]
+            if len(takes) > 1:
+                raise ValueError(f"`models`: `adapters` is set of {len(takes)} models of {name}")
+            wants = bool(takes) or any(model.endpoint is not None for model in models)
+            if wants and not engine.max_adapters:
+                raise ValueError(f"`engines`: {name} must have `max_adapters` for its adapters")
+            if engine.max_adapters and not wants:
+                raise ValueError(
+                    f"`engines`: {name}: `max_adapters` has no effect: set `adapters` of a model"
+                )
+
+    def _check_models(self) -> None:
         for name, model in self.models.items():
             for fallback in model.fallback:
                 if fallback.model not in self.models or fallback.model == name:
@@ -163,15 +214,13 @@ class LanguageConfig(GatewayConfig):
                     f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "
                     f"deadline_ms {self.deadline_ms:g}"
                 )
-        prices = [
-            price
-            for model in self.models.values()
-            for price in (model.usd_per_million_input_tokens, model.usd_per_million_output_tokens)
-        ]
-        if self.budgets is not None and not any(prices):
+        if self.budgets is not None and not any(_prices(self.models.values())):
             raise ValueError(
                 "`budgets` has no effect without prices: set usd_per_million_input_tokens and "
                 "usd_per_million_output_tokens"
             )
-        check_replicas(self.min_replicas, self.max_replicas)
-        return self
+
+
+def _prices(models: Iterable[ModelConfig]) -> list[float | None]:
+    each = [(m.usd_per_million_input_tokens, m.usd_per_million_output_tokens) for m in models]
+    return [price for both in each for price in both]

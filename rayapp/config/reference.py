@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rayapp.config.language import LanguageConfig
+from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.load import Config, models_in
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -40,7 +40,8 @@ FILES: dict[str, type[Config]] = {
     "configs/operations/ (score_batch)": ScoreConfig,
     "configs/operations/ (monitor)": MonitorConfig,
     "configs/serving/ (args of serve_apps.predict)": ServingConfig,
-    "configs/serving/ (args of serve_apps.llm)": LanguageConfig,
+    "configs/serving/ (args of serve_apps.llm:build)": LanguageConfig,
+    "configs/serving/ (args of serve_apps.llm:build_engine)": EngineConfig,
     "configs/flags/": FlagsConfig,
     "configs/weights/": WeightsConfig,
 }

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from rayapp.config.language import LanguageConfig
-from rayapp.config.serving import EndpointConfig, GatewayConfig, ServeFile, ServingConfig
+from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
 from rayapp.flows.passed import passed
@@ -34,10 +34,9 @@ def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
 def _models(session: Session, file: ServeFile) -> dict[str, Task]:
     """What each language model is for, by the names that callers send."""
     return {
-        name: weights[model.engine].task
-        for config in own_configs(file)
+        name: _weights(session, config.engines[model.engine]).task
+        for config in own_configs(file).values()
         if isinstance(config, LanguageConfig)
-        for weights in [found_weights(session, config)]
         for name, model in config.models.items()
     }
 
@@ -45,26 +44,20 @@ def _models(session: Session, file: ServeFile) -> dict[str, Task]:
 def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
     """Its URLs, once it runs, and the endpoints that answer. Raises what check_named does, before
     anything that answers now is touched."""
-    configs = own_configs(file)
+    configs = own_configs(file).values()
     answering: set[str] = set()
     for config in configs:
         if isinstance(config, ServingConfig):
             answering |= check_named(session, config)
-        elif isinstance(config, LanguageConfig):
-            found_weights(session, config)
+        elif isinstance(config, EngineConfig):
+            _weights(session, config)
 
     def on_wait() -> None:
-        tell_if_it_waits(session, {"CPU": max((_num_cpus(c) for c in configs), default=1.0)})
+        tell_if_it_waits(session, {"CPU": max((c.num_cpus for c in configs), default=1.0)})
 
     file = _in_its_environment(session, file)
     urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
     return urls, answering
-
-
-def _num_cpus(config: GatewayConfig) -> float:
-    """Of what needs most of them at a time."""
-    engines = config.engines.values() if isinstance(config, LanguageConfig) else ()
-    return max([config.num_cpus, *(engine.num_cpus for engine in engines)])
 
 
 def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:
@@ -79,10 +72,9 @@ def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:
     return file.model_copy(update={"applications": tuple(applications)})
 
 
-def found_weights(session: Session, config: LanguageConfig) -> dict[str, WeightsRef]:
-    """By engine. Raises UserError for weights that were never added."""
-    ledger = Ledger.of(_workspace(session, config), "deploy")
-    return {name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()}
+def _weights(session: Session, config: EngineConfig) -> WeightsRef:
+    """Raises UserError for weights that were never added."""
+    return find_weights(Ledger.of(_workspace(session, config.workspace), "deploy"), config.weights)
 
 
 def check_named(session: Session, config: ServingConfig) -> set[str]:
@@ -94,7 +86,7 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     released for, a declared answer of another length; GateRefused for a release that a gate
     refused; and WorkspaceError where the store does not answer.
     """
-    workspace = _workspace(session, config)
+    workspace = _workspace(session, config.workspace)
     released = champions(Ledger.of(workspace, "deploy"))
     if not config.endpoints:
         return set(released)
@@ -125,8 +117,7 @@ def _check_arms(name: str, endpoint: EndpointConfig, released: Collection[str]) 
             )
 
 
-def _workspace(session: Session, config: GatewayConfig) -> Workspace:
-    uri = config.workspace
+def _workspace(session: Session, uri: str | None) -> Workspace:
     if uri is None:
         return session.workspace
     is_local = "://" not in uri and "RAYAPP_LEDGER_URL" not in session.environ

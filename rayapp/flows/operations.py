@@ -24,7 +24,7 @@ def explain_request(workspace: Workspace, request_id: str) -> Explanation | Mode
     ledger = Ledger.of(workspace, "explain")
     parts = find_prompts(workspace, request_id)
     if parts:
-        return explain_answers(request_id, parts, ledger)
+        return explain_answers(request_id, parts, ledger, workspace)
     return explain(request_id, lambda r: find_predictions(workspace, r), ledger, workspace)
 
 

@@ -124,18 +124,20 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
         evaluation = _evaluate(session, config, run, snapshot, current)
     verdicts = decide(evaluation, policy)
     folder = session.workspace.artifact("evaluations", evaluation.content_digest())
+    report = b"" if done is not None else _report(config, run, evaluation, verdicts)
     evaluated = Evaluated(
         run=run,
         snapshot=snapshot,
         evaluation=evaluation,
         evaluation_uri=f"{folder}/evaluation.json",
-        report_uri=f"{folder}/report.html",
+        # the same evaluation again, where the last one was not recorded, is told at another time
+        report_uri=done.payload["report_uri"] if done else f"{folder}/report-{sha256(report)}.html",
         verdicts=verdicts,
         policy=policy,
         before=before,
     )
     if done is None:
-        _store_evaluation(session, config, evaluated, key)
+        _store_evaluation(session, evaluated, report, key)
     for verdict in verdicts:
         session.say(f"gate {verdict.gate}: {verdict.value} - {verdict.reason}")
     return evaluated
@@ -172,21 +174,23 @@ def _evaluate(
         )
 
 
-def _store_evaluation(
-    session: Session, config: ReleaseConfig, evaluated: Evaluated, key: str
-) -> None:
-    evaluation, run = evaluated.evaluation, evaluated.run
-    title = f"{config.endpoint}: {run.bundle.bundle_schema.name}"
+def _report(
+    config: ReleaseConfig, run: Run, evaluation: Evaluation, verdicts: tuple[Verdict, ...]
+) -> bytes:
+    schema = run.bundle.bundle_schema
+    title = f"{config.endpoint}: {schema.name}"
     extra = {
         "run": run.run_id,
         "snapshot": short(evaluation.snapshot_id),
         "compared with": short(evaluation.champion) if evaluation.champion else "no champion yet",
     }
-    html = render(
-        evaluation, evaluated.verdicts, title, datetime.now(UTC), run.bundle.bundle_schema, extra
-    )
+    return render(evaluation, verdicts, title, datetime.now(UTC), schema, extra).encode()
+
+
+def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key: str) -> None:
+    evaluation, run = evaluated.evaluation, evaluated.run
     commit_bytes(evaluated.evaluation_uri, evaluation.canonical())
-    commit_bytes(evaluated.report_uri, html.encode())
+    commit_bytes(evaluated.report_uri, report)
     with open_tracker(
         session.workspace.mlflow_url,
         session.workspace.mlflow_artifacts,
@@ -195,7 +199,7 @@ def _store_evaluation(
         tags={},
         resume_run_id=run.mlflow_run_id,
     ) as tracker:
-        tracker.log_text(html, "evaluation/report.html")
+        tracker.log_text(report.decode(), "evaluation/report.html")
         tracker.log_text(evaluation.model_dump_json(indent=1), "evaluation/evaluation.json")
         values = {f"test_{e.metric}": e.value for e in evaluation.overall.estimates}
         tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=0)
@@ -203,7 +207,7 @@ def _store_evaluation(
         "evaluation_uri": evaluated.evaluation_uri,
         "evaluation_digest": evaluation.content_digest(),
         "report_uri": evaluated.report_uri,
-        "report_digest": sha256(html.encode()),
+        "report_digest": sha256(report),
         "verdicts": [v.model_dump(mode="json") for v in evaluated.verdicts],
     }
     session.ledger.append(EventKind.EVALUATION_MADE, run.run_id, payload, key)
@@ -215,10 +219,11 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
 
     Raises ChampionMoved, or GateRefused; then the sealed manifest stays, for a reviewer to read.
     """
-    if run.bundle.bundle_schema.language is not None:
+    language = run.bundle.bundle_schema.language
+    if language is not None and language.method == "full":
         raise UserError(
-            f"run {run.run_id} is a language model's, which no endpoint for rows can answer with",
-            "evaluate it: rayapp submit --job evaluate …",
+            f"run {run.run_id} has whole weights, and only adapters are loaded into engines",
+            "set `method: lora`, or add the weights by a config of configs/weights/",
         )
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:

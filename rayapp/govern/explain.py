@@ -63,11 +63,12 @@ def explain(
     return Explanation(
         request_id=request_id,
         predictions=tuple(predictions),
-        releases=tuple(_provenance(release_id, ledger, workspace) for release_id in release_ids),
+        releases=tuple(provenance(found, ledger, workspace) for found in release_ids),
     )
 
 
-def _provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provenance:
+def provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provenance:
+    """Raises as `explain` does."""
     uri = f"{workspace.artifact('releases', release_id)}/manifest.json"
     raw = read_bytes(uri)
     problem = seal_problem(raw, trusted_keys(workspace))
@@ -105,12 +106,12 @@ def render_explanation(explanation: Explanation) -> Tree:
     for prediction in explanation.predictions:
         if prediction.release_id == STATIC:
             _add_prediction(tree, prediction, ())
-    for provenance in explanation.releases:
+    for release in explanation.releases:
         for prediction in explanation.predictions:
-            if prediction.release_id == provenance.release_id:
-                classes = provenance.signed.manifest.bundle.bundle_schema.classes
+            if prediction.release_id == release.release_id:
+                classes = release.signed.manifest.bundle.bundle_schema.classes
                 _add_prediction(tree, prediction, classes)
-        _add_release(tree, provenance)
+        add_release(tree, release)
     return tree
 
 
@@ -145,21 +146,22 @@ def _arm_line(prediction: PredictionRecord) -> str:
     return f"arm {prediction.arm}: unit {prediction.unit!r} is on it, as {share} are"
 
 
-def _add_release(tree: Tree, provenance: Provenance) -> None:
-    signed, manifest = provenance.signed, provenance.signed.manifest
-    state = "champion now" if provenance.is_champion else "not the champion now"
-    branch = tree.add(_plain(f"release {provenance.release_id} of {manifest.endpoint}, {state}"))
-    if provenance.seal_problem is None:
+def add_release(tree: Tree, found: Provenance) -> None:
+    """A branch of what is known of a release."""
+    signed, manifest = found.signed, found.signed.manifest
+    state = "champion now" if found.is_champion else "not the champion now"
+    branch = tree.add(_plain(f"release {found.release_id} of {manifest.endpoint}, {state}"))
+    if found.seal_problem is None:
         branch.add(f"seal: digest and signature fit (key {signed.key_id})")
     else:
-        branch.add(f"[red]seal: {_plain(provenance.seal_problem)}[/red]")
-    promoted = provenance.promoted_at
+        branch.add(f"[red]seal: {_plain(found.seal_problem)}[/red]")
+    promoted = found.promoted_at
     branch.add(f"promoted: {promoted:%Y-%m-%d %H:%M:%S %Z}" if promoted else "promoted: never")
     _add_verdicts(branch, manifest.verdicts)
     branch.add(_plain(f"model card: {manifest.card_uri}"))
     branch.add(_plain(f"evaluation: {manifest.evaluation_uri}"))
-    _add_run(branch, provenance)
-    _add_snapshot(branch, provenance)
+    _add_run(branch, found)
+    _add_snapshot(branch, found)
 
 
 def _add_verdicts(branch: Tree, verdicts: tuple[Verdict, ...]) -> None:
@@ -168,8 +170,8 @@ def _add_verdicts(branch: Tree, verdicts: tuple[Verdict, ...]) -> None:
         gates.add(_plain(f"{verdict.gate}: {verdict.value} - {verdict.reason}"))
 
 
-def _add_run(branch: Tree, provenance: Provenance) -> None:
-    run, manifest = provenance.run, provenance.signed.manifest
+def _add_run(branch: Tree, found: Provenance) -> None:
+    run, manifest = found.run, found.signed.manifest
     if run is None:
         branch.add(f"[red]run {_plain(manifest.run_id)}: not in the ledger[/red]")
         return
@@ -181,8 +183,8 @@ def _add_run(branch: Tree, provenance: Provenance) -> None:
     node.add(f"environment {run.environment_digest[:_ID_CHARS]}")
 
 
-def _add_snapshot(branch: Tree, provenance: Provenance) -> None:
-    snapshot, snapshot_id = provenance.snapshot, provenance.signed.manifest.snapshot_id
+def _add_snapshot(branch: Tree, found: Provenance) -> None:
+    snapshot, snapshot_id = found.snapshot, found.signed.manifest.snapshot_id
     if snapshot is None:
         branch.add(f"[red]snapshot {snapshot_id[:_ID_CHARS]}: not in the ledger[/red]")
         return

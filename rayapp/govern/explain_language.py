@@ -1,4 +1,5 @@
-"""From one answer of a language model back to the weights that gave it."""
+"""From one answer of a language model back to the weights that gave it, and to the release of the
+adapter, where one was beside them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,13 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
+from rayapp.govern.explain import Provenance, add_release, provenance
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.record import Record, short
 from rayapp.schemas.traffic import NANO
+from rayapp.storage import Workspace
 
 _SAID_BY_OTHER_FIELDS = {"model", "messages", "prompt", "input", "suffix"}
 
@@ -37,10 +40,13 @@ class ModelAnswer(Record):
 
 
 class Weights(Record):
-    """What answered. weights and added_at: None where the ledger does not know them. is_newest: no
-    others were added under their name since."""
+    """What answered. release: of the adapter beside the weights, None where they answered as they
+    are. weights and added_at: None where the ledger does not know them. is_newest: no others were
+    added under their name since."""
 
     release_id: str
+    digest: str
+    release: Provenance | None
     weights: WeightsRef | None
     added_at: datetime | None
     is_newest: bool
@@ -56,15 +62,16 @@ class ModelExplanation(Record):
 
 
 def explain_answers(
-    request_id: str, parts: Sequence[PromptRecord], ledger: Ledger
+    request_id: str, parts: Sequence[PromptRecord], ledger: Ledger, workspace: Workspace
 ) -> ModelExplanation:
-    """parts: those of the prompt log with this id, in order of time."""
+    """parts: those of the prompt log with this id, in order of time. Raises what `explain` does for
+    a release's manifest."""
     answers = tuple(_answer(of_one) for of_one in _by_answer(parts))
     used = dict.fromkeys(answer.release_id for answer in answers)
     return ModelExplanation(
         request_id=request_id,
         answers=answers,
-        weights=tuple(_weights(release_id, ledger) for release_id in used),
+        weights=tuple(_weights(release_id, ledger, workspace) for release_id in used),
     )
 
 
@@ -102,21 +109,27 @@ def _answer(parts: Sequence[PromptRecord]) -> ModelAnswer:
     )
 
 
-def _weights(release_id: str, ledger: Ledger) -> Weights:
+def _weights(release_id: str, ledger: Ledger, workspace: Workspace) -> Weights:
+    release, digest = None, release_id
+    if ledger.latest(EventKind.RELEASE_SEALED, subject=release_id) is not None:
+        release = provenance(release_id, ledger, workspace)
+        language = release.signed.manifest.bundle.bundle_schema.language
+        digest = release_id if language is None else language.base_digest
     named = [
         (event, event.record(WeightsRef, "weights"))
         for event in ledger.events(EventKind.WEIGHTS_ADDED)
     ]
-    found = next((pair for pair in reversed(named) if pair[1].digest == release_id), None)
+    found = next((pair for pair in reversed(named) if pair[1].digest == digest), None)
+    told: dict[str, Any] = {"release_id": release_id, "digest": digest, "release": release}
     if found is None:
-        return Weights(release_id=release_id, weights=None, added_at=None, is_newest=False)
+        return Weights(**told, weights=None, added_at=None, is_newest=False)
     event, weights = found
     newest = [ref.digest for _, ref in named if ref.name == weights.name][-1]
     return Weights(
-        release_id=release_id,
+        **told,
         weights=weights,
         added_at=event.at,
-        is_newest=newest == release_id,
+        is_newest=newest == digest,
     )
 
 
@@ -215,12 +228,14 @@ def _text(value: Any) -> str:
 
 
 def _add_weights(tree: Tree, found: Weights) -> None:
+    if found.release is not None:
+        add_release(tree, found.release)
     weights = found.weights
     if weights is None or found.added_at is None:
-        tree.add(f"[red]weights {escape(found.release_id)}: not in the ledger[/red]")
+        tree.add(f"[red]weights {escape(found.digest)}: not in the ledger[/red]")
         return
     state = "those of this name now" if found.is_newest else "not those of this name now"
-    branch = tree.add(escape(f"weights {weights.name} {found.release_id}, {state}"))
+    branch = tree.add(escape(f"weights {weights.name} {found.digest}, {state}"))
     branch.add(f"added: {found.added_at:%Y-%m-%d %H:%M:%S %Z}")
     branch.add(escape(f"source: {weights.source}"))
     if weights.source_sha256 is not None:

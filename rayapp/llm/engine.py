@@ -8,18 +8,25 @@ probabilities), it does here as it does alone, and a gateway pays one call for a
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
+from ray.serve.request_router import RequestRouter
 
 from rayapp.config.language import EngineConfig
+from rayapp.errors import UserError
+from rayapp.llm.adapters import Adapters
 from rayapp.llm.pulse import EngineStalled, Pulse
 from rayapp.llm.weights import local_path, local_weights
-from rayapp.schemas.language import Prefix, WeightsRef
+from rayapp.schemas.language import Adapter, Prefix, WeightsRef
+from rayapp.shelf import HELD
 from rayapp.storage import Workspace
 from rayapp.telemetry import configure_logging
 
@@ -28,6 +35,7 @@ log = logging.getLogger("rayapp.llm.engine")
 Message = MutableMapping[str, Any]
 PREFIX = "engine-"
 """Begins the names of engines' deployments."""
+ROUTING_EVERY_S = 1.0
 OFFLINE = {
     # weights are at hand, by content: nothing is looked for elsewhere, and nobody told
     "HF_HUB_OFFLINE": "1",
@@ -58,12 +66,32 @@ class Engine(LLMServer):
         await super().__init__(llm_config)
         assert self.engine is not None
         self._app: Any = await self.engine.build_asgi_app()
+        self._adapters: Adapters | None = None
+        if config.max_adapters:
+            places = config.max_adapters, config.max_adapter_rank
+            self._adapters = Adapters(self._load, self._unload, *places, workspace)
 
     async def open(
-        self, path: str, body: bytes, prefix: Prefix | None = None
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
     ) -> AsyncIterator[int | bytes]:
         """The answer's status, then its body as it comes. Whoever stops listening ends it. prefix:
-        has led to this replica."""
+        has led to this replica. Raises what Adapters.use does."""
+        async with self._holding(adapter), aclosing(self._opened(path, body)) as parts:
+            async for part in parts:
+                yield part
+
+    def _holding(self, adapter: Adapter | None) -> AbstractAsyncContextManager[None]:
+        if adapter is None:
+            return nullcontext()
+        if self._adapters is None:
+            raise UserError("this engine loads no adapters", "set its `max_adapters`")
+        return self._adapters.use(adapter)
+
+    async def _opened(self, path: str, body: bytes) -> AsyncGenerator[int | bytes, None]:
         messages: asyncio.Queue[Message | None] = asyncio.Queue()
         answering = asyncio.create_task(self._answer(path, body, messages))
         try:
@@ -105,6 +133,31 @@ class Engine(LLMServer):
         finally:
             messages.put_nowait(None)
 
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Ray Serve asks for these by this name."""
+        told: dict[str, Any] = await super().record_routing_stats()
+        return told if self._adapters is None else told | {HELD: self._adapters.held()}
+
+    async def _load(self, release_id: str, folder: Path) -> None:
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        asked = LoadLoRAAdapterRequest(lora_name=release_id, lora_path=str(folder))
+        answer = await self._models.load_lora_adapter(asked)
+        if not isinstance(answer, str):
+            raise ValueError(answer.error.message)
+
+    async def _unload(self, release_id: str) -> None:
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+
+        loaded = self._models.lora_requests[release_id]
+        await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=release_id))
+        await self._models.engine_client.remove_lora(loaded.lora_int_id)
+
+    @property
+    def _models(self) -> Any:
+        """vLLM's own list of what requests may name."""
+        return self._app.state.openai_serving_models
+
     async def check_health(self) -> None:
         """Raises where the engine is dead, or generates nothing."""
         await super().check_health()
@@ -119,12 +172,14 @@ class Engine(LLMServer):
 
 
 def engine_deployment(
-    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace, longest_s: float
+    config: EngineConfig,
+    weights: WeightsRef,
+    workspace: Workspace,
+    router: type[RequestRouter] | None = None,
 ) -> Application:
     """To be called in an environment that has vLLM: Ray takes the engine's arguments from there.
-    longest_s: a replica that is to go lets its answers end, which may take so long."""
-    made = llm_config(name, config, weights, workspace)
-    made.deployment_config["graceful_shutdown_timeout_s"] = longest_s
+    router: sends requests for an adapter to a replica that holds it."""
+    made = llm_config(config, weights, workspace, router)
     return build_llm_deployment(
         made,
         name_prefix=PREFIX,
@@ -134,7 +189,10 @@ def engine_deployment(
 
 
 def llm_config(
-    name: str, config: EngineConfig, weights: WeightsRef, workspace: Workspace
+    config: EngineConfig,
+    weights: WeightsRef,
+    workspace: Workspace,
+    router: type[RequestRouter] | None = None,
 ) -> LLMConfig:
     """What Ray Serve LLM is told of an engine."""
     arguments: dict[str, Any] = {
@@ -142,18 +200,31 @@ def llm_config(
         "tensor_parallel_size": config.tensor_parallel_size,
         "pipeline_parallel_size": config.pipeline_parallel_size,
         **({"runner": "pooling"} if weights.task == "embed" else {}),
+        **_places(config),
         **config.arguments,
     }
     return LLMConfig(
         model_loading_config={
-            "model_id": name,
+            "model_id": weights.name,
             "model_source": str(local_path(weights, workspace)),
         },
         engine_kwargs=arguments,
         runtime_env={"env_vars": _env_vars(config)},
-        deployment_config=_deployment_options(config),
+        deployment_config=_deployment_options(config, router),
         **_hardware(config),
     )
+
+
+def _places(config: EngineConfig) -> dict[str, Any]:
+    """For adapters: as many in the engine's hands as on its node."""
+    if not config.max_adapters:
+        return {}
+    return {
+        "enable_lora": True,
+        "max_loras": config.max_adapters,
+        "max_cpu_loras": config.max_adapters,
+        "max_lora_rank": config.max_adapter_rank,
+    }
 
 
 def _hardware(config: EngineConfig) -> dict[str, Any]:
@@ -166,7 +237,7 @@ def _hardware(config: EngineConfig) -> dict[str, Any]:
     return {"accelerator_config": {"kind": "gpu"}, **named}
 
 
-def _deployment_options(config: EngineConfig) -> dict[str, Any]:
+def _deployment_options(config: EngineConfig, router: type[RequestRouter] | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         # on a CPU the bundle has them
         "ray_actor_options": {"num_cpus": 0 if config.accelerator == "cpu" else config.num_cpus},
@@ -180,13 +251,18 @@ def _deployment_options(config: EngineConfig) -> dict[str, Any]:
         "max_ongoing_requests": config.max_ongoing_requests,
         "health_check_period_s": config.probe_every_s,
         "health_check_timeout_s": config.stall_s + config.probe_every_s,
+        "graceful_shutdown_timeout_s": config.drain_s,
     }
     if config.is_prefix_aware:
-        from ray.serve.config import RequestRouterConfig
         from ray.serve.llm.request_router import PrefixCacheAffinityRouter
 
+        router = PrefixCacheAffinityRouter
+    elif not config.max_adapters or config.max_replicas == 1:
+        router = None
+    if router is not None:
         options["request_router_config"] = RequestRouterConfig(
-            request_router_class=PrefixCacheAffinityRouter  # type: ignore[arg-type]  # or its name
+            request_router_class=router,  # type: ignore[arg-type]  # or its name
+            request_routing_stats_period_s=ROUTING_EVERY_S,  # type: ignore[arg-type]
         )
     return options
 

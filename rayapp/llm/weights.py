@@ -11,7 +11,6 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +18,15 @@ from typing import NamedTuple
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import DataError, TamperedError, UserError
 from rayapp.schemas.language import WeightsRef
-from rayapp.schemas.model import FileDigest
 from rayapp.schemas.record import short
 from rayapp.storage import (
     Workspace,
     commit_folder,
     digest_file,
     digest_folder,
-    fetch_folder,
     folder_digest,
+    local_folder,
+    present_weights,
 )
 
 TAKEN = frozenset((".json", ".safetensors", ".txt", ".jinja", ".model", ".md"))
@@ -72,40 +71,22 @@ def add_weights(config: WeightsConfig, workspace: Workspace) -> WeightsRef:
 
 def local_path(weights: WeightsRef, workspace: Workspace) -> Path:
     """Where a node has them, or will: in the workspace itself, where that is a folder."""
-    if "://" not in weights.uri:
-        return Path(weights.uri)
-    return workspace.local / "weights" / weights.digest
+    return local_folder(weights.uri, _cache(weights, workspace))
 
 
 def local_weights(weights: WeightsRef, workspace: Workspace) -> Path:
     """Have them on this node. Raises TamperedError unless every file is what it was."""
-    return _present(weights, workspace, weights.files)
+    return present_weights(weights, _cache(weights, workspace))
 
 
 def local_tokenizer(weights: WeightsRef, workspace: Workspace) -> Path:
     """As local_weights, without the weights themselves: for those who only count tokens."""
-    files = [file for file in weights.files if not file.path.endswith(_SAFETENSORS)]
-    return _present(weights, workspace, files)
+    cache = _cache(weights, workspace)
+    return present_weights(weights, cache, lambda path: not path.endswith(_SAFETENSORS))
 
 
-def _present(weights: WeightsRef, workspace: Workspace, files: Sequence[FileDigest]) -> Path:
-    folder = local_path(weights, workspace)
-    if folder_digest(weights.files) != weights.digest:
-        raise TamperedError(
-            f"weights {weights.name!r}: the list of files does not have their digest",
-            "add them again",
-        )
-    for file in files:
-        path = folder / file.path
-        is_right = path.is_file() and digest_file(path) == file.sha256
-        if not is_right and "://" in weights.uri:  # not yet here, or only in part
-            fetch_folder(weights.uri, [file], folder)
-        elif not is_right:
-            raise TamperedError(
-                f"{path} is not what was added as weights {weights.name!r}",
-                "do not use it; remove the folder and add the weights again",
-            )
-    return folder
+def _cache(weights: WeightsRef, workspace: Workspace) -> Path:
+    return workspace.local / "weights" / weights.digest
 
 
 def source_of(config: WeightsConfig) -> Path:

@@ -88,6 +88,16 @@ class Prefix:
     """By this name Ray Serve LLM's router finds it among a call's arguments."""
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A released adapter, as an engine gets it: a folder's URI and its files, as path and sha256.
+    In a request's body `model` is its release id."""
+
+    release_id: str
+    uri: str
+    files: tuple[tuple[str, str], ...]
+
+
 def prompts_of(given: Any) -> Sequence[Any]:
     """Of a request's `prompt` or `input`: a text, a list of token ids, or a list of such."""
     if isinstance(given, list) and not all(type(one) is int for one in given):
@@ -99,9 +109,16 @@ class LlmClient(Protocol):
     """One engine, by OpenAI's HTTP interface. Implemented by serve.language.client and by a fake of
     the tests, which answer alike (tests/contract/test_llm_client.py)."""
 
-    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
         """path: as OpenAI has it, "/v1/chat/completions" for one. body: a JSON document. prefix:
-        where the engine's replicas are chosen by it. Returns once the answer has begun. Raises
-        Unavailable where no replica of the engine can be asked; so may going through the answer's
-        body."""
+        where the engine's replicas are chosen by it. adapter: what is to answer, which is loaded
+        where it is not held; None: the engine's weights. Returns once the answer has begun. Raises
+        Unavailable where no replica of the engine can be asked, or the adapter cannot be loaded; so
+        may going through the answer's body."""
         ...

@@ -28,7 +28,7 @@ class Directory:
     def __init__(
         self,
         config: ServingConfig,
-        follower: ChampionFollower,
+        follower: ChampionFollower[Loaded],
         deadlines: Deadlines,
         hooks: Hooks,
         heard: Callable[[str, Ask, Reply, float], Awaitable[None]],

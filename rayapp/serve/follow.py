@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -81,21 +81,30 @@ class Loaded:
         return self.bundle.schema
 
 
-OpenRelease = Callable[[str, str, Loaded | None], Loaded]
+class Release(Protocol):
+    """What is followed, whatever kind of model it has."""
+
+    @property
+    def release_id(self) -> str: ...
+
+
+R = TypeVar("R", bound=Release)
+Open = Callable[[str, str, R | None], R]
 """(release key, release id, the one in whose place it comes) → the release, verified and ready to
 answer. Raises TamperedError, WorkspaceError or DataError."""
+OpenRelease = Open[Loaded]
 
 
-class ChampionFollower:
+class ChampionFollower(Generic[R]):
     """`current` may be read from any thread; `refresh` blocks and runs off the event loop."""
 
     def __init__(
         self,
         read_pointers: ReadPointers,
-        open_release: OpenRelease,
+        open_release: Open[R],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.current: Mapping[str, Loaded] = {}
+        self.current: Mapping[str, R] = {}
         self.problems: Mapping[str, str] = {}
         self._read_pointers = read_pointers
         self._open_release = open_release

@@ -25,7 +25,7 @@ from rayapp.serve.directory import Directory
 from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
-from rayapp.serve.follow import ChampionFollower
+from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.front import Front
 from rayapp.serve.paths import Paths, Routed, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
@@ -54,7 +54,7 @@ class Gateway(Front):
     def __init__(
         self,
         config: ServingConfig,
-        follower: ChampionFollower,
+        follower: ChampionFollower[Loaded],
         predictions: Callable[[str], RecordSink],
         feedback: RecordSink,
         meter: Meter,

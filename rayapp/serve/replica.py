@@ -154,7 +154,7 @@ class Lookout:
 
     config: ServingConfig
     keys: KeyRing
-    follower: ChampionFollower
+    follower: ChampionFollower[Loaded]
     pools: Mapping[str, Pool]
     flags: Flags | None
     feeds: Feeds | None

@@ -10,10 +10,11 @@ import ray
 import yaml
 from ray.serve.llm.request_router import PrefixCacheAffinityRouter
 
-from rayapp.config.language import LanguageConfig
+from rayapp.config.language import EngineConfig
 from rayapp.llm.engine import engine_deployment
 from rayapp.schemas.language import WeightsRef
 from rayapp.serve.language.model import beginning
+from rayapp.serve.pool.router import ModelRouter
 from rayapp.serve.wire.openai import CHAT, parse
 from rayapp.storage import Workspace
 
@@ -32,8 +33,8 @@ WEIGHTS = WeightsRef(
 )
 
 
-def deployed(name: str, config: LanguageConfig) -> dict[str, Any]:
-    app: Any = engine_deployment(name, config.engines[name], WEIGHTS, Workspace("/nowhere"), 120)
+def deployed(config: EngineConfig) -> dict[str, Any]:
+    app: Any = engine_deployment(config, WEIGHTS, Workspace("/nowhere"), ModelRouter)
     made = app._bound_deployment
     arguments = made.init_kwargs["llm_config"].get_engine_config().get_initialization_kwargs()
     replica, deployment = made._replica_config, made._deployment_config
@@ -60,12 +61,14 @@ def main(path: str, num_gpus: str) -> None:
     ray.init(address="local", num_cpus=4, num_gpus=int(num_gpus), include_dashboard=False)
     with open(path) as file:
         applications = yaml.safe_load(file)["applications"]
-    config = LanguageConfig.model_validate(applications[0]["args"])
+    told = {
+        one["name"]: deployed(EngineConfig.model_validate(one["args"]))
+        for one in applications
+        if one["import_path"].endswith("build_engine")
+    }
     # a placement group that could never be had would wait for ever
-    for name in config.engines:
-        bundles = deployed(name, config)["bundles"]
-        ray.get(ray.util.placement_group(bundles).ready(), timeout=60)
-    told = {name: deployed(name, config) for name in config.engines}
+    for engine in told.values():
+        ray.get(ray.util.placement_group(engine["bundles"]).ready(), timeout=60)
     sys.stdout.write(json.dumps({"engines": told, "routed_by": routed_by()}) + "\n")
 
 

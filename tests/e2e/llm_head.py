@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,9 @@ POOR, RICH = "poor", "rich"
 POOR_USD = 17e-6
 """Covers a prompt of 37 tokens and about 100 tokens of an answer."""
 CUT_AFTER_TOKENS = range(60, 104)
+WAIT_S = 120
+JSON = {"content-type": "application/json"}
+MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def serve(shell: Shell) -> Served:
         added = shell.rayapp("submit", f"configs/weights/{name}.yaml", timeout_s=600)
         assert added.returncode == 0, added.stdout + added.stderr
     config = yaml.safe_load((PROJECT / "configs/serving/llm.yaml").read_text())
-    config["applications"][1]["args"] |= {
+    (gateway,) = [one for one in config["applications"] if one["name"] == "llm"]
+    gateway["args"] |= {
         "requires_key": True,
         "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
         "commit_every_s": 1,
@@ -80,10 +86,17 @@ def serve(shell: Shell) -> Served:
     return Served(shell)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Records are committed, and counts exported, by other processes in the background."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "not seen in time"
+        time.sleep(0.5)
+
+
 def chat(**fields: Any) -> bytes:
     """A request's body; a small one, where `fields` do not say otherwise."""
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
-    small = {"model": MODEL, "messages": messages, "max_tokens": 8, "temperature": 0}
+    small = {"model": MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
     return json.dumps(small | fields).encode()
 
 

@@ -32,12 +32,14 @@ def test_a_model_on_one_gpu(told: dict[str, Any]) -> None:
     arguments = engine["arguments"]
     assert (arguments["model"], arguments["served_model_name"]) == (
         "/models/Qwen3-8B",
-        ["on-one-gpu"],
+        ["qwen3-8b"],
     )
     assert arguments["distributed_executor_backend"] == "ray"
     assert (arguments["tensor_parallel_size"], arguments["max_model_len"]) == (1, 32768)
     assert arguments["gpu_memory_utilization"] == 0.9
-    assert engine["router"].endswith("PrefixCacheAffinityRouter")
+    assert (arguments["enable_lora"], arguments["max_loras"]) == (True, 16)
+    assert (arguments["max_cpu_loras"], arguments["max_lora_rank"]) == (16, 32)
+    assert engine["router"].endswith("ModelRouter")
 
 
 def test_a_model_that_two_gpus_share(told: dict[str, Any]) -> None:
@@ -47,6 +49,8 @@ def test_a_model_that_two_gpus_share(told: dict[str, Any]) -> None:
     arguments = engine["arguments"]
     assert (arguments["tensor_parallel_size"], arguments["pipeline_parallel_size"]) == (2, 1)
     assert (arguments["quantization"], arguments["max_model_len"]) == ("fp8", 131072)
+    assert "enable_lora" not in arguments
+    assert engine["router"].endswith("PrefixCacheAffinityRouter")
 
 
 def test_the_router_finds_how_a_prompt_begins(told: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from rayapp.errors import Unavailable
-from rayapp.schemas.language import Answering, Prefix
+from rayapp.schemas.language import Adapter, Answering, Prefix
 
 _WORD = re.compile(r"\S+\s*")
 _LAST = b"data: [DONE]\n\n"
@@ -70,7 +70,7 @@ class Trouble:
 @dataclass
 class FakeLlm:
     """pieces: how the bytes of a whole stream come, where that is not event by event. asked: every
-    request, as (path, fields)."""
+    request, as (path, fields). adapters: what each was to be answered by."""
 
     model: str = "engine"
     max_context_tokens: int = 64
@@ -79,14 +79,22 @@ class FakeLlm:
     num_ongoing: int = 0
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     prefixes: list[Prefix | None] = field(default_factory=list)
+    adapters: list[Adapter | None] = field(default_factory=list)
 
-    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
         if self.trouble.is_away:
             raise Unavailable("nobody is there", "try again")
         fields = orjson.loads(body)
         self.asked.append((path, fields))
         self.prefixes.append(prefix)
-        refused = self._refused(path, fields)
+        self.adapters.append(adapter)
+        refused = self._refused(path, fields, self.model if adapter is None else adapter.release_id)
         self.num_ongoing += 1
         try:
             if self.trouble.hangs_before:
@@ -108,10 +116,10 @@ class FakeLlm:
         finally:
             self.num_ongoing -= 1
 
-    def _refused(self, path: str, fields: Mapping[str, Any]) -> tuple[int, Any] | None:
+    def _refused(self, path: str, fields: Mapping[str, Any], known: str) -> tuple[int, Any] | None:
         if self.trouble.status is not None:
             return self.trouble.status, error("inside", "InternalServerError", self.trouble.status)
-        if fields["model"] != self.model:
+        if fields["model"] != known:
             told = f"The model `{fields['model']}` does not exist."
             return 404, error(told, "NotFoundError", 404, "model")
         most = max(count(fields)) + fields.get("max_tokens", 0)

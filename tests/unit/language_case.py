@@ -19,6 +19,8 @@ from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.follow import ChampionFollower
+from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import LanguageGateway
 
@@ -92,6 +94,7 @@ class LanguageCase:
     budgets: Budgets | None = None
     limiter: Limiter | None = None
     counts: CountTokens = fake_llm.count
+    follower: ChampionFollower[Adapted] | None = None
     later_s: float = 0.0
     """How much later it is for deadlines than by the clock."""
 
@@ -116,6 +119,7 @@ class LanguageCase:
             self.ring,
             limiter=self.limiter,
             budgets=self.budgets,
+            follower=self.follower,
         )
         self.app._deadlines._clock_s = lambda: time.monotonic() + self.later_s
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from serving_case import ENDPOINT, seal_release
 
-from rayapp.config.language import LanguageConfig
+from rayapp.config.language import EngineConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import GateRefused, UserError, WorkspaceError
-from rayapp.flows.deploying import check_named, found_weights
+from rayapp.flows.deploying import _weights, check_named
 from rayapp.flows.session import Session, open_session
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import manifest_uri, seal, write_manifest
@@ -117,11 +117,9 @@ def test_a_workspace_without_a_ledger_is_refused_and_not_made(site: Any, tmp_pat
 
 def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
     session = open_session({"RAYAPP_WORKSPACE": workspace.uri}, lambda text: None)
-    config = LanguageConfig.model_validate(
-        {"engines": {"small": {"weights": "tiny"}}, "models": {"chat": {"engine": "small"}}}
-    )
+    config = EngineConfig.model_validate({"weights": "tiny"})
     with pytest.raises(UserError, match="there are no weights 'tiny'"):
-        found_weights(session, config)
+        _weights(session, config)
     weights = WeightsRef(
         name="tiny",
         uri="/weights",
@@ -137,4 +135,4 @@ def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
     )
     payload = {"weights": weights.model_dump(mode="json")}
     session.ledger.append(EventKind.WEIGHTS_ADDED, "tiny", payload)
-    assert found_weights(session, config) == {"small": weights}
+    assert _weights(session, config) == weights

@@ -81,7 +81,7 @@ def test_parts_are_one_answer_and_lead_to_the_weights(workspace: Workspace) -> N
         _part(0, output=_said("In [France], ")),
         _part(1, output=_said("on the Seine."), finish_reason="stop", num_output_tokens=9),
     ]
-    explanation = explain_answers("req-1", parts, _ledger(workspace))
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
     (answer,) = explanation.answers
     assert (answer.num_prompt_tokens, answer.num_output_tokens) == (31, 41)
     assert (answer.cost_nano_usd, answer.finish_reason) == (10_000, "stop")
@@ -111,14 +111,14 @@ def test_an_id_that_was_used_again_is_two_answers(workspace: Workspace) -> None:
         _part(1, tenant="acme", finish_reason="stop"),
         _part(1, finish_reason="client_gone"),
     ]
-    explanation = explain_answers("req-1", parts, _ledger(workspace))
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
     ends = [answer.finish_reason for answer in explanation.answers]
     assert ends == ["client_gone", "stop"]
     assert len(explanation.weights) == 1
 
 
 def test_an_answer_without_an_end_says_so(workspace: Workspace) -> None:
-    text = _text(explain_answers("req-1", [_part(0)], _ledger(workspace)))
+    text = _text(explain_answers("req-1", [_part(0)], _ledger(workspace), workspace))
     assert "ended by nothing that was recorded" in text
 
 
@@ -127,7 +127,7 @@ def test_former_and_unknown_weights_are_told_as_such(workspace: Workspace) -> No
     _add(ledger, NEW)
     _add(ledger, "d" * 64, name="others")
     parts = [_part(finish_reason="stop"), _part(finish_reason="stop", release_id="e" * 64)]
-    text = _text(explain_answers("req-1", parts, ledger))
+    text = _text(explain_answers("req-1", parts, ledger, workspace))
     assert f"weights small-weights {OLD}, not those of this name now" in text
     assert f"weights {'e' * 64}: not in the ledger" in text
 
@@ -137,7 +137,7 @@ def test_text_that_the_log_does_not_keep_is_told_by_its_digest(workspace: Worksp
     prompt = {"model": "small", "messages": [{"role": "user", "content": kept}]}
     output = json.dumps([{"index": 0, "text": kept, "tool_calls": [{"function": {"name": kept}}]}])
     part = _part(prompt=json.dumps(prompt), output=output, finish_reason="stop")
-    text = _text(explain_answers("req-1", [part], _ledger(workspace)))
+    text = _text(explain_answers("req-1", [part], _ledger(workspace), workspace))
     told = f"17 characters that the log does not keep, sha256 {'f' * 12}"
     for who in ("user", "answered", "called"):
         assert f"{who}: {told}" in text
@@ -155,7 +155,10 @@ def test_a_streams_calls_of_tools_are_put_together(workspace: Workspace) -> None
     output = json.dumps([{"index": 0, "tool_calls": pieces}])
     text = _text(
         explain_answers(
-            "req-1", [_part(output=output, finish_reason="tool_calls")], _ledger(workspace)
+            "req-1",
+            [_part(output=output, finish_reason="tool_calls")],
+            _ledger(workspace),
+            workspace,
         )
     )
     assert 'called: weather {"city": "Rome"}' in text
@@ -171,7 +174,7 @@ def test_a_stand_in_a_tenant_and_embeddings_are_told(workspace: Workspace) -> No
         degraded="unavailable",
         finish_reason="stop",
     )
-    text = _text(explain_answers("req-1", [part], _ledger(workspace)))
+    text = _text(explain_answers("req-1", [part], _ledger(workspace), workspace))
     assert "tenant: acme" in text
     assert "degraded: unavailable, answered by a stand-in" in text
     assert "in trace 0af7651916cd43dd8448eb211c80319c" in text

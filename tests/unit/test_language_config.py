@@ -80,3 +80,38 @@ def test_an_engine_that_no_model_names() -> None:
 @pytest.mark.parametrize(("usd", "nano_usd"), [(None, 0), (0.001, 1), (0.15, 150), (15.0, 15_000)])
 def test_prices_are_whole_billionths_of_a_dollar(usd: float | None, nano_usd: int) -> None:
     assert token_cost(usd) == nano_usd
+
+
+ADAPTED: dict[str, Any] = {"engine": {"weights": "big", "max_adapters": 2}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "models", "says"),
+    [
+        ({}, {"big": {"adapters": True}}, "engine must have `max_adapters` for its adapters"),
+        ({}, {"big": {"endpoint": "tuned"}}, "engine must have `max_adapters` for its adapters"),
+        (ADAPTED, {}, "engine: `max_adapters` has no effect: set `adapters` of a model"),
+        (
+            ADAPTED,
+            {"big": {"adapters": True}, "small": {"engine": "engine", "adapters": True}},
+            "`adapters` is set of 2 models of engine",
+        ),
+        (ADAPTED, {"big": {"adapters": True, "endpoint": "tuned"}}, "`endpoint` is of one adapter"),
+        (
+            {"engine": {"weights": "big", "max_adapter_rank": 8}},
+            {},
+            "`max_adapter_rank` has no effect without `max_adapters`",
+        ),
+        (
+            {"engine": {"weights": "big", "workspace": "/elsewhere"}},
+            {},
+            "`workspace` is another one than that of engine engine",
+        ),
+    ],
+)
+def test_adapters(engine: dict[str, Any], models: dict[str, Any], says: str) -> None:
+    used = {m["engine"] for m in {**CONFIG["models"], **models}.values() if "engine" in m}
+    used |= {"engine", "other"} if "small" not in models else {"engine"}
+    known = {n: e for n, e in {**CONFIG["engines"], **engine}.items() if n in used | {"vectors"}}
+    with pytest.raises(ValidationError, match=re.escape(says)):
+        with_settings(models, engines=known)

@@ -56,10 +56,10 @@ def test_who_counts_tokens_needs_no_weights(tmp_path: Path) -> None:
     ref = add_weights(_config(_model(tmp_path / "model")), workspace)
     Path(ref.uri, "model.safetensors").write_bytes(b"other")
     assert local_tokenizer(ref, workspace) == Path(ref.uri)
-    with pytest.raises(TamperedError, match=r"model\.safetensors is not what was added"):
+    with pytest.raises(TamperedError, match=r"model\.safetensors is not what was recorded"):
         local_weights(ref, workspace)
     Path(ref.uri, "tokenizer.json").write_text("[]")
-    with pytest.raises(TamperedError, match=r"tokenizer\.json is not what was added"):
+    with pytest.raises(TamperedError, match=r"tokenizer\.json is not what was recorded"):
         local_tokenizer(ref, workspace)
 
 

@@ -54,7 +54,9 @@ def test_a_dot_in_the_place_of_the_colon_is_the_same_application(tmp_path: Path)
     path.write_text(dotted)
     file = load(ServeFile, path)
     check_serve_file(file, str(path))
-    assert own_configs(file) == [ServingConfig.model_validate(file.applications[0]["args"])]
+    (application,) = file.applications
+    known = ServingConfig.model_validate(application["args"])
+    assert own_configs(file) == {application["name"]: known}
     path.write_text(dotted.replace("min_replicas: 1", "min_replica: 1"))
     with pytest.raises(ConfigError, match="line 12: min_replica: unknown key"):
         check_serve_file(load(ServeFile, path), str(path))
@@ -153,3 +155,49 @@ def test_of_a_traceback_only_the_exception_is_told() -> None:
     said = "rayapp.errors.ConfigError: not so\n  next: but so"
     assert without_frames(f"The deployment failed. Error:\n{told}\n") == said
     assert without_frames("no frames") == "no frames"
+
+
+LANGUAGE = """
+applications:
+  - name: small
+    route_prefix: null
+    import_path: serve_apps.llm:build_engine
+    args: &small
+      weights: tiny
+      max_replicas: 2
+  - name: llm
+    route_prefix: /v1
+    import_path: serve_apps.llm:build
+    args:
+      engines: {small: *small}
+      models: {chat: {engine: small}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("{small: *small}", "{small: {weights: tiny}}", "settings for small than its application"),
+        ("{small: *small}", "{small: {weights: tiny}}", "max_replicas"),
+        ("- name: small", "- name: other", "there is no application 'small' that is an engine"),
+        ("build_engine", "build", "weights: unknown key"),
+    ],
+)
+def test_a_gateway_is_told_of_engines_what_they_are(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    path = tmp_path / "llm.yaml"
+    path.write_text(LANGUAGE)
+    check_serve_file(load(ServeFile, path), str(path))
+    assert old in LANGUAGE
+    path.write_text(LANGUAGE.replace(old, new))
+    with pytest.raises(ConfigError) as error:
+        check_serve_file(load(ServeFile, path), str(path))
+    assert says in str(error.value)
+
+
+def test_an_engine_that_no_gateway_asks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "llm.yaml"
+    path.write_text(LANGUAGE[: LANGUAGE.index("  - name: llm")])
+    with pytest.raises(ConfigError, match="engine 'small' has no effect: no gateway names it"):
+        check_serve_file(load(ServeFile, path), str(path))

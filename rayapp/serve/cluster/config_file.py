@@ -10,14 +10,16 @@ from typing import Any
 
 from ray.serve.schema import ServeDeploySchema
 
-from rayapp.config.language import LanguageConfig
-from rayapp.config.load import Location, check, read_yaml
-from rayapp.config.serving import GatewayConfig, ServeFile, ServingConfig
+from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.config.load import Config, Location, check, read_yaml
+from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError
 
-BUILDERS: Mapping[tuple[str, str], type[GatewayConfig]] = {
+Ours = ServingConfig | LanguageConfig | EngineConfig
+BUILDERS: Mapping[tuple[str, str], type[Ours]] = {
     ("serve_apps.predict", "build"): ServingConfig,
     ("serve_apps.llm", "build"): LanguageConfig,
+    ("serve_apps.llm", "build_engine"): EngineConfig,
 }
 """Our applications, by module and attribute, and what their arguments are."""
 _SCOPES = (
@@ -41,20 +43,52 @@ def check_serve_file(file: ServeFile, path: str) -> None:
         if cls is not None:
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
             check(cls, application.get("args") or {}, path, own)
+    _check_engines(own_configs(file), path)
 
 
-def own_configs(file: ServeFile) -> list[GatewayConfig]:
-    """The arguments of those applications that are ours."""
-    found = [(_class_of(application), application.get("args")) for application in file.applications]
-    return [cls.model_validate(args or {}) for cls, args in found if cls is not None]
+def own_configs(file: ServeFile) -> dict[str, Ours]:
+    """The arguments of those applications that are ours, by their names."""
+    found = [(a["name"], _class_of(a), a.get("args")) for a in file.applications]
+    return {name: cls.model_validate(args or {}) for name, cls, args in found if cls is not None}
+
+
+def _check_engines(configs: Mapping[str, Ours], path: str) -> None:
+    """A gateway counts and checks by what it is told of an engine, so that must be what it is."""
+    engines = {name: c for name, c in configs.items() if isinstance(c, EngineConfig)}
+    gateways = {name: c for name, c in configs.items() if isinstance(c, LanguageConfig)}
+    for name, gateway in gateways.items():
+        for engine, config in gateway.engines.items():
+            if engine not in engines:
+                raise ConfigError(
+                    f"{path}: {name}: there is no application {engine!r} that is an engine, only "
+                    f"{sorted(engines)}",
+                    "add it: import_path serve_apps.llm:build_engine",
+                )
+            if config != engines[engine]:
+                raise ConfigError(
+                    f"{path}: {name}: `engines` has other settings for {engine} than its "
+                    f"application: {_differing(config, engines[engine])}",
+                    "write them once, with a YAML anchor",
+                )
+    used = {engine for gateway in gateways.values() for engine in gateway.engines}
+    for engine in sorted(engines.keys() - used):
+        raise ConfigError(
+            f"{path}: engine {engine!r} has no effect: no gateway names it",
+            "name it in `engines` of one, or take it out",
+        )
+
+
+def _differing(one: Config, other: Config) -> str:
+    names = [n for n in type(one).model_fields if getattr(one, n) != getattr(other, n)]
+    return ", ".join(names)
 
 
 def is_language(application: Mapping[str, Any]) -> bool:
     """Whether it is one of ours that needs vLLM."""
-    return _class_of(application) is LanguageConfig
+    return _class_of(application) in (LanguageConfig, EngineConfig)
 
 
-def _class_of(application: Mapping[str, Any]) -> type[GatewayConfig] | None:
+def _class_of(application: Mapping[str, Any]) -> type[Ours] | None:
     """None for an application that is not ours."""
     return BUILDERS.get(_parted(str(application["import_path"])))
 

@@ -1,32 +1,49 @@
 """An engine as a gateway sees it: Ray Serve's handle to its replicas, behind the LlmClient port."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from ray.exceptions import RayTaskError
-from ray.serve.exceptions import RequestCancelledError
+from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
-from rayapp.errors import Unavailable
-from rayapp.schemas.language import Answering, Prefix
+from rayapp.errors import RayappError, Unavailable, public_reason
+from rayapp.schemas.language import Adapter, Answering, Prefix
 from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
 
 
 class ServeLlm:
-    """name: of the engine, for messages."""
+    """name: of the engine, for messages. find: its handle; raises RayServeException where it is not
+    deployed (yet)."""
 
-    def __init__(self, name: str, handle: "DeploymentHandle[Any]") -> None:
+    def __init__(self, name: str, find: "Callable[[], DeploymentHandle[Any]]") -> None:
         self._who = f"the replicas of engine {name!r}"
-        # by value: a token is a message, which would cost more through the object store
-        self._ask = handle.options(stream=True, _by_reference=False, method_name="open")
+        self._find = find
 
-    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
-        asked = (path, body) if prefix is None else (path, body, prefix)
-        parts = self._parts(asked)
+    @cached_property
+    def _ask(self) -> Any:
+        # by value: a token is a message, which would cost more through the object store
+        return self._find().options(stream=True, _by_reference=False, method_name="open")
+
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
+        try:
+            ask = self._ask
+        except RayServeException as error:
+            raise not_there(self._who, error) from error
+        if adapter is not None:  # to a replica that holds it
+            ask = ask.options(multiplexed_model_id=adapter.release_id)
+        parts = self._parts(ask, (path, body, prefix, adapter))
         try:
             status = await anext(parts)
         except StopAsyncIteration:
@@ -44,8 +61,8 @@ class ServeLlm:
         finally:
             await parts.aclose()
 
-    async def _parts(self, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
-        response: Any = self._ask.remote(*asked)
+    async def _parts(self, ask: Any, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
+        response: Any = ask.remote(*asked)
         is_over = False
         try:
             async for part in response:
@@ -54,9 +71,12 @@ class ServeLlm:
         except GONE as error:
             is_over = True
             raise not_there(self._who, error) from error
-        except RayTaskError as error:
+        except Exception as error:  # what a replica raised: by value it comes as it is
             is_over = True
             log.error("engine_failed", extra={"engine": self._who}, exc_info=error)
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, RayappError):  # of an adapter that it could not load
+                raise Unavailable(public_reason(cause), cause.next_step) from error
             raise Unavailable(f"{self._who} failed", "try again") from error
         finally:
             if not is_over:  # nobody wants the rest: the engine stops working on it

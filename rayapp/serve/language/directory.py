@@ -1,12 +1,15 @@
-"""The models that callers may name, and what stands before each one's engine."""
+"""The models that callers may name, and what stands before each one's engine.
+
+Some are in the config; others are there as soon as an adapter is released, and gone with it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from rayapp.config.language import LanguageConfig, ModelConfig, token_cost
-from rayapp.errors import RequestError
+from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.language import LlmClient, WeightsRef
 from rayapp.serve.endpoints.again import Budget, Retry
@@ -14,11 +17,13 @@ from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
+from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.language.model import Model
 from rayapp.serve.language.tab import Prices
 from rayapp.serve.wire.openai import CONTENT, Asked
 
+SYSTEM_ROLES = ("system", "developer")
 CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
 """The tokens of each prompt of a request, or of each input. Raises RequestError where the model
 cannot take it."""
@@ -37,13 +42,31 @@ class Engine:
 
 @dataclass(frozen=True)
 class Served:
-    """A model as callers name it."""
+    """A model as callers name it. adapted: None where the engine's weights answer as they are."""
 
     name: str
     config: ModelConfig
     engine: Engine
+    adapted: Adapted | None
     endpoint: TextEndpoint
     prices: Prices
+
+    @property
+    def release_id(self) -> str:
+        """The weights' digest stands for a release where they answer."""
+        return self.engine.weights.digest if self.adapted is None else self.adapted.release_id
+
+    def prepared(self, asked: Asked) -> Asked:
+        """An adapter is told what it was trained and judged with, where the caller says nothing of
+        that kind."""
+        system = None if self.adapted is None else self.adapted.language.system
+        if system is None or asked.kind != "chat":
+            return asked
+        messages = asked.fields["messages"]
+        if any(message["role"] in SYSTEM_ROLES for message in messages):
+            return asked
+        told = [{"role": "system", "content": system}, *messages]
+        return replace(asked, fields={**asked.fields, "messages": told})
 
     def require_task(self, asked: Asked) -> None:
         """Raises RequestError 400 where the model does something else."""
@@ -80,26 +103,58 @@ class Served:
 
 
 class Models:
+    """released: the champions that are adapters, by endpoint; looked at at each request."""
+
     def __init__(
         self,
         config: LanguageConfig,
         engines: Mapping[str, Engine],
         deadlines: Deadlines,
         hooks: Hooks,
+        released: Callable[[], Mapping[str, Adapted]] = dict,
     ) -> None:
         self._config = config
         self._engines = engines
         self._deadlines = deadlines
         self._hooks = hooks
-        built = {name: self._guarded(name) for name in config.models}
-        self._served = {name: self._made(name, built) for name in config.models}
+        self._released = released
+        self._built: dict[tuple[str, str], TextEndpoint] = {}
+        self._seen: Mapping[str, Adapted] | None = None
+        self._served: Mapping[str, Served] = {}
+
+    @property
+    def _now(self) -> Mapping[str, Served]:
+        """Made anew when a champion has moved. What stands before an engine goes on, with what it
+        has learned of it."""
+        released = self._released()
+        if released is not self._seen:
+            chosen = self._chosen(released)
+            keys = {(name, release) for name, (_, _, release) in chosen.items()}
+            self._built = {key: one for key, one in self._built.items() if key in keys}
+            built = {
+                name: self._guarded(name, config, adapted)
+                for name, (config, adapted, _) in chosen.items()
+            }
+            self._served = {
+                name: self._made(name, config, adapted, built)
+                for name, (config, adapted, _) in chosen.items()
+            }
+            self._seen = released
+        return self._served
 
     def names(self) -> list[str]:
-        return list(self._served)
+        return list(self._now)
 
     def find(self, name: str) -> Served:
-        """Raises RequestError 404."""
-        found = self._served.get(name)
+        """Raises RequestError 404, Unavailable where nothing answers for a model of the config."""
+        found = self._now.get(name)
+        if found is None and name in self._config.models:
+            endpoint = self._config.models[name].endpoint
+            raise Unavailable(
+                f"model {shown(name)}: no adapter of endpoint {endpoint!r} is champion for the "
+                "weights of its engine",
+                "release one; GET /v1/ping with a key says what is wrong with one that there is",
+            )
         if found is None:
             raise RequestError(
                 f"there is no model {shown(name)}",
@@ -110,16 +165,44 @@ class Models:
             )
         return found
 
-    def _guarded(self, name: str) -> TextEndpoint:
+    def _chosen(
+        self, released: Mapping[str, Adapted]
+    ) -> dict[str, tuple[ModelConfig, Adapted | None, str]]:
+        """By name: its settings, who answers and that one's release id."""
+        chosen: dict[str, tuple[ModelConfig, Adapted | None, str]] = {}
+        for name, config in self._config.models.items():
+            weights = self._engines[config.engine].weights
+            if config.endpoint is None:
+                chosen[name] = config, None, weights.digest
+                continue
+            adapted = released.get(config.endpoint)
+            if adapted is not None and adapted.language.base_digest == weights.digest:
+                chosen[name] = config, adapted, adapted.release_id
+        named = {config.endpoint for config in self._config.models.values()}
+        for config in self._config.models.values():
+            if not config.adapters:
+                continue
+            digest = self._engines[config.engine].weights.digest
+            like = config.model_copy(update={"adapters": False, "fallback": (), "timeout_ms": None})
+            for endpoint, adapted in released.items():
+                is_of_these = adapted.language.base_digest == digest
+                if is_of_these and endpoint not in named and endpoint not in self._config.models:
+                    chosen.setdefault(endpoint, (like, adapted, adapted.release_id))
+        return chosen
+
+    def _guarded(self, name: str, config: ModelConfig, adapted: Adapted | None) -> TextEndpoint:
         """An engine's answers, asked once more where a replica fails before one has begun."""
-        config = self._config.models[name]
         engine = self._engines[config.engine]
-        release_id = engine.weights.digest
+        release_id = engine.weights.digest if adapted is None else adapted.release_id
+        known = self._built.get((name, release_id))
+        if known is not None:
+            return known
         settings = self._config.engines[engine.name]
         built: TextEndpoint = Model(
             engine.client,
-            engine.name,
+            engine.weights.name,
             release_id,
+            None if adapted is None else adapted.adapter,
             self._config.requires_key,
             settings.is_prefix_aware,
         )
@@ -132,18 +215,26 @@ class Models:
         if config.breaker is not None:
             on_state = partial(self._hooks.breaker, name, engine.name)
             built = Breaker(built, lambda: release_id, config.breaker, on_state)
+        self._built[name, release_id] = built
         return built
 
-    def _made(self, name: str, built: Mapping[str, TextEndpoint]) -> Served:
-        config = self._config.models[name]
+    def _made(
+        self,
+        name: str,
+        config: ModelConfig,
+        adapted: Adapted | None,
+        built: Mapping[str, TextEndpoint],
+    ) -> Served:
         endpoint = built[name]
-        if config.fallback:
-            endpoint = Fallback([endpoint, *(built[f.model] for f in config.fallback)])
+        others = [built[f.model] for f in config.fallback if f.model in built]
+        if others:
+            endpoint = Fallback([endpoint, *others])
         prices = Prices(
             token_cost(config.usd_per_million_input_tokens),
             token_cost(config.usd_per_million_output_tokens),
         )
-        return Served(name, config, self._engines[config.engine], endpoint, prices)
+        engine = self._engines[config.engine]
+        return Served(name, config, engine, adapted, endpoint, prices)
 
 
 def _too_long(what: str, most: int, asked: Asked) -> RequestError:

@@ -10,6 +10,7 @@ It knows neither Ray nor a model: engines are LlmClients, and what counts tokens
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from rayapp.config.language import LanguageConfig
 from rayapp.errors import RequestError
@@ -21,7 +22,9 @@ from rayapp.serve.call import Answer, Call, Meter
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.front import Front
+from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextAsk
 from rayapp.serve.language.directory import Engine, Models, Served
 from rayapp.serve.language.flow import Flow
@@ -57,7 +60,8 @@ from paths."""
 
 
 class LanguageGateway(Front):
-    """engines: by name. prompts: where the answers of a model are recorded."""
+    """engines: by name. prompts: where the answers of a model are recorded. follower: of the
+    champions that are adapters; None where no engine takes any."""
 
     def __init__(
         self,
@@ -71,13 +75,16 @@ class LanguageGateway(Front):
         limiter: Limiter | None = None,
         budgets: Budgets | None = None,
         tracer: Tracer | None = None,
+        follower: ChampionFollower[Adapted] | None = None,
     ) -> None:
         super().__init__(config, meter, background, keys, limiter, tracer)
         self._config = config
         self._prompts = prompts
         self._now = now
         self._budgets = budgets
-        self._models = Models(config, engines, self._deadlines, meter)
+        self._follower = follower
+        released = dict if follower is None else lambda: follower.current
+        self._models = Models(config, engines, self._deadlines, meter, released)
         self._created_s = int(now().timestamp())
         ready = {"GET": self._ready}
         self.open_paths = {f"{ROOT}/ping": ready, "/ping": ready}
@@ -112,14 +119,18 @@ class LanguageGateway(Front):
     def _blamed(self, call: Call) -> tuple[str | None, str | None]:
         if call.endpoint not in self._models.names():  # callers send what they like
             return None, None
-        return call.endpoint, self._models.find(call.endpoint).engine.weights.digest
+        return call.endpoint, self._models.find(call.endpoint).release_id
 
     async def _drained(self) -> None:
         if self._budgets is not None:
             await self._budgets.drain()
 
     async def _ready(self, call: Call) -> Answer:
-        return Answer(json_response(200, {"ready": True}))
+        """A model that lacks its adapter keeps no other from being asked."""
+        state: dict[str, Any] = {}
+        if self._may_look(call) and self._follower is not None:
+            state = {"models": self._models.names(), "problems": dict(self._follower.problems)}
+        return Answer(json_response(200, {"ready": True, **state}))
 
     async def _list(self, call: Call) -> Answer:
         return Answer(json_response(200, model_list(self._models.names(), self._created_s)))
@@ -127,7 +138,7 @@ class LanguageGateway(Front):
     async def _entry(self, call: Call) -> Answer:
         served = self._models.find(call.endpoint or "")
         found = json_response(200, model_entry(served.name, self._created_s))
-        return Answer(found, served.name, served.engine.weights.digest)
+        return Answer(found, served.name, served.release_id)
 
     async def _ask(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
@@ -139,8 +150,9 @@ class LanguageGateway(Front):
                 asked = await aside(partial(parse, path, body, self._config.max_choices), is_long)
                 served = self._models.find(asked.model)
                 call.endpoint = served.name
-                counting = partial(served.engine.count, asked.fields)
                 served.require_task(asked)
+                asked = served.prepared(asked)
+                counting = partial(served.engine.count, asked.fields)
                 counts = await aside(counting, is_long)
             max_tokens = served.room(asked, max(counts, default=0))
             keeping = partial(prompt_text, asked.fields, self._config.redacts)

@@ -3,7 +3,7 @@
 import orjson
 
 from rayapp.errors import RequestError, Unavailable
-from rayapp.schemas.language import LlmClient, Prefix
+from rayapp.schemas.language import Adapter, LlmClient, Prefix
 from rayapp.serve.language.ask import TextAsk, TextReply
 from rayapp.serve.wire.openai import Asked, for_engine
 
@@ -14,18 +14,21 @@ _STATUSES = {400: "invalid_request", 422: "invalid_request"}
 
 
 class Model:
-    """engine: the name that the engine goes by. release_id: of what answers there."""
+    """weights: the name that the engine knows its own by. release_id: of what answers there.
+    adapter: None for the weights as they are."""
 
     def __init__(
         self,
         client: LlmClient,
-        engine: str,
+        weights: str,
         release_id: str,
+        adapter: Adapter | None,
         keeps_tenants_apart: bool,
         is_prefix_aware: bool = False,
     ) -> None:
         self._client = client
-        self._engine = engine
+        self._name = weights if adapter is None else adapter.release_id
+        self._adapter = adapter
         self._release_id = release_id
         self._keeps_tenants_apart = keeps_tenants_apart
         self._is_prefix_aware = is_prefix_aware
@@ -34,9 +37,9 @@ class Model:
         """Returns once the answer has begun. Raises RequestError for what the engine says is the
         caller's to mend."""
         salt = ask.tenant if self._keeps_tenants_apart else None
-        body = for_engine(ask.asked, self._engine, ask.max_tokens, salt)
+        body = for_engine(ask.asked, self._name, ask.max_tokens, salt)
         prefix = beginning(ask.asked) if self._is_prefix_aware else None
-        answering = await self._client.open(ask.path, body, prefix)
+        answering = await self._client.open(ask.path, body, prefix, self._adapter)
         try:
             first = await anext(answering.body, b"")
             if not first and answering.status == 200:

@@ -1,8 +1,9 @@
-"""The gateway of language models as a Ray Serve deployment, and the engines behind it."""
+"""The gateway of language models as a Ray Serve deployment."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from ray import serve
@@ -18,9 +19,12 @@ from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.scaling import Load
 from rayapp.serve.cluster.shared import Owner
+from rayapp.serve.follow import ChampionFollower, ReadPointers
+from rayapp.serve.language.adapters import AdapterOpener
 from rayapp.serve.language.client import ServeLlm
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
+from rayapp.serve.loading import Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.replica import (
@@ -44,13 +48,16 @@ class PromptLog(Protocol):
 @dataclass(frozen=True)
 class LanguageParts:
     """What other rooms give a replica; made inside it, by a function that serve_apps passes.
-    counter: of a model's tokens, by its weights. workspace: its URI. bank, settle: as
-    serve.replica.Parts has them."""
+    read_pointers: to champions that are language models. counter: of a model's tokens, by its
+    weights. find: the handle of an engine, by its application; raises RayServeException where that
+    is not deployed. bank, settle: as serve.replica.Parts has them."""
 
+    read_pointers: ReadPointers
     read_keys: Callable[[], Mapping[str, ApiKey]]
+    store: Store
     log: PromptLog
     counter: Callable[[WeightsRef], CountTokens]
-    workspace: str
+    find: "Callable[[str], DeploymentHandle[Any]]"
     bank: Bank | None = None
     settle: Callable[[], object] = lambda: None
 
@@ -62,7 +69,6 @@ class LanguageReplica:
         config: LanguageConfig,
         connect: Callable[[LanguageConfig], LanguageParts],
         weights: Mapping[str, WeightsRef],
-        handles: Mapping[str, "DeploymentHandle[Any]"],
     ) -> None:
         configure_logging()
         parts = connect(config)
@@ -71,13 +77,16 @@ class LanguageReplica:
         engines = {
             name: Engine(
                 name,
-                ServeLlm(name, handle),
+                ServeLlm(name, partial(parts.find, name)),
                 weights[name],
-                config.engines[name].max_context_tokens or weights[name].max_context_tokens,
+                engine.max_context_tokens or weights[name].max_context_tokens,
                 parts.counter(weights[name]),
             )
-            for name, handle in handles.items()
+            for name, engine in config.engines.items()
         }
+        takes = [name for name, engine in config.engines.items() if engine.max_adapters]
+        opener = AdapterOpener(parts.store, {weights[name].digest for name in takes})
+        follower = ChampionFollower(parts.read_pointers, opener) if takes else None
 
         def commit() -> None:
             parts.log.commit()
@@ -85,6 +94,8 @@ class LanguageReplica:
 
         def refresh(patience_s: float | None) -> None:
             keys.refresh()
+            if follower is not None:
+                follower.refresh(patience_s)
 
         follow_s, commit_s = config.follow_every_ms / 1000, config.commit_every_s
         self.gateway = LanguageGateway(
@@ -95,9 +106,10 @@ class LanguageReplica:
             Background(refresh, follow_s, commit, commit_s, parts.log.flush),
             now=lambda: datetime.now(UTC),
             keys=keys,
-            limiter=make_limiter(config, Owner.here(parts.workspace)),
+            limiter=make_limiter(config, Owner.here(parts.store.workspace)),
             budgets=make_budgets(config, parts.bank),
             tracer=make_tracer(config, meter),
+            follower=follower,
         )
         self._load = Load(lambda: self.gateway.num_ongoing)
 
@@ -114,10 +126,8 @@ def language_gateway(
     config: LanguageConfig,
     connect: Callable[[LanguageConfig], LanguageParts],
     weights: Mapping[str, WeightsRef],
-    engines: Mapping[str, Application],
 ) -> Application:
-    """engines: deployments whose replicas have `open`, by name. connect must be importable in a
-    replica."""
+    """weights: by engine. connect must be importable in a replica."""
     deploy = serve.deployment(name="language-gateway", **deployment_options(config))
-    bound: Application = deploy(LanguageReplica).bind(config, connect, weights, engines)
+    bound: Application = deploy(LanguageReplica).bind(config, connect, weights)
     return bound

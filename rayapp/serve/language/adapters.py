@@ -1,0 +1,57 @@
+"""Released adapters, as the gateway follows them: verified here, loaded by engines when asked."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from rayapp.errors import DataError
+from rayapp.families.bundle import MODEL_FOLDER
+from rayapp.schemas.language import Adapter
+from rayapp.schemas.model import BundleRef, LanguageSchema
+from rayapp.schemas.record import short
+from rayapp.serve.follow import endpoint_of
+from rayapp.serve.loading import Store, sealed_for
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A release whose model is an adapter. language: how it was tuned to be asked, and of which
+    weights it is."""
+
+    endpoint: str
+    release_id: str
+    adapter: Adapter
+    language: LanguageSchema
+
+
+class AdapterOpener:
+    """Opens releases for ChampionFollower. digests: of the weights of those engines that take
+    adapters."""
+
+    def __init__(self, store: Store, digests: Collection[str]) -> None:
+        self._store = store
+        self._digests = digests
+
+    def __call__(self, key: str, release_id: str, previous: Adapted | None) -> Adapted:
+        endpoint = endpoint_of(key)
+        bundle = sealed_for(self._store, endpoint, release_id).bundle
+        language = bundle.bundle_schema.language
+        if language is None or language.method == "full":
+            raise DataError(
+                "its model is no adapter",
+                "add merged weights by a config of configs/weights/, for an engine of their own",
+            )
+        if language.base_digest not in self._digests:
+            base = f"{language.base_name} ({short(language.base_digest)})"
+            raise DataError(
+                f"it is an adapter of {base}, and no engine here that takes adapters has those",
+                "deploy an engine for these weights, or train again from weights that are served",
+            )
+        return Adapted(endpoint, release_id, _as_sent(release_id, bundle), language)
+
+
+def _as_sent(release_id: str, bundle: BundleRef) -> Adapter:
+    """The model's files, without what describes the bundle."""
+    inside = f"{MODEL_FOLDER}/"
+    own = [f for f in bundle.files if f.path.startswith(inside)]
+    files = [(f.path.removeprefix(inside), f.sha256) for f in own]
+    return Adapter(release_id, f"{bundle.uri}/{MODEL_FOLDER}", tuple(files))

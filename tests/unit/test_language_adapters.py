@@ -1,0 +1,206 @@
+"""Released adapters behind the gateway of language models: named, routed and replaced while it
+answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+from language_case import CONFIG, LanguageCase, chat, with_settings
+from serving_case import signed_manifest
+
+from rayapp.errors import DataError
+from rayapp.schemas.language import Adapter
+from rayapp.schemas.model import BundleSchema, FileDigest, LanguageSchema
+from rayapp.schemas.operations import Pointer
+from rayapp.schemas.release import SignedManifest
+from rayapp.serve.follow import ChampionFollower
+from rayapp.serve.language.adapters import Adapted, AdapterOpener
+from rayapp.serve.loading import Store
+
+ENGINES: dict[str, Any] = {**CONFIG["engines"]}
+ENGINES["engine"] = {**ENGINES["engine"], "max_adapters": 2}
+FILES = ("model/adapter_config.json", "model/adapter_model.safetensors", "schema.json")
+
+
+def language(
+    method: str = "lora", base: str = "engine", system: str | None = None
+) -> LanguageSchema:
+    return LanguageSchema(
+        base_name=base,
+        base_digest=f"digest-of-{base}",
+        method=method,
+        system=system,
+        prompt="{text}",
+        features=(),
+        fields=(),
+    )
+
+
+def released(release: str, endpoint: str, told: LanguageSchema | None) -> SignedManifest:
+    """Who verifies seals is the store."""
+    schema = BundleSchema(
+        name="tuned",
+        family="llm",
+        task="text",
+        label="answer",
+        classes=(),
+        inputs=(),
+        features=(),
+        language=told,
+    )
+    signed = signed_manifest(release, schema, endpoint, f"/b/{release}")
+    files = tuple(FileDigest(path=p, sha256=f"sha-of-{p}", num_bytes=1) for p in FILES)
+    bundle = signed.manifest.bundle.model_copy(update={"files": files})
+    manifest = signed.manifest.model_copy(update={"bundle": bundle})
+    return signed.model_copy(update={"manifest": manifest})
+
+
+class Site:
+    """A gateway that follows what `promote` moves."""
+
+    def __init__(self, config: Any) -> None:
+        self.pointers: dict[str, Pointer] = {}
+        self.manifests: dict[str, SignedManifest] = {}
+        self.now_s = 0.0
+        store = Store(self.manifests.__getitem__, lambda ref, folder: None)
+        self.follower: ChampionFollower[Adapted] = ChampionFollower(
+            lambda: self.pointers, AdapterOpener(store, {"digest-of-engine"}), lambda: self.now_s
+        )
+        self.case = LanguageCase(config, follower=self.follower)
+
+    def promote(self, release: str, endpoint: str = "tuned", told: Any = None) -> None:
+        self.manifests[release] = released(release, endpoint, told or language())
+        before = self.pointers.get(endpoint)
+        revision = 1 if before is None else before.revision + 1
+        self.pointers = {
+            **self.pointers,
+            endpoint: Pointer(name=endpoint, target=release, revision=revision),
+        }
+        self.follower.refresh()
+
+    async def ask(self, model: str = "tuned", **fields: Any) -> Any:
+        return await self.case.post("/v1/chat/completions", chat(**fields) | {"model": model})
+
+    async def names(self) -> list[str]:
+        async with self.case.client() as client:
+            return [one["id"] for one in (await client.get("/v1/models")).json()["data"]]
+
+    async def state(self) -> Mapping[str, Any]:
+        async with self.case.client() as client:
+            found: Mapping[str, Any] = (await client.get("/v1/ping")).json()
+            return found
+
+
+def site_of(models: Mapping[str, Any] | None = None, **extra: Any) -> Site:
+    given = {"big": {"adapters": True}} if models is None else models
+    return Site(with_settings(given, engines=ENGINES, **extra))
+
+
+async def test_a_released_adapter_answers_under_its_endpoints_name() -> None:
+    site = site_of()
+    assert (await site.ask()).status_code == 404
+    site.promote("r1")
+    assert await site.names() == ["big", "small", "vectors", "tuned"]
+    answer = await site.ask()
+    assert (answer.status_code, answer.headers["x-release"]) == (200, "r1")
+    assert answer.json()["model"] == "tuned"
+    asked = site.case.engine.asked[-1][1]
+    assert asked["model"] == "r1"
+    files = (
+        ("adapter_config.json", "sha-of-model/adapter_config.json"),
+        ("adapter_model.safetensors", "sha-of-model/adapter_model.safetensors"),
+    )
+    assert site.case.engine.adapters[-1] == Adapter("r1", "/b/r1/model", files)
+    record = site.case.sink.records[-1]
+    assert (record["endpoint"], record["release_id"]) == ("tuned", "r1")
+
+
+async def test_the_weights_themselves_go_on_answering() -> None:
+    site = site_of()
+    site.promote("r1")
+    answer = await site.ask("big")
+    assert answer.headers["x-release"] == "digest-of-engine"
+    assert site.case.engine.adapters[-1] is None
+
+
+async def test_the_next_champion_answers_from_the_next_request_on() -> None:
+    site = site_of()
+    site.promote("r1")
+    caller = site.case.caller(chat(stream=True) | {"model": "tuned"})
+    await caller.has(1)
+    site.promote("r2")
+    assert (await site.ask()).headers["x-release"] == "r2"
+    await caller.done()
+    assert (caller.status, caller.headers["x-release"]) == (200, "r1")
+
+
+async def test_an_adapter_of_other_weights_never_replaces_the_one_that_answers() -> None:
+    site = site_of()
+    site.promote("r1")
+    site.promote("r2", told=language(base="huge"))
+    assert (await site.ask()).headers["x-release"] == "r1"
+    told = (await site.state())["problems"]["tuned"]
+    assert told.startswith("release r2: it is an adapter of huge (digest-of-hu)")
+
+
+async def test_a_model_of_its_own_settings() -> None:
+    models = {"small": {"engine": "engine", "endpoint": "tuned", "max_output_tokens": 2}}
+    engines = {name: one for name, one in ENGINES.items() if name != "other"}
+    site = Site(with_settings(models, engines=engines))
+    nothing = await site.ask("small")
+    assert nothing.status_code == 503
+    assert "no adapter of endpoint 'tuned' is champion" in nothing.json()["error"]["message"]
+    assert await site.names() == ["big", "vectors"]
+    site.promote("r1")
+    assert await site.names() == ["big", "small", "vectors"]
+    assert (await site.ask("small")).headers["x-release"] == "r1"
+    assert site.case.engine.asked[-1][1]["max_tokens"] == 2
+    assert (await site.ask("tuned")).status_code == 404
+
+
+async def test_the_prompt_that_it_was_tuned_with_is_said_where_the_caller_says_none() -> None:
+    site = site_of()
+    site.promote("r1", told=language(system="Answer in JSON."))
+    first = await site.ask(text="one two")
+    asked = site.case.engine.asked[-1][1]["messages"]
+    assert asked[0] == {"role": "system", "content": "Answer in JSON."}
+    assert first.json()["usage"]["prompt_tokens"] == 5
+    logged = orjson.loads(site.case.sink.records[-1]["prompt"])["messages"]
+    assert logged == asked
+    own = [{"role": "developer", "content": "Mine."}, {"role": "user", "content": "one"}]
+    await site.ask(messages=own)
+    assert site.case.engine.asked[-1][1]["messages"] == own
+    await site.ask("big", text="one two")
+    assert len(site.case.engine.asked[-1][1]["messages"]) == 1
+
+
+async def test_a_breaker_remembers_a_release_while_others_move() -> None:
+    breaker = {"min_requests": 2, "failure_share": 0.5}
+    site = site_of({"big": {"adapters": True, "breaker": breaker}})
+    site.promote("r1")
+    site.case.engine.trouble.is_away = True
+    for _ in range(2):
+        await site.ask()
+    site.promote("other-1", endpoint="other-endpoint")
+    site.case.engine.trouble.is_away = False
+    assert (await site.ask()).status_code == 503
+    assert (await site.ask("other-endpoint")).status_code == 200
+    site.promote("r2")
+    assert (await site.ask()).status_code == 200
+
+
+async def test_a_configured_name_is_never_taken() -> None:
+    site = site_of()
+    site.promote("r1", endpoint="small")
+    assert (await site.ask("small")).headers["x-release"] == "digest-of-other"
+
+
+@pytest.mark.parametrize("told", [None, language("full")])
+def test_what_is_no_adapter_is_refused(told: LanguageSchema | None) -> None:
+    signed = released("r1", "tuned", told)
+    opener = AdapterOpener(
+        Store(lambda release: signed, lambda ref, to: None), {"digest-of-engine"}
+    )
+    with pytest.raises(DataError, match="its model is no adapter"):
+        opener("tuned", "r1", None)
