@@ -6,6 +6,7 @@ Training, batch scoring and serving all pass through `encode`. Text becomes the 
 everything else is a number. What is missing, or not a finite number, is NaN.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,18 @@ def label_numbers(
         first = column[int(np.flatnonzero(np.isnan(y_N))[0])].as_py()
         raise DataError(f"label {first!r} is not {wanted}", "check the snapshot's label")
     return y_N.astype(np.float32)
+
+
+def label_number(label: Any, task: Task, classes: Sequence[str]) -> float | None:
+    """`label_numbers` of one label, as JSON has it; None where it is none."""
+    is_number = isinstance(label, int | float) and math.isfinite(label)
+    if task == "regression":
+        return float(label) if is_number else None
+    if is_number and not all(_is_whole(name) for name in classes):
+        return float(label) if label in range(len(classes)) else None
+    if is_number and not isinstance(label, bool) and label == int(label):
+        label = str(int(label))
+    return float(classes.index(label)) if isinstance(label, str) and label in classes else None
 
 
 def _is_whole(name: str) -> bool:

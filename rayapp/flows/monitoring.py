@@ -1,6 +1,7 @@
 """What the endpoint answered, against what happened and against what it was trained on."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rayapp.config.operations import MonitorConfig
 from rayapp.data.read import sample_view
 from rayapp.evaluate.estimates import measure
 from rayapp.families.bundle import Bundle
-from rayapp.families.encoding import label_numbers
+from rayapp.families.encoding import label_number
 from rayapp.flows.releasing import release_of
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
@@ -93,12 +94,19 @@ def _quality(
 ) -> dict[str, Any]:
     schema = signed.manifest.bundle.bundle_schema
     feedback = read_feedback(session.workspace.table(FEEDBACK_TABLE))
-    joined = join_outcomes(predictions, feedback, _outcomes(session, config))
+    number_of = partial(label_number, task=schema.task, classes=schema.classes)
+    outcomes = _outcomes(session, config)
+    joined, num_unusable = join_outcomes(predictions, feedback, number_of, outcomes)
+    if num_unusable:
+        session.say(
+            f"monitor {config.endpoint}: {num_unusable:,} label(s) of feedback are left out, as "
+            f"they are no {schema.label}: {', '.join(schema.classes) or 'a number'}"
+        )
     if joined.num_rows < config.min_rows:
         return _insufficient(session, config, "num_outcomes", joined.num_rows)
-    y_N = label_numbers(joined.column("label"), schema.task, schema.classes)
+    y_N = joined.column("label").to_numpy()
     scores_NK = np.array(joined.column("scores").to_pylist(), dtype=np.float64)
-    estimates = measure(schema.task, y_N.astype(np.float64), scores_NK, CONFIDENCE)
+    estimates = measure(schema.task, y_N, scores_NK, CONFIDENCE)
     live: dict[str, Any] = {}
     for estimate in estimates:
         if estimate.value is None:

@@ -1,7 +1,7 @@
 """Predictions with what really happened: the rows that live quality is computed from."""
 
-import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -9,7 +9,13 @@ import pyarrow.compute as pc
 
 from rayapp.errors import DataError
 
-log = logging.getLogger("rayapp.observe.quality")
+
+class Joined(NamedTuple):
+    """rows: JOINED_COLUMNS. num_unusable: labels that were sent and are none."""
+
+    rows: pa.Table
+    num_unusable: int
+
 
 JOINED_COLUMNS = ("request_id", "row", "unit_id", "scores", "label")
 _SAID_OF = ("tenant", "request_id", "row")
@@ -17,33 +23,32 @@ _SAID_OF = ("tenant", "request_id", "row")
 
 
 def join_outcomes(
-    predictions: pa.Table, feedback: pa.Table, outcomes: pa.Table | None = None
-) -> pa.Table:
+    predictions: pa.Table,
+    feedback: pa.Table,
+    number_of: Callable[[Any], float | None],
+    outcomes: pa.Table | None = None,
+) -> Joined:
     """JOINED_COLUMNS of every prediction whose label is known, in the order of `predictions`.
 
-    predictions, feedback: as the logs of this room hold them. outcomes: row_id and label; a row_id
-    is what a caller sent as the row's id. Feedback wins over an outcome, later feedback over
-    earlier; it counts for predictions of the tenant that sent it, whoever else knows their request
-    ids. The label has the type that outcomes give it, else float64 where all of it are numbers
-    or truths, else text. Raises DataError for two outcomes of one row_id.
+    predictions, feedback: as the logs of this room hold them. number_of: a label as metrics want
+    it; None where it is none. outcomes: row_id and label; a row_id is what a caller sent as the
+    row's id. Feedback wins over an outcome, later feedback over earlier; it counts for predictions
+    of the tenant that sent it, whoever else knows their request ids. Raises DataError for two
+    outcomes of one row_id.
     """
     said = _said(feedback)
     known = _outcomes(outcomes)
     keys = zip(*(predictions.column(name).to_pylist() for name in _SAID_OF), strict=True)
     units = predictions.column("unit_id").to_pylist()
-    wanted = None if outcomes is None else outcomes.schema.field("label").type
-    convert = _converter(wanted, list(said.values()))
-    labels: list[Any] = []
+    labels: list[float | None] = []
     num_unusable = 0
     for key, unit_id in zip(keys, units, strict=True):
-        label = convert(said.get(key))
+        label = number_of(said[key]) if key in said else None
         num_unusable += label is None and key in said
-        labels.append(known.get(unit_id) if label is None else label)
-    if num_unusable:
-        log.warning("feedback_labels_unusable", extra={"num_rows": num_unusable})
-    column = pa.array(labels, wanted or convert.type)
+        labels.append(number_of(known.get(unit_id)) if label is None else label)
+    column = pa.array(labels, pa.float64())
     joined = predictions.select(list(JOINED_COLUMNS[:-1])).append_column("label", column)
-    return joined.filter(pc.is_valid(column))
+    return Joined(joined.filter(pc.is_valid(column)), num_unusable)
 
 
 def _said(feedback: pa.Table) -> dict[tuple[Any, ...], Any]:
@@ -66,33 +71,3 @@ def _outcomes(outcomes: pa.Table | None) -> dict[str, Any]:
         )
     known.pop(None, None)
     return known
-
-
-class _Numbers:
-    def __init__(self, wanted: pa.DataType) -> None:
-        self.type = wanted
-
-    def __call__(self, label: Any) -> Any:
-        """None for a label that is no number, or would be changed by the type."""
-        if not isinstance(label, (bool, int, float)):
-            return None
-        if pa.types.is_boolean(self.type):
-            return bool(label) if label in (0, 1) else None
-        if pa.types.is_integer(self.type):
-            return int(label) if label == int(label) else None
-        return float(label)
-
-
-class _Texts:
-    type = pa.string()
-
-    def __call__(self, label: Any) -> Any:
-        return label if label is None or isinstance(label, str) else orjson.dumps(label).decode()
-
-
-def _converter(wanted: pa.DataType | None, labels: list[Any]) -> "_Numbers | _Texts":
-    if wanted is None:
-        numeric = all(isinstance(label, (bool, int, float)) for label in labels)
-        return _Numbers(pa.float64()) if numeric else _Texts()
-    is_text = pa.types.is_string(wanted) or pa.types.is_large_string(wanted)
-    return _Texts() if is_text else _Numbers(wanted)

@@ -1,12 +1,15 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pytest
 
 from rayapp.errors import DataError
+from rayapp.families.encoding import label_number
 from rayapp.observe.predictions import FEEDBACK, PREDICTIONS
 from rayapp.observe.quality import JOINED_COLUMNS, join_outcomes
+from rayapp.schemas.data import Task
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -34,23 +37,30 @@ def outcomes(labels: list[object], *row_ids: str) -> pa.Table:
     return pa.table({"row_id": list(row_ids), "label": labels})
 
 
+def rows_of(said: pa.Table, told: pa.Table, known: pa.Table | None = None) -> pa.Table:
+    return join_outcomes(said, told, number_of, known).rows
+
+
+def number_of(label: Any) -> float | None:
+    return label_number(label, "binary", ("on_time", "late"))
+
+
 def labels(joined: pa.Table) -> dict[int, object]:
     rows, found = joined.column("row").to_pylist(), joined.column("label").to_pylist()
     return dict(zip(rows, found, strict=True))
 
 
 def test_feedback_wins_over_outcomes() -> None:
-    joined = join_outcomes(
+    joined = rows_of(
         predictions("a", "b", "c", None), feedback((1, True)), outcomes([0, 0], "a", "b")
     )
     assert joined.column_names == list(JOINED_COLUMNS)
     assert labels(joined) == {0: 0, 1: 1}
-    assert joined.schema.field("label").type == pa.int64()
 
 
 def test_later_feedback_wins_and_a_comment_changes_no_label() -> None:
     said = feedback((0, False), (0, True), (0, None))
-    assert labels(join_outcomes(predictions("a"), said)) == {0: 1.0}
+    assert labels(rows_of(predictions("a"), said)) == {0: 1.0}
 
 
 @pytest.mark.parametrize("other", ["globex", None])
@@ -60,34 +70,64 @@ def test_feedback_counts_for_predictions_of_its_own_tenant_only(other: str | Non
     said = pa.concat_tables(
         [feedback((0, True), tenant="acme"), feedback((0, False), tenant=other)]
     )
-    assert join_outcomes(both, said).column("label").to_pylist() == [1.0, 0.0]
-    alone = join_outcomes(predictions("a", tenant="acme"), feedback((0, False), tenant=other))
+    assert rows_of(both, said).column("label").to_pylist() == [1.0, 0.0]
+    alone = rows_of(predictions("a", tenant="acme"), feedback((0, False), tenant=other))
     assert labels(alone) == {}
 
 
-def test_label_types_without_outcomes() -> None:
-    assert labels(join_outcomes(predictions("a", "b"), feedback((0, 1.5)))) == {0: 1.5}
-    mixed = join_outcomes(predictions("a", "b"), feedback((0, "late"), (1, 3)))
-    assert labels(mixed) == {0: "late", 1: "3"}
+def test_one_label_that_is_none_hurts_no_other() -> None:
+    said = feedback((0, "banana"), (1, "late"), (2, 0), (3, 7), (4, 0.5))
+    joined = join_outcomes(predictions(*"abcde"), said, number_of)
+    assert labels(joined.rows) == {1: 1, 2: 0}
+    assert joined.num_unusable == 3
 
 
-def test_feedback_of_another_type_leaves_the_outcome(caplog: pytest.LogCaptureFixture) -> None:
+def test_feedback_that_is_no_label_leaves_the_outcome_and_is_counted() -> None:
     said = feedback((0, "no idea"), (1, 0.5))
-    joined = join_outcomes(predictions("a", "b"), said, outcomes([1, 0], "a", "b"))
-    assert labels(joined) == {0: 1, 1: 0}
-    assert "feedback_labels_unusable" in caplog.text
+    joined = join_outcomes(
+        predictions("a", "b"), said, number_of, outcomes(["late", "on_time"], "a", "b")
+    )
+    assert labels(joined.rows) == {0: 1, 1: 0}
+    assert joined.num_unusable == 2
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "classes", "number"),
+    [
+        ("late", "binary", ("on_time", "late"), 1),
+        (True, "binary", ("on_time", "late"), 1),
+        (1.0, "binary", ("on_time", "late"), 1),
+        ("1", "binary", ("on_time", "late"), None),
+        (2, "binary", ("on_time", "late"), None),
+        (0.5, "binary", ("on_time", "late"), None),
+        (7, "multiclass", ("3", "7"), 1),
+        (7.0, "multiclass", ("3", "7"), 1),
+        ("7", "multiclass", ("3", "7"), 1),
+        (1, "multiclass", ("3", "7"), None),
+        (7.5, "multiclass", ("3", "7"), None),
+        (2.5, "regression", (), 2.5),
+        ("2.5", "regression", (), None),
+        (float("inf"), "regression", (), None),
+        (None, "regression", (), None),
+        ({"a": 1}, "binary", ("on_time", "late"), None),
+    ],
+)
+def test_what_counts_as_a_label(
+    label: Any, task: Task, classes: tuple[str, ...], number: float | None
+) -> None:
+    assert label_number(label, task, classes) == number
 
 
 def test_outcomes_find_every_prediction_of_their_unit() -> None:
-    joined = join_outcomes(predictions("a", "a"), feedback(), outcomes(["x"], "a"))
-    assert labels(joined) == {0: "x", 1: "x"}
+    joined = rows_of(predictions("a", "a"), feedback(), outcomes(["late"], "a"))
+    assert labels(joined) == {0: 1, 1: 1}
 
 
 def test_nothing_known_is_an_empty_table() -> None:
-    assert join_outcomes(predictions("a"), feedback()).num_rows == 0
-    assert join_outcomes(predictions(), feedback(), outcomes([1], "a")).num_rows == 0
+    assert rows_of(predictions("a"), feedback()).num_rows == 0
+    assert rows_of(predictions(), feedback(), outcomes([1], "a")).num_rows == 0
 
 
 def test_two_outcomes_of_one_row_are_refused() -> None:
     with pytest.raises(DataError, match="twice"):
-        join_outcomes(predictions("a"), feedback(), outcomes([0, 1], "a", "a"))
+        rows_of(predictions("a"), feedback(), outcomes([0, 1], "a", "a"))
