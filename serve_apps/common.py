@@ -8,8 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from rayapp.config.serving import GatewayConfig
-from rayapp.errors import RayappError
-from rayapp.flows.passed import passed
+from rayapp.flows import passed
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.keys import list_keys
@@ -79,11 +78,10 @@ def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[s
 
     def kind_of(release_id: str) -> bool:
         if release_id not in kinds:
-            try:
-                signed = passed(found.workspace, release_id)
-            except RayappError:
+            kind = passed.is_language(found.workspace, release_id)
+            if kind is None:
                 return False
-            kinds[release_id] = signed.manifest.bundle.bundle_schema.language is not None
+            kinds[release_id] = kind
         return kinds[release_id]
 
     def read() -> dict[str, Pointer]:
@@ -93,7 +91,7 @@ def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[s
 
 
 def store_of(workspace: Workspace) -> Store:
-    return Store(partial(passed, workspace), fetch_bundle, workspace=workspace.uri)
+    return Store(partial(passed.passed, workspace), fetch_bundle, workspace=workspace.uri)
 
 
 def workspace_of(uri: str | None) -> Workspace:

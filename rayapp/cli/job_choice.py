@@ -74,6 +74,11 @@ def choose_job(path: str, keys: Iterable[str], wanted: str | None) -> str:
             raise ConfigError(
                 f"{path}: flags are published, and no job", f"rayapp flags publish {path}"
             )
+        if folder == "prompts":
+            raise ConfigError(
+                f"{path}: a prompt is no job, it is read by those whose config names it",
+                "submit the training that does",
+            )
         known = ", ".join(f"configs/{name}/" for name in JOBS_OF_FOLDER)
         raise ConfigError(
             f"{path}: the folder tells which job a config is for, and {folder!r} tells none; "
@@ -134,7 +139,9 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
         case "evaluate":
             return [f"rayapp submit {config}"]
         case "release":
-            return [f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}", "rayapp audit verify"]
+            ask = f"rayapp ask {figures.get('endpoint', 'ENDPOINT')}"
+            ask += ' "…"' if figures.get("task") == "text" else ""
+            return [ask, "rayapp audit verify"]
         case "deploy":
             asks = [f"rayapp ask {champion}" for champion in figures["champions"]]
             asks += [

@@ -34,6 +34,7 @@ SECTIONS = (
     "monitor",
     "publish_features",
     "weights",
+    "prompt",
 )
 """What an overlay may speak of: the `section` of each config that is a file of its own."""
 

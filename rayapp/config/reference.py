@@ -21,6 +21,7 @@ from rayapp.config.operations import (
     MonitorConfig,
     ScoreConfig,
 )
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServingConfig
@@ -44,6 +45,7 @@ FILES: dict[str, type[Config]] = {
     "configs/serving/ (args of serve_apps.llm:build_engine)": EngineConfig,
     "configs/flags/": FlagsConfig,
     "configs/weights/": WeightsConfig,
+    "configs/prompts/": PromptConfig,
 }
 _LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {}"}
 _HEAD = """# Every setting

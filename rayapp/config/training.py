@@ -1,6 +1,5 @@
 """configs/training/*.yaml: one model, how it is fitted, and on what."""
 
-import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -71,9 +70,8 @@ class LlmConfig(Config):
     base_model: str
     """Name of weights in the workspace (configs/weights/)."""
     prompt: str
-    """What the user says, with {name} for each feature, in the base model's chat template."""
-    system: str | None = None
-    """What is said before; none leaves it to the chat template."""
+    """Path of what it is told of a row (configs/prompts/), with {name} for each feature; the base
+    model's chat template spells it."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """`qlora`: LoRA beside weights in 4 bits, needs a GPU and bitsandbytes. `full`: all weights,
     needs a GPU."""
@@ -144,13 +142,6 @@ class TrainConfig(Config):
             return self
         if self.llm is None:
             raise ValueError("family 'llm' needs `llm`, with `base_model` and `prompt`")
-        names = {n for item in self.features for n in ([item] if isinstance(item, str) else item)}
-        shown = set(re.findall(r"\{(\w+)\}", self.llm.prompt))
-        if names != shown:
-            raise ValueError(
-                f"`llm.prompt` shows {sorted(shown)}, `features` are {sorted(names)}: "
-                "they must be the same"
-            )
         if self.llm.method != "lora" and not self.workers.use_gpu:
             raise ValueError(
                 f"`llm.method` {self.llm.method!r} needs a GPU: set workers.use_gpu, or run with "

@@ -22,6 +22,7 @@ from rayapp.errors import UserError
 from rayapp.schemas.data import Task
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import EncodedFeature
+from rayapp.schemas.prompt import Prompt
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,10 +63,12 @@ class Problem:
 @dataclass(frozen=True)
 class Base:
     """What a language model is tuned from, and in which environment of Ray's that can be done.
-    fields: of the JSON object that it learns to answer; empty where answers are plain text."""
+    prompt: what it is told of a row. fields: of the JSON object that it learns to answer; empty
+    where answers are plain text."""
 
     weights: WeightsRef
     runtime_env: Mapping[str, Any]
+    prompt: Prompt
     fields: tuple[str, ...] = ()
 
 

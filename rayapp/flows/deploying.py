@@ -9,7 +9,7 @@ from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
-from rayapp.flows.passed import passed
+from rayapp.flows.passed import is_language, passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
@@ -20,7 +20,7 @@ from rayapp.release.promote import champions
 from rayapp.schemas.language import Task, WeightsRef
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
-from rayapp.serve.cluster.config_file import is_language, own_configs
+from rayapp.serve.cluster.config_file import needs_vllm, own_configs
 from rayapp.serve.cluster.deploy import deploy
 from rayapp.storage import Workspace
 
@@ -34,11 +34,33 @@ def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
 def _models(session: Session, file: ServeFile) -> dict[str, Task]:
     """What each language model is for, by the names that callers send."""
     return {
-        name: _weights(session, config.engines[model.engine]).task
+        name: task
         for config in own_configs(file).values()
         if isinstance(config, LanguageConfig)
-        for name, model in config.models.items()
+        for name, task in _tasks(session, config).items()
     }
+
+
+def _tasks(session: Session, config: LanguageConfig) -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
+    for name, model in config.models.items():
+        weights = _weights(session, config.engines[model.engine])
+        tasks[name] = weights.task
+        if model.adapters:
+            tasks |= dict.fromkeys(_adapters(session, config, weights), "generate")
+    return tasks
+
+
+def _adapters(session: Session, config: LanguageConfig, weights: WeightsRef) -> list[str]:
+    """Endpoints whose champion is one of these weights."""
+    workspace = _workspace(session, config.workspace)
+    found = []
+    for name, pointer in champions(Ledger.of(workspace, "deploy")).items():
+        if is_language(workspace, pointer.target):
+            language = passed(workspace, pointer.target).manifest.bundle.bundle_schema.language
+            if language is not None and language.base_digest == weights.digest:
+                found.append(name)
+    return found
 
 
 def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
@@ -65,7 +87,7 @@ def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:
     where it is nowhere."""
     applications = []
     for application in file.applications:
-        if is_language(application):
+        if needs_vllm(application):
             given = application.get("runtime_env", {})
             application = application | {"runtime_env": runtime_env(session.environ) | given}
         applications.append(application)
@@ -89,7 +111,7 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     workspace = _workspace(session, config.workspace)
     released = champions(Ledger.of(workspace, "deploy"))
     if not config.endpoints:
-        return set(released)
+        return {n for n, p in released.items() if not is_language(workspace, p.target)}
     for name, endpoint in config.endpoints.items():
         _check_arms(name, endpoint, released)
         for feed in endpoint.feeds:

@@ -69,7 +69,8 @@ def _base(session: Session, language: LanguageSchema) -> Base:
             f"{language.base_digest[:12]}…",
             "train again from the weights that there are now",
         )
-    return Base(weights, runtime_env(session.environ, TUNING), language.fields)
+    environment = runtime_env(session.environ, TUNING)
+    return Base(weights, environment, language.chat, language.fields)
 
 
 def _max_tokens(profile: Profile) -> int:

@@ -65,6 +65,7 @@ def release(session: Session, config: ReleaseConfig) -> dict[str, Any]:
         "endpoint": config.endpoint,
         "release_id": released.signed.release_id,
         "is_new": released.is_new,
+        "task": released.signed.manifest.bundle.bundle_schema.task,
     }
     if released.evaluated is not None:
         figures |= _evaluation_figures(released.evaluated)

@@ -1,11 +1,12 @@
 """Data, training and sweeps: each stage makes sure of its inputs, and reuses what is there."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
 from rayapp.config.training import TrainConfig, require_task
@@ -25,6 +26,7 @@ from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleRef, Feature, Run
 from rayapp.schemas.operations import EventKind, Tracker
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import short
 from rayapp.storage import commit_folder, digest_folder, exists, folder_digest
 from rayapp.train.fit import fit
@@ -87,7 +89,12 @@ def train_stage(session: Session, config: TrainConfig) -> Run:
     base = _base(session, config)
     inputs = [config.model_dump(mode="json"), snapshot.content_digest()]
     if base is not None:
-        inputs += [base.weights.digest, libraries_of(base.runtime_env)]
+        _check_prompt(base.prompt, features, config)
+        inputs += [
+            base.weights.digest,
+            libraries_of(base.runtime_env),
+            base.prompt.content_digest(),
+        ]
     key = session.key("train", *inputs)
     done = session.ledger.latest(EventKind.RUN_FINISHED, key=key)
     if done is not None:
@@ -111,7 +118,18 @@ def _base(session: Session, config: TrainConfig) -> Base | None:
             "lower it",
         )
     label = session.load(SnapshotConfig, config.snapshot).view.label
-    return Base(weights, runtime_env(session.environ, TUNING), label.fields)
+    prompt = session.load(PromptConfig, config.llm.prompt).prompt
+    return Base(weights, runtime_env(session.environ, TUNING), prompt, label.fields)
+
+
+def _check_prompt(prompt: Prompt, features: Sequence[Feature], config: TrainConfig) -> None:
+    names = {feature.name for feature in features}
+    if names != prompt.places:
+        raise ConfigError(
+            f"prompt {prompt.name!r} shows {sorted(prompt.places)}, `features` of {config.name} "
+            f"are {sorted(names)}",
+            "they must be the same",
+        )
 
 
 def _train(

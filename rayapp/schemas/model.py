@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from rayapp.schemas.data import Column, Task
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import Record
 
 
@@ -34,7 +35,8 @@ class LanguageSchema(Record):
     """How a language model's bundle is asked, and which weights it goes with.
 
     system, prompt: the chat, with {name} for each of `features`; the base model's chat template
-    spells it. fields: of the JSON object that it answers, empty where the answer is plain text.
+    spells it. prompt_name: of the file that they are from. fields: of the JSON object that it
+    answers, empty where the answer is plain text.
     method: lora or qlora where the bundle is an adapter, full where it is whole weights.
     """
 
@@ -45,6 +47,19 @@ class LanguageSchema(Record):
     prompt: str
     features: tuple[Feature, ...]
     fields: tuple[str, ...]
+    prompt_name: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As BundleSchema does it: there are bundles from before prompts had names."""
+        found: dict[str, Any] = serialise(self)
+        if self.prompt_name is None:
+            del found["prompt_name"]
+        return found
+
+    @property
+    def chat(self) -> Prompt:
+        return Prompt(name=self.prompt_name or "", system=self.system, user=self.prompt)
 
 
 class BundleSchema(Record):

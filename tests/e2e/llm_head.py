@@ -19,6 +19,7 @@ from rayapp.cli.head_state import running_head
 
 _RUNNING = re.compile(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", re.MULTILINE)
 MODEL, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
+ENGINE = "smollm2-135m"
 WEIGHTS = ("smollm2_135m_instruct", "all_minilm_l6_v2")
 POOR, RICH = "poor", "rich"
 POOR_USD = 17e-6
@@ -70,8 +71,9 @@ def serve(shell: Shell) -> Served:
         added = shell.rayapp("submit", f"configs/weights/{name}.yaml", timeout_s=600)
         assert added.returncode == 0, added.stdout + added.stderr
     config = yaml.safe_load((PROJECT / "configs/serving/llm.yaml").read_text())
-    (gateway,) = [one for one in config["applications"] if one["name"] == "llm"]
-    gateway["args"] |= {
+    applications = {one["name"]: one for one in config["applications"]}
+    applications[ENGINE]["args"] |= {"probe_every_s": 3, "stall_s": 12}
+    applications["llm"]["args"] |= {
         "requires_key": True,
         "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
         "commit_every_s": 1,
@@ -86,9 +88,9 @@ def serve(shell: Shell) -> Served:
     return Served(shell)
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
     """Records are committed, and counts exported, by other processes in the background."""
-    deadline_s = time.monotonic() + WAIT_S
+    deadline_s = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < deadline_s, "not seen in time"
         time.sleep(0.5)

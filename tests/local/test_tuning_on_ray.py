@@ -28,6 +28,7 @@ from rayapp.llm.environment import TUNING, runtime_env
 from rayapp.schemas.data import Column, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import Feature
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.release import Evaluation
 from rayapp.storage import digest_folder, folder_digest
 from rayapp.train.fit import FitResult, fit
@@ -52,7 +53,7 @@ def rows(num_rows: int) -> pa.Table:
 def config(**changes: Any) -> TrainConfig:
     llm: dict[str, Any] = {
         "base_model": "tiny",
-        "prompt": "{said}",
+        "prompt": "unused",
         "sequence_tokens": 32,
         "num_steps": NUM_STEPS,
         "batch_size": 4,
@@ -90,7 +91,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
         num_parameters=0,
         max_context_tokens=128,
     )
-    return Base(weights, environment)
+    return Base(weights, environment, Prompt(name="said", system=None, user="{said}"))
 
 
 def run(

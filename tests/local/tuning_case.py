@@ -90,7 +90,7 @@ class Case:
     ) -> list[Progress]:
         chosen: dict[str, Any] = {
             "base_model": "tiny",
-            "prompt": "{x}",
+            "prompt": "unused",
             "sequence_tokens": LENGTH,
             "num_steps": NUM_STEPS,
             "batch_size": 4,

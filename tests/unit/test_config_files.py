@@ -9,6 +9,7 @@ import yaml
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.language import LanguageConfig
 from rayapp.config.load import SECTIONS, Config, load
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.release import PolicyConfig
 from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServeFile, ServingConfig
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 ENVIRONMENTS = sorted(p.stem for p in (CONFIGS / "environments").glob("*.yaml"))
 CLASSES: tuple[type[Config], ...] = (
+    PromptConfig,
     *CONFIG_OF_JOB.values(),
     PolicyConfig,
     ServingConfig,
@@ -58,13 +60,18 @@ def test_serving_arguments_load(path: str) -> None:
     assert own_configs(load(ServeFile, path))
 
 
+@pytest.mark.parametrize("path", _files("prompts"))
+def test_prompts_pass_their_tests(path: str) -> None:
+    assert load(PromptConfig, path).tests
+
+
 @pytest.mark.parametrize("path", _files("flags"))
 def test_flags_load(path: str) -> None:
     assert load(FlagsConfig, path).flags
 
 
 def test_every_folder_has_a_class() -> None:
-    known = {*JOBS_OF_FOLDER, "policies", "contracts", "serving", "flags", "environments"}
+    known = {*JOBS_OF_FOLDER, *("policies", "contracts", "flags", "environments", "prompts")}
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} <= known
 
 

@@ -13,9 +13,10 @@ from rayapp.errors import DataError, UserError
 from rayapp.families.base import ENCODED, FAMILIES, family
 from rayapp.families.llm.order import Place, steps
 from rayapp.families.llm.packing import Packed, pack, segments
-from rayapp.families.llm.prompt import ChatPrompt, Example, Message, example, prompt_tokens
+from rayapp.families.llm.prompt import Example, example, prompt_tokens
 from rayapp.families.llm.rows import Pack, lengths_of, tokenise
 from rayapp.schemas.model import Feature
+from rayapp.schemas.prompt import Message, Prompt
 
 END = 0
 
@@ -52,22 +53,23 @@ def text_of(tokens: Sequence[int]) -> str:
     return "".join("$" if token == END else chr(token) for token in tokens)
 
 
-PROMPT = ChatPrompt("be brief", 'say {x} in {"json": {y}}')
+PROMPT = Prompt(name="p", system="be brief", user='say {x} in {"json": {y}}')
+PLAIN = Prompt(name="p", system=None, user="{x}")
 
 
 def test_a_prompt_shows_its_features_and_leaves_other_braces() -> None:
-    assert PROMPT.names == {"x", "y"}
+    assert PROMPT.places == {"x", "y"}
     (system, user) = PROMPT.messages({"x": "{y}", "y": None})
     assert system == {"role": "system", "content": "be brief"}
     assert user == {"role": "user", "content": 'say {y} in {"json": }'}
-    assert len(ChatPrompt(None, "{x}").messages({"x": 1})) == 1
+    assert len(PLAIN.messages({"x": 1})) == 1
 
 
 def test_only_the_answer_and_its_end_are_learned() -> None:
-    one = example(Letters(), ChatPrompt(None, "{x}").messages({"x": "hi"}), "yes")
+    one = example(Letters(), PLAIN.messages({"x": "hi"}), "yes")
     assert text_of(one.tokens) == "u>hi$\na>yes$"
     assert text_of(one.tokens[one.num_prompt_tokens :]) == "yes$"
-    asked = prompt_tokens(Letters(), ChatPrompt(None, "{x}").messages({"x": "hi"}))
+    asked = prompt_tokens(Letters(), PLAIN.messages({"x": "hi"}))
     assert asked == one.tokens[: one.num_prompt_tokens]
 
 
@@ -84,7 +86,7 @@ def test_a_template_that_rewrites_is_refused() -> None:
 def test_rows_become_tokens_by_their_features() -> None:
     table = pa.table({"n": [1, 2], "answer": ["a", "bc"]})
     features = (Feature(name="x", expression="n + 1"),)
-    made = tokenise(Letters(), ChatPrompt(None, "{x}"), features, "answer", table)
+    made = tokenise(Letters(), PLAIN, features, "answer", table)
     assert [text_of(tokens) for tokens in made.column("tokens").to_pylist()] == [
         "u>2$\na>a$",
         "u>3$\na>bc$",

@@ -116,6 +116,17 @@ async def test_a_released_adapter_answers_under_its_endpoints_name() -> None:
     assert (record["endpoint"], record["release_id"]) == ("tuned", "r1")
 
 
+async def test_how_it_wants_to_be_asked_can_be_read() -> None:
+    site = site_of()
+    site.promote("r1", told=language(system="Answer in JSON."))
+    async with site.case.client() as client:
+        answer = await client.get("/v1/models/tuned")
+        other = await client.get("/v1/models/big")
+    told = {"name": "", "system": "Answer in JSON.", "user": "{text}"}
+    assert (answer.json()["prompt"], answer.headers["x-release"]) == (told, "r1")
+    assert "prompt" not in other.json()
+
+
 async def test_the_weights_themselves_go_on_answering() -> None:
     site = site_of()
     site.promote("r1")

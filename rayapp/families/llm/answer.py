@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayapp.families.base import Base
-from rayapp.families.llm.prompt import ChatPrompt, prompt_tokens
+from rayapp.families.llm.prompt import prompt_tokens
 from rayapp.families.llm.rows import tokenizer_of
 from rayapp.families.llm.weights import base_folder
 from rayapp.schemas.model import LanguageSchema
@@ -56,7 +56,7 @@ class Answers:
         self._untuned: Any = untuned.to(self._device).eval()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        prompt = ChatPrompt(self._language.system, self._language.prompt)
+        prompt = self._language.chat
         rows = feature_table(self._language.features, table).to_pylist()
         asked = [prompt_tokens(self._tokenizer, prompt.messages(row)) for row in rows]
         for name, model in ((TUNED, self._tuned), (UNTUNED, self._untuned)):

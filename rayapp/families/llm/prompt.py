@@ -4,15 +4,11 @@ The base model's own chat template decides how a chat is spelled, so a tuned mod
 form that its base was trained on, and any server that applies the template asks it the same way.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from rayapp.errors import DataError
-
-_PLACE = re.compile(r"\{(\w+)\}")
-Message = dict[str, str]
+from rayapp.schemas.prompt import Message
 
 
 class Tokenizer(Protocol):
@@ -30,34 +26,6 @@ class Example(NamedTuple):
 
     tokens: list[int]
     num_prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """system: None leaves it to the chat template, which may have one of its own. user: text with
-    {name} for the value of a feature; other braces stand for themselves."""
-
-    system: str | None
-    user: str
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The features that the prompt shows."""
-        return names_in(self.user)
-
-    def messages(self, values: Mapping[str, Any]) -> list[Message]:
-        """What is null is left empty."""
-        filled = _PLACE.sub(lambda found: _shown(values[found[1]]), self.user)
-        said = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*said, {"role": "user", "content": filled}]
-
-
-def names_in(template: str) -> frozenset[str]:
-    return frozenset(_PLACE.findall(template))
-
-
-def _shown(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def prompt_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

@@ -17,11 +17,12 @@ from rayapp.errors import DataError
 from rayapp.families.base import Base, Problem
 from rayapp.families.bundle import bundle_inputs
 from rayapp.families.llm.packing import pack
-from rayapp.families.llm.prompt import ChatPrompt, Example, Tokenizer, example
+from rayapp.families.llm.prompt import Example, Tokenizer, example
 from rayapp.families.llm.weights import base_folder
 from rayapp.schemas.data import ColumnProfile, Profile, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import EncodedFeature, Feature, LanguageSchema
+from rayapp.schemas.prompt import Prompt
 from rayapp.transforms import feature_table
 
 Rows = Any  # ray.data.Dataset, which only the data rooms import
@@ -36,7 +37,7 @@ class Tokenise:
     """A block of raw rows → a row of tokens each, by the tokenizer of the base model."""
 
     base: WeightsRef
-    prompt: ChatPrompt
+    prompt: Prompt
     features: tuple[Feature, ...]
     label: str
 
@@ -46,7 +47,7 @@ class Tokenise:
 
 def tokenise(
     tokenizer: Tokenizer,
-    prompt: ChatPrompt,
+    prompt: Prompt,
     features: Sequence[Feature],
     label: str,
     table: pa.Table,
@@ -129,9 +130,8 @@ def tokenise_splits(
     Raises DataError where a split has no row that fits into a sequence.
     """
     limit = int(settings["sequence_tokens"])
-    prompt = ChatPrompt(settings["system"], settings["prompt"])
     inputs = [column.name for column in bundle_inputs(features, snapshot.view.columns)]
-    step = Tokenise(base.weights, prompt, tuple(features), snapshot.label)
+    step = Tokenise(base.weights, base.prompt, tuple(features), snapshot.label)
     there = {"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}
     packed, profiles, too_long = [], [], 0
     for name, rows in (("train", train), ("tune", tune)):
@@ -159,8 +159,9 @@ def tokenise_splits(
         base_name=base.weights.name,
         base_digest=base.weights.digest,
         method=settings["method"],
-        system=settings["system"],
-        prompt=settings["prompt"],
+        system=base.prompt.system,
+        prompt=base.prompt.user,
+        prompt_name=base.prompt.name,
         features=tuple(features),
         fields=base.fields,
     )

@@ -83,8 +83,8 @@ def _differing(one: Config, other: Config) -> str:
     return ", ".join(names)
 
 
-def is_language(application: Mapping[str, Any]) -> bool:
-    """Whether it is one of ours that needs vLLM."""
+def needs_vllm(application: Mapping[str, Any]) -> bool:
+    """Whether it is one of ours that does."""
     return _class_of(application) in (LanguageConfig, EngineConfig)
 
 

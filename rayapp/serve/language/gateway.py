@@ -137,8 +137,11 @@ class LanguageGateway(Front):
 
     async def _entry(self, call: Call) -> Answer:
         served = self._models.find(call.endpoint or "")
-        found = json_response(200, model_entry(served.name, self._created_s))
-        return Answer(found, served.name, served.release_id)
+        told = model_entry(served.name, self._created_s)
+        if served.adapted is not None and self._may_look(call):
+            chat = served.adapted.language.chat
+            told |= {"prompt": {"name": chat.name, "system": chat.system, "user": chat.user}}
+        return Answer(json_response(200, told), served.name, served.release_id)
 
     async def _ask(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
