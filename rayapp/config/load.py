@@ -261,13 +261,44 @@ def _describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str]
         return f"{where}{name}: unknown key{hint}"
     if problem["type"] == "missing":
         return f"{where}{name}: missing"
-    said = problem["msg"].removeprefix("Value error, ")
+    said = _in_words(problem)
+    if problem["type"].startswith("union_tag"):
+        return f"{where}{name}: {said}"
     if not isinstance(problem["input"], dict):
         return f"{where}{name}: {said}, got {problem['input']!r}"
     # keys that do not go together: the line is that of the first one it names
     named = [(*location, key) for key in re.findall("`([a-z_]+)`", said)]
     where = next((f"{places[at]}: " for at in named if at in places), where)
     return f"{where}{name}: {said}" if name else f"{where}{said}"
+
+
+_PATTERNS = {
+    r"^[a-z][a-z0-9-]*$": "lower-case letters, digits and hyphens, a letter first",
+    r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and underscores, a letter first",
+    r"^[a-z][a-z0-9._-]{0,99}$": "at most 100 lower-case letters, digits, dots, hyphens and "
+    "underscores, a letter first",
+    r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$": "at most 63 letters, digits, dots, hyphens and underscores, "
+    "a letter first",
+    r"^[0-9a-f]{64}$": "64 digits of 0-9 and a-f, a SHA-256",
+}
+
+
+def _in_words(problem: Any) -> str:
+    """What pydantic says of a value, for people who write YAML."""
+    told = problem.get("ctx", {})
+    match problem["type"]:
+        case "union_tag_invalid":
+            known = re.findall("'([^']*)'", told["expected_tags"])
+            near = difflib.get_close_matches(told["tag"], known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            key = told["discriminator"].strip("'")
+            return f"`{key}` is {told['tag']!r}, must be one of {', '.join(known)}{hint}"
+        case "union_tag_not_found":
+            return f"{told['discriminator'].replace(chr(39), '`')} is missing"
+        case "string_pattern_mismatch" if told["pattern"] in _PATTERNS:
+            return f"must be {_PATTERNS[told['pattern']]}"
+    said: str = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+    return re.sub("^(Input|String|Value|List|Tuple|Dictionary) should ", "must ", said)
 
 
 def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from rayapp.config import load as module
-from rayapp.config.load import load
+from rayapp.config.load import Config, load
+from rayapp.config.release import PolicyConfig
 from rayapp.config.snapshot import HashSplits
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
@@ -67,7 +68,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None
         ("1: {seed: 2}\n", "x.yaml: line 1: 1 is no section of an environment"),
         ("training: 3\n", "x.yaml: line 1: 'training' is no section of an environment, it must"),
         ("training:\n  sed: 2\n", "x.yaml line 2: sed: unknown key; did you mean 'seed'"),
-        ("training:\n  seed: many\n", "x.yaml line 2: seed: Input should be"),
+        ("training:\n  seed: many\n", "x.yaml line 2: seed: must be a valid integer"),
     ],
 )
 def test_a_mistake_in_an_overlay_is_named_there(
@@ -78,6 +79,32 @@ def test_a_mistake_in_an_overlay_is_named_there(
     with pytest.raises(ConfigError) as caught:
         load(TrainConfig, _write(tmp_path, GOOD), environment="x")
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "text", "says"),
+    [
+        (
+            PolicyConfig,
+            "gates: {a: {kind: flor, metric: auc, limit: 1}}\n",
+            "line 1: gates.a: `kind` is 'flor', must be one of floor, ceiling, champion, slices, "
+            "gap, latency; did you mean 'floor'?",
+        ),
+        (PolicyConfig, "gates: {a: {metric: auc}}\n", "gates.a: `kind` is missing"),
+        (
+            TrainConfig,
+            GOOD.replace("name: trees", "name: Tr ees"),
+            "name: must be lower-case letters, digits and underscores, a letter first, got",
+        ),
+        (PolicyConfig, "confidence: high\ngates: {}\n", "confidence: must be a valid number, got"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words(
+    tmp_path: Path, cls: type[Config], text: str, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(cls, _write(tmp_path, text))
+    assert says in str(caught.value)
 
 
 def test_an_overlay_reaches_its_own_kind_of_config_only(

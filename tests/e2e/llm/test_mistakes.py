@@ -7,39 +7,47 @@ from llm_head import EMBEDDER, JSON, MODEL, WEATHER, Served, chat, until
 TEXT = {"content-type": "text/plain"}
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (
-            chat(messages=[{"role": "user", "content": "so " * 5000}]),
-            400,
-            "context_length_exceeded",
-        ),
-        (chat(max_tokens=5000), 400, "context_length_exceeded"),
-        (chat(messages=[{"role": "user", "content": "so " * 350_000}]), 400, None),  # 1 MB
-        (chat(messages=[{"role": "user", "content": "so " * 1_500_000}]), 413, None),
-        (chat(model="nobody"), 404, "model_not_found"),
-        (chat(model=EMBEDDER), 400, "wrong_task"),
-        (chat(tools=[{"type": "function"}]), 400, None),
-        (chat(tools="weather"), 400, None),
-        (chat(tools=[WEATHER], tool_choice="perhaps"), 400, None),
-        (chat().replace(b"capital", b"\xff\xfe"), 400, None),
-        (chat(n=1000), 400, None),
-        (chat(temperature=-1), 400, None),
-        (chat(max_tokens=0), 400, None),
-        (chat(messages=[]), 400, None),
-        (chat(messages=[{"role": "user", "content": 5}]), 400, None),
-        (chat(response_format={"type": "json_schema"}), 400, None),
-        (chat(logit_bias={"9999999": 1}), 400, None),
-        (chat(colour="red"), 400, None),
-        (b'{"messages":' * 5000, 400, None),
-        (b"", 400, None),
-    ],
-)
-def test_a_mistake_is_told_in_openais_form_and_hurts_nobody_else(
+MISTAKES: list[tuple[bytes, int, str | None]] = [
+    (
+        chat(messages=[{"role": "user", "content": "so " * 5000}]),
+        400,
+        "context_length_exceeded",
+    ),
+    (chat(max_tokens=5000), 400, "context_length_exceeded"),
+    (chat(messages=[{"role": "user", "content": "so " * 350_000}]), 400, None),  # 1 MB
+    (chat(messages=[{"role": "user", "content": "so " * 1_500_000}]), 413, None),
+    (chat(model="nobody"), 404, "model_not_found"),
+    (chat(model=EMBEDDER), 400, "wrong_task"),
+    (chat(tools=[{"type": "function"}]), 400, None),
+    (chat(tools="weather"), 400, None),
+    (chat(tools=[WEATHER], tool_choice="perhaps"), 400, None),
+    (chat().replace(b"capital", b"\xff\xfe"), 400, None),
+    (chat(n=1000), 400, None),
+    (chat(temperature=-1), 400, None),
+    (chat(max_tokens=0), 400, None),
+    (chat(messages=[]), 400, None),
+    (chat(messages=[{"role": "user", "content": 5}]), 400, None),
+    (chat(response_format={"type": "json_schema"}), 400, None),
+    (chat(logit_bias={"9999999": 1}), 400, None),
+    (chat(colour="red"), 400, None),
+    (b'{"messages":' * 5000, 400, None),
+    (b"", 400, None),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_told_in_openais_form(
     served: Served, body: bytes, status: int, code: str | None
 ) -> None:
-    going_on = chat(stream=True, max_tokens=40, ignore_eos=True)
+    with served.client() as client:
+        answer = client.post("/v1/chat/completions", content=body, headers=JSON)
+    assert answer.status_code == status, answer.text
+    _require_form(answer)
+    assert code in (None, answer.json()["error"]["code"])
+
+
+def test_mistakes_hurt_nobody_else(served: Served) -> None:
+    going_on = chat(stream=True, max_tokens=100, ignore_eos=True)
     with (
         served.client() as client,
         client.stream("POST", "/v1/chat/completions", content=going_on, headers=JSON) as other,
@@ -47,11 +55,10 @@ def test_a_mistake_is_told_in_openais_form_and_hurts_nobody_else(
         lines = other.iter_lines()
         next(lines)
         with served.client() as mistaken:
-            answer = mistaken.post("/v1/chat/completions", content=body, headers=JSON)
+            for body, status, _ in MISTAKES:
+                answer = mistaken.post("/v1/chat/completions", content=body, headers=JSON)
+                assert answer.status_code == status
         assert '"finish_reason":"length"' in "".join(lines)
-    assert answer.status_code == status, answer.text
-    _require_form(answer)
-    assert code in (None, answer.json()["error"]["code"])
 
 
 def _require_form(answer: httpx.Response) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from adapters import release_adapter
 from llm_head import JSON, MODEL, RICH, Served, chat, until
 from shells import PROJECT, Shell
 
@@ -17,11 +18,25 @@ CURLS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def with_adapter(served: Served) -> Served:
+    """What the page on adapters asks is there, if not what it learned."""
+    release_adapter(served.shell, MODEL, "user-agent", seed=5)
+
+    def is_there() -> bool:
+        with served.client() as client:
+            return client.get("/v1/models/user-agent").is_success
+
+    until(is_there)
+    return served
+
+
 @pytest.mark.parametrize("command", CURLS, ids=range(len(CURLS)))
 def test_what_the_pages_say_to_type_is_answered(
-    served: Served, tmp_path: Path, command: str
+    with_adapter: Served, tmp_path: Path, command: str
 ) -> None:
     """The pages' curls have no key; the one that this head wants comes from curl's own file."""
+    served = with_adapter
     (tmp_path / ".curlrc").write_text(f'header = "authorization: Bearer {served.key}"\nfail\n')
     script = command.replace("localhost:8000", served.url.removeprefix("http://"))
     environ = served.shell.environ | {"CURL_HOME": str(tmp_path)}
