@@ -246,8 +246,9 @@ async def test_a_failed_deployment_takes_nothing_away_nor_does_the_next(served: 
     finished: list[subprocess.CompletedProcess[str]] = []
 
     async def deploy_all() -> None:
-        for application in ({"runtime_env": FAILS}, {"runtime_env": FAILS}, {}):
-            done = await asyncio.to_thread(served.submit, TWO_REPLICAS, **application)
+        # one replica is fewer that Serve tries to start before it gives up
+        for args, env in ((SETTINGS, FAILS), (SETTINGS, FAILS), (TWO_REPLICAS, {})):
+            done = await asyncio.to_thread(served.submit, args, runtime_env=env)
             finished.append(done)
 
     deploying = asyncio.create_task(deploy_all())

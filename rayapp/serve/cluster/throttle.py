@@ -90,6 +90,7 @@ def _refusal(status: int) -> str:
 
 
 def _error(kind: str, message: str) -> str:
-    """As the gateway's (wire/http.py)."""
-    error = {"type": kind, "message": message, "param": None, "next": NEXT}
+    """As the gateways' (wire/http.py); `code` is for clients of language models, who may be the
+    ones that are kept out."""
+    error = {"type": kind, "message": message, "param": None, "next": NEXT, "code": kind}
     return json.dumps({"error": error})

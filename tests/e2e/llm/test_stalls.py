@@ -1,7 +1,6 @@
 """Too many callers at once, and an engine that stands still though it says that it is well."""
 
 import asyncio
-import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -63,8 +62,8 @@ def stopped(served: Served) -> Iterator[psutil.Process]:
     (engine,) = engines(served)
     engine.send_signal(signal.SIGSTOP)
     yield engine
-    with suppress(psutil.NoSuchProcess):  # its replica is gone, and could not end it
-        os.kill(engine.pid, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):  # where its replica, which is gone, could not end it
+        engine.kill()
 
 
 def test_an_engine_that_stands_still_is_replaced(served: Served, stopped: psutil.Process) -> None:
