@@ -47,10 +47,14 @@ def unsure_rows(scores_NK: Floats, max_error: float) -> list[int]:
 
 
 def goal(task: Task) -> tuple[str, Literal["max", "min"]]:
-    """The one figure that a sweep compares trials by."""
-    if task == "binary":
-        return "auc", "max"
-    return ("log_loss", "min") if task == "multiclass" else ("rmse", "min")
+    """The one figure that a sweep compares trials by, and a golden path its candidates."""
+    goals: dict[Task, tuple[str, Literal["max", "min"]]] = {
+        "binary": ("auc", "max"),
+        "multiclass": ("log_loss", "min"),
+        "regression": ("rmse", "min"),
+        "text": ("answer_loss", "min"),
+    }
+    return goals[task]
 
 
 def roc_auc(score_N: Floats, index_N: npt.NDArray[np.int64]) -> float | None:

@@ -25,4 +25,5 @@ def test_one_class_only_has_no_auc() -> None:
 
 def test_goals() -> None:
     assert goal("binary") == ("auc", "max")
+    assert goal("text") == ("answer_loss", "min")
     assert goal("multiclass")[1] == goal("regression")[1] == "min"
