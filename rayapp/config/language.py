@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
 from rayapp.config.routing import EndpointName
-from rayapp.config.serving import BreakerConfig, GatewayConfig, check_replicas
+from rayapp.config.serving import BreakerConfig, CacheConfig, GatewayConfig, check_replicas
 from rayapp.schemas.traffic import NANO
 
 WeightsName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,99}$")]
@@ -139,6 +139,9 @@ class ModelConfig(Config):
     """Asked in order where an answer does not begin. Such answers carry x-degraded."""
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
+    cache: CacheConfig | None = None
+    """A tenant's equal questions are answered once, where nothing is left to chance: vectors, and
+    text at temperature 0. They cost the same. null: none."""
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:

@@ -3,24 +3,16 @@
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rayapp.config.serving import CacheConfig
 from rayapp.errors import DeadlineExceeded
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.kept import Kept
 
 _ROW_BYTES, _VALUE_BYTES = 1024, 96
 """About what a row of plain Python weighs, and each value in it."""
 Key = tuple[str, str | None, bytes]
-
-
-@dataclass(slots=True)
-class _Entry:
-    reply: Reply
-    until_s: float
-    num_bytes: int
 
 
 class Cache:
@@ -43,12 +35,13 @@ class Cache:
     ) -> None:
         self._inner = inner
         self._release_id = release_id
-        self._config = config
         self._on_lookup = on_lookup
-        self._clock_s = clock_s
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._kept: Kept[Key, Reply] = Kept(config, clock_s)
         self._flights: dict[Key, asyncio.Future[Reply]] = {}
-        self.num_bytes = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self._kept.num_bytes
 
     async def predict(self, ask: Ask) -> Reply:
         release_id = self._release_id()
@@ -57,11 +50,10 @@ class Cache:
         question = hashlib.blake2b(ask.body, digest_size=20)
         question.update(ask.looked_up)
         key = (release_id, ask.tenant, question.digest())
-        entry = self._entries.get(key)
-        if entry is not None and entry.until_s > self._clock_s():
-            self._entries.move_to_end(key)
+        kept = self._kept.get(key)
+        if kept is not None:
             self._on_lookup(True)
-            return entry.reply
+            return kept
         flight = self._flights.get(key)
         self._on_lookup(flight is not None)
         if flight is None:
@@ -89,23 +81,10 @@ class Cache:
         else:
             flight.set_result(reply)
             if reply.release_id == key[0]:  # else the champion moved meanwhile
-                self._keep(key, reply)
+                self._kept.put(key, reply, _weight(reply))
             return reply
         finally:
             del self._flights[key]
-
-    def _keep(self, key: Key, reply: Reply) -> None:
-        num_bytes = _weight(reply)
-        if num_bytes > self._config.max_bytes:
-            return
-        old = self._entries.pop(key, None)
-        if old is not None:
-            self.num_bytes -= old.num_bytes
-        self._entries[key] = _Entry(reply, self._clock_s() + self._config.ttl_s, num_bytes)
-        self.num_bytes += num_bytes
-        while self.num_bytes > self._config.max_bytes:
-            _, gone = self._entries.popitem(last=False)
-            self.num_bytes -= gone.num_bytes
 
 
 def _weight(reply: Reply) -> int:

@@ -19,6 +19,7 @@ from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
+from rayapp.serve.language.cache import TextCache
 from rayapp.serve.language.model import Model
 from rayapp.serve.language.tab import Prices
 from rayapp.serve.wire.openai import CONTENT, Asked
@@ -215,6 +216,8 @@ class Models:
         if config.breaker is not None:
             on_state = partial(self._hooks.breaker, name, engine.name)
             built = Breaker(built, lambda: release_id, config.breaker, on_state)
+        if config.cache is not None:
+            built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
         self._built[name, release_id] = built
         return built
 
