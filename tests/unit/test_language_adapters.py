@@ -215,3 +215,15 @@ def test_what_is_no_adapter_is_refused(told: LanguageSchema | None) -> None:
     )
     with pytest.raises(DataError, match="its model is no adapter"):
         opener("tuned", "r1", None)
+
+
+@pytest.mark.parametrize("has_follower", [True, False])
+async def test_nothing_is_built_anew_while_no_champion_moves(has_follower: bool) -> None:
+    site = site_of()
+    site.promote("r1")
+    case = site.case if has_follower else LanguageCase(with_settings())
+    before = case.app._models.find("big").endpoint
+    await case.chat()
+    assert case.app._models.find("big").endpoint is before
+    site.promote("r2")
+    assert case.app._models.find("big").endpoint is before

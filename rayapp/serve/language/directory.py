@@ -25,6 +25,7 @@ from rayapp.serve.language.tab import Prices
 from rayapp.serve.wire.openai import CONTENT, Asked
 
 SYSTEM_ROLES = ("system", "developer")
+NO_ADAPTERS: Mapping[str, Adapted] = {}
 CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
 """The tokens of each prompt of a request, or of each input. Raises RequestError where the model
 cannot take it."""
@@ -42,20 +43,40 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model as callers name it. adapted: None where the engine's weights answer as they are."""
+class Choice:
+    """Who answers for a name, and by which settings. adapted: None where the engine's weights
+    answer as they are."""
 
-    name: str
     config: ModelConfig
     engine: Engine
-    adapted: Adapted | None
-    endpoint: TextEndpoint
-    prices: Prices
+    adapted: Adapted | None = None
 
     @property
     def release_id(self) -> str:
         """The weights' digest stands for a release where they answer."""
         return self.engine.weights.digest if self.adapted is None else self.adapted.release_id
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as callers name it."""
+
+    name: str
+    choice: Choice
+    endpoint: TextEndpoint
+    prices: Prices
+
+    @property
+    def release_id(self) -> str:
+        return self.choice.release_id
+
+    @property
+    def engine(self) -> Engine:
+        return self.choice.engine
+
+    @property
+    def adapted(self) -> Adapted | None:
+        return self.choice.adapted
 
     def prepared(self, asked: Asked) -> Asked:
         """An adapter is told what it was trained and judged with, where the caller says nothing of
@@ -96,7 +117,7 @@ class Served:
         if left < 1:
             raise _too_long(f"the prompt has {num_prompt} tokens", most, asked)
         if asked.max_tokens is None:
-            return min(left, self.config.max_output_tokens)
+            return min(left, self.choice.config.max_output_tokens)
         if asked.max_tokens > left:
             wanted = f"the prompt has {num_prompt} tokens and max_tokens is {asked.max_tokens}"
             raise _too_long(wanted, most, asked)
@@ -104,7 +125,8 @@ class Served:
 
 
 class Models:
-    """released: the champions that are adapters, by endpoint; looked at at each request."""
+    """released: the champions that are adapters, by endpoint; asked at each request, and another
+    object whenever one has moved."""
 
     def __init__(
         self,
@@ -112,14 +134,14 @@ class Models:
         engines: Mapping[str, Engine],
         deadlines: Deadlines,
         hooks: Hooks,
-        released: Callable[[], Mapping[str, Adapted]] = dict,
+        released: Callable[[], Mapping[str, Adapted]] = lambda: NO_ADAPTERS,
     ) -> None:
         self._config = config
         self._engines = engines
         self._deadlines = deadlines
         self._hooks = hooks
         self._released = released
-        self._built: dict[tuple[str, str], TextEndpoint] = {}
+        self._guards: dict[tuple[str, str], TextEndpoint] = {}
         self._seen: Mapping[str, Adapted] | None = None
         self._served: Mapping[str, Served] = {}
 
@@ -130,16 +152,13 @@ class Models:
         released = self._released()
         if released is not self._seen:
             chosen = self._chosen(released)
-            keys = {(name, release) for name, (_, _, release) in chosen.items()}
-            self._built = {key: one for key, one in self._built.items() if key in keys}
-            built = {
-                name: self._guarded(name, config, adapted)
-                for name, (config, adapted, _) in chosen.items()
+            keys = {name: (name, choice.release_id) for name, choice in chosen.items()}
+            self._guards = {
+                keys[name]: self._guards.get(keys[name]) or self._guarded(name, choice)
+                for name, choice in chosen.items()
             }
-            self._served = {
-                name: self._made(name, config, adapted, built)
-                for name, (config, adapted, _) in chosen.items()
-            }
+            guarded = {name: self._guards[key] for name, key in keys.items()}
+            self._served = {name: _made(name, choice, guarded) for name, choice in chosen.items()}
             self._seen = released
         return self._served
 
@@ -166,44 +185,38 @@ class Models:
             )
         return found
 
-    def _chosen(
-        self, released: Mapping[str, Adapted]
-    ) -> dict[str, tuple[ModelConfig, Adapted | None, str]]:
-        """By name: its settings, who answers and that one's release id."""
-        chosen: dict[str, tuple[ModelConfig, Adapted | None, str]] = {}
+    def _chosen(self, released: Mapping[str, Adapted]) -> dict[str, Choice]:
+        """By name; of the config's models, those for which there is somebody."""
+        chosen = {}
         for name, config in self._config.models.items():
-            weights = self._engines[config.engine].weights
+            engine = self._engines[config.engine]
             if config.endpoint is None:
-                chosen[name] = config, None, weights.digest
+                chosen[name] = Choice(config, engine)
                 continue
             adapted = released.get(config.endpoint)
-            if adapted is not None and adapted.language.base_digest == weights.digest:
-                chosen[name] = config, adapted, adapted.release_id
+            if adapted is not None and _fits(adapted, engine):
+                chosen[name] = Choice(config, engine, adapted)
         named = {config.endpoint for config in self._config.models.values()}
         for config in self._config.models.values():
             if not config.adapters:
                 continue
-            digest = self._engines[config.engine].weights.digest
+            engine = self._engines[config.engine]
             like = config.model_copy(update={"adapters": False, "fallback": (), "timeout_ms": None})
             for endpoint, adapted in released.items():
-                is_of_these = adapted.language.base_digest == digest
-                if is_of_these and endpoint not in named and endpoint not in self._config.models:
-                    chosen.setdefault(endpoint, (like, adapted, adapted.release_id))
+                is_free = endpoint not in named and endpoint not in self._config.models
+                if is_free and _fits(adapted, engine):
+                    chosen.setdefault(endpoint, Choice(like, engine, adapted))
         return chosen
 
-    def _guarded(self, name: str, config: ModelConfig, adapted: Adapted | None) -> TextEndpoint:
+    def _guarded(self, name: str, choice: Choice) -> TextEndpoint:
         """An engine's answers, asked once more where a replica fails before one has begun."""
-        engine = self._engines[config.engine]
-        release_id = engine.weights.digest if adapted is None else adapted.release_id
-        known = self._built.get((name, release_id))
-        if known is not None:
-            return known
+        config, engine, release_id = choice.config, choice.engine, choice.release_id
         settings = self._config.engines[engine.name]
         built: TextEndpoint = Model(
             engine.client,
             engine.weights.name,
             release_id,
-            None if adapted is None else adapted.adapter,
+            None if choice.adapted is None else choice.adapted.adapter,
             self._config.requires_key,
             settings.is_prefix_aware,
         )
@@ -218,26 +231,24 @@ class Models:
             built = Breaker(built, lambda: release_id, config.breaker, on_state)
         if config.cache is not None:
             built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
-        self._built[name, release_id] = built
         return built
 
-    def _made(
-        self,
-        name: str,
-        config: ModelConfig,
-        adapted: Adapted | None,
-        built: Mapping[str, TextEndpoint],
-    ) -> Served:
-        endpoint = built[name]
-        others = [built[f.model] for f in config.fallback if f.model in built]
-        if others:
-            endpoint = Fallback([endpoint, *others])
-        prices = Prices(
-            token_cost(config.usd_per_million_input_tokens),
-            token_cost(config.usd_per_million_output_tokens),
-        )
-        engine = self._engines[config.engine]
-        return Served(name, config, engine, adapted, endpoint, prices)
+
+def _fits(adapted: Adapted, engine: Engine) -> bool:
+    return adapted.language.base_digest == engine.weights.digest
+
+
+def _made(name: str, choice: Choice, guarded: Mapping[str, TextEndpoint]) -> Served:
+    """guarded: by name, also those that answer instead of it."""
+    config, endpoint = choice.config, guarded[name]
+    others = [guarded[f.model] for f in config.fallback if f.model in guarded]
+    if others:
+        endpoint = Fallback([endpoint, *others])
+    prices = Prices(
+        token_cost(config.usd_per_million_input_tokens),
+        token_cost(config.usd_per_million_output_tokens),
+    )
+    return Served(name, choice, endpoint, prices)
 
 
 def _too_long(what: str, most: int, asked: Asked) -> RequestError:

@@ -26,7 +26,7 @@ from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.front import Front
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextAsk
-from rayapp.serve.language.directory import Engine, Models, Served
+from rayapp.serve.language.directory import NO_ADAPTERS, Engine, Models, Served
 from rayapp.serve.language.flow import Flow
 from rayapp.serve.language.log import AnswerLog, prompt_text
 from rayapp.serve.language.presence import Presence
@@ -83,8 +83,7 @@ class LanguageGateway(Front):
         self._now = now
         self._budgets = budgets
         self._follower = follower
-        released = dict if follower is None else lambda: follower.current
-        self._models = Models(config, engines, self._deadlines, meter, released)
+        self._models = Models(config, engines, self._deadlines, meter, self._adapted)
         self._created_s = int(now().timestamp())
         ready = {"GET": self._ready}
         self.open_paths = {f"{ROOT}/ping": ready, "/ping": ready}
@@ -93,6 +92,9 @@ class LanguageGateway(Front):
             MODELS: {"GET": self._list},
             **{path: {"POST": self._ask} for path in KINDS},
         }
+
+    def _adapted(self) -> Mapping[str, Adapted]:
+        return NO_ADAPTERS if self._follower is None else self._follower.current
 
     def _routed(self, path: str) -> Routed:
         if not path.startswith(ROOT):
