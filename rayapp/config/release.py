@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rayapp.config.grading import Grader, Name
 from rayapp.config.load import Config
 
 
@@ -70,6 +71,8 @@ class EvaluationConfig(Config):
     """Columns, or {name: expression}, whose values are each evaluated on their own."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     max_slices: int = Field(default=60, ge=1)
+    graders: dict[Name, Grader] = Field(default_factory=dict)
+    """With `task: text`: how answers in words are graded. Each is a metric by its name."""
 
 
 class CardConfig(Config):

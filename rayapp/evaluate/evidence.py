@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from scipy.special import ndtr, ndtri
 
-from rayapp.evaluate.metrics import METRICS
 from rayapp.schemas.release import Difference, Estimate, SliceEvaluation
 
 
@@ -22,13 +21,15 @@ def interval_at(
     return value, value - (value - found.low) * stretch, value + (found.high - value) * stretch
 
 
-def loss_at(part: SliceEvaluation, metric: str, confidence: float) -> tuple[float, float] | None:
+def loss_at(
+    part: SliceEvaluation, metric: str, confidence: float, higher_is_better: bool | None
+) -> tuple[float, float] | None:
     """How much worse than the champion (negative: better), and the half width of the interval."""
     found: Difference | None = next((d for d in part.differences if d.metric == metric), None)
     if found is None:
         return None
     half = (found.high - found.low) / 2 * z_score(confidence) / z_score(found.confidence)
-    return (-found.value if METRICS[metric].higher_is_better else found.value), half
+    return (-found.value if higher_is_better else found.value), half
 
 
 def gap_between(

@@ -18,6 +18,7 @@ from rayapp.config.release import (
     SliceGate,
 )
 from rayapp.errors import ConfigError
+from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.evidence import (
     gap_between,
     holm,
@@ -26,7 +27,7 @@ from rayapp.evaluate.evidence import (
     p_value,
     z_score,
 )
-from rayapp.evaluate.metrics import METRICS, metrics_of
+from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.schemas.data import Task
 from rayapp.schemas.release import (
     Evaluation,
@@ -35,24 +36,30 @@ from rayapp.schemas.release import (
     VerdictValue,
 )
 
+NO_METRICS: Mapping[str, Metric] = {}
 MIN_LATENCY_CALLS = 100
 """Under this a 95th percentile rests on fewer than five calls."""
 
 
 def check_policy(
-    policy: PolicyConfig, task: Task, slices: Sequence[str | Mapping[str, str]]
+    policy: PolicyConfig,
+    task: Task,
+    slices: Sequence[str | Mapping[str, str]],
+    declared: Mapping[str, Metric] = NO_METRICS,
 ) -> None:
-    """Refuse, before any compute, a gate that could never be judged. Raises ConfigError."""
+    """Refuse, before any compute, a gate that could never be judged. declared: the metrics that the
+    release config adds to the task's own. Raises ConfigError."""
+    known = {name: METRICS[name] for name in metrics_of(task)} | dict(declared)
     columns = [n for item in slices for n in ([item] if isinstance(item, str) else item)]
     for name, gate in policy.gates.items():
         if isinstance(gate, LatencyGate):
             continue
-        if gate.metric not in metrics_of(task):
+        if gate.metric not in known:
             raise ConfigError(
                 f"gate {name!r}: {task} has no metric {gate.metric!r}",
-                f"metrics are {', '.join(metrics_of(task))}",
+                f"metrics are {', '.join(known)}",
             )
-        _check_direction(name, gate)
+        _check_direction(name, gate, known[gate.metric].higher_is_better)
         if isinstance(gate, SliceGate) and not columns:
             raise ConfigError(
                 f"gate {name!r} judges slices, but evaluation.slices is empty",
@@ -65,10 +72,9 @@ def check_policy(
             )
 
 
-def _check_direction(name: str, gate: Gate) -> None:
+def _check_direction(name: str, gate: Gate, better: bool | None) -> None:
     if isinstance(gate, GapGate | LatencyGate):
         return
-    better = METRICS[gate.metric].higher_is_better
     if isinstance(gate, FloorGate):
         if better is not None and better != (gate.kind == "floor"):
             way, kind = ("higher", "floor") if better else ("lower", "ceiling")
@@ -125,7 +131,8 @@ def _decide_champion(
 ) -> Verdict:
     if evaluation.champion is None:
         return Verdict(gate=name, value="pass", reason="no champion yet, nothing to be worse than")
-    worse = loss_at(evaluation.overall, gate.metric, confidence)
+    better = metrics_in(evaluation)[gate.metric].higher_is_better
+    worse = loss_at(evaluation.overall, gate.metric, confidence, better)
     if worse is None:
         return _no_interval(name, f"difference in {gate.metric}", evaluation.overall.num_rows)
     loss, half = worse
@@ -149,8 +156,9 @@ def _decide_slices(
     if evaluation.champion is None:
         return Verdict(gate=name, value="pass", reason="no champion yet, nothing to be worse than")
     judged: dict[str, tuple[float, float, int]] = {}
+    better = metrics_in(evaluation)[gate.metric].higher_is_better
     for part in evaluation.slices:
-        worse = loss_at(part, gate.metric, confidence)
+        worse = loss_at(part, gate.metric, confidence, better)
         if part.num_rows >= gate.min_rows and worse is not None:
             judged[part.slice] = (*worse, part.num_rows)
     if not judged:

@@ -7,10 +7,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rayapp.evaluate import plots
-from rayapp.evaluate.metrics import METRICS
+from rayapp.evaluate.declared import metrics_in
+from rayapp.evaluate.metrics import Metric
 from rayapp.schemas.data import Task
 from rayapp.schemas.model import BundleSchema
-from rayapp.schemas.release import Difference, Estimate, Evaluation, SliceEvaluation, Verdict
+from rayapp.schemas.release import Difference, Estimate, Evaluation, Verdict
 
 HEADLINE_METRIC: dict[Task, str] = {
     "binary": "auc",
@@ -47,7 +48,7 @@ def render(
         outcome=banner(verdicts),
         verdicts=[{"word": _WORDS[v.value], "verdict": v} for v in verdicts],
         headline=_headline(evaluation),
-        metrics=_metric_rows(evaluation.overall),
+        metrics=_metric_rows(evaluation),
         pictures=_pictures(evaluation, bundle_schema),
         forest=_forest(evaluation),
         forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
@@ -99,28 +100,29 @@ def _slices_note(evaluation: Evaluation) -> str:
     return f"{num_slices} slice{'s' if num_slices > 1 else ''} of {', '.join(columns)}"
 
 
-def _metric_rows(overall: SliceEvaluation) -> list[dict[str, str]]:
+def _metric_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    metrics, overall = metrics_in(evaluation), evaluation.overall
     differences = {d.metric: d for d in overall.differences}
     return [
         {
             "name": _name(e.metric),
-            "meaning": METRICS[e.metric].meaning,
+            "meaning": metrics[e.metric].meaning,
             "better": {True: "higher", False: "lower", None: "–"}[
-                METRICS[e.metric].higher_is_better
+                metrics[e.metric].higher_is_better
             ],
             "value": number(e.value),
             "interval": interval(e),
-            **_change(differences.get(e.metric)),
+            **_change(differences.get(e.metric), metrics[e.metric]),
         }
         for e in overall.estimates
     ]
 
 
-def _change(difference: Difference | None) -> dict[str, str]:
+def _change(difference: Difference | None, metric: Metric) -> dict[str, str]:
     """The change against the champion, and whether it is one for the better beyond doubt."""
     if difference is None:
         return {"change": "", "change_interval": "", "change_class": ""}
-    better = METRICS[difference.metric].higher_is_better
+    better = metric.higher_is_better
     clear = difference.low > 0 or difference.high < 0
     good = clear and better is not None and (difference.value > 0) == better
     bad = clear and better is not None and not good
@@ -159,11 +161,12 @@ def _forest(evaluation: Evaluation) -> str:
 def _slice_changes(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Slices by their change against the champion, worst first; the ten worst are shown."""
     metric = HEADLINE_METRIC[evaluation.task]
-    sign = 1 if METRICS[metric].higher_is_better else -1
+    told = metrics_in(evaluation)[metric]
+    sign = 1 if told.higher_is_better else -1
     pairs = [(s, d) for s in evaluation.slices for d in s.differences if d.metric == metric]
     pairs.sort(key=lambda pair: sign * pair[1].value)
     return [
-        {"slice": s.slice.replace("=", " = ", 1), "rows": f"{s.num_rows:,}", **_change(d)}
+        {"slice": s.slice.replace("=", " = ", 1), "rows": f"{s.num_rows:,}", **_change(d, told)}
         for s, d in pairs[:10]
     ]
 

@@ -1,13 +1,10 @@
 """Evaluation of answers in words: each row is answered by the candidate and by the weights that it
 was tuned from, on the same rows, and scored against the answer that the data has.
 
-A row is one item and is answered once, so the standard errors are over items. Where every row is a
-question of its own nothing depends on another one; answers that share a document would need `by`.
+A row is one item. What a row depends on others by is `evaluate.items`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,31 +14,19 @@ from ray.data import ActorPoolStrategy
 
 from rayapp.config.release import EvaluationConfig
 from rayapp.errors import DataError
-from rayapp.evaluate.estimates import MIN_ROWS, standard_error, student, wilson
-from rayapp.evaluate.metrics import metrics_of
+from rayapp.evaluate.declared import as_records, declared_metrics
+from rayapp.evaluate.graders import Answered, grade_of, score_answer
+from rayapp.evaluate.items import Items, difference, estimate, mean_of
+from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.evaluate.slices import slice_expressions
-from rayapp.evaluate.statistics import Floats, Moments
+from rayapp.evaluate.statistics import Floats
 from rayapp.families.base import Base
 from rayapp.families.llm.answer import TUNED, UNTUNED, Answers
 from rayapp.schemas.model import LanguageSchema
-from rayapp.schemas.release import Difference, Estimate, Evaluation, SliceEvaluation
+from rayapp.schemas.release import Evaluation, SliceEvaluation
 
 BATCH_ROWS = 32
 Rows = Any  # ray.data.Dataset; what comes in is only mapped and read
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Per metric of text a value of 0–1 for each row, by the candidate and by its base."""
-
-    candidate: Mapping[str, Floats]
-    base: Mapping[str, Floats]
-
-    def take(self, rows: Any) -> "Scored":
-        return Scored(
-            {name: values_N[rows] for name, values_N in self.candidate.items()},
-            {name: values_N[rows] for name, values_N in self.base.items()},
-        )
 
 
 def answer_rows(
@@ -88,17 +73,20 @@ def evaluate_answers(
     bundle_digest: str,
 ) -> Evaluation:
     """answered: as `answer_rows` gives it, with the label."""
+    declared = declared_metrics(config, "text")
+    metrics = {name: METRICS[name] for name in metrics_of("text")} | declared
     expected = answered.column(label).to_pylist()
-    scored = Scored(
-        _scores(expected, answered.column(TUNED).to_pylist(), language.fields),
-        _scores(expected, answered.column(UNTUNED).to_pylist(), language.fields),
+    items = Items(
+        item_values(expected, answered.column(TUNED).to_pylist(), language.fields, config),
+        item_values(expected, answered.column(UNTUNED).to_pylist(), language.fields, config),
+        np.arange(len(expected)),
     )
     slices = []
     for name, expression in slice_expressions(config.slices).items():
         values = pc.cast(expression.evaluate(answered), pa.string()).to_numpy(zero_copy_only=False)
         for value in sorted({v for v in values if v is not None}):
-            part = scored.take(values == value)
-            slices.append(_slice(f"{name}={value}", part, config.confidence))
+            part = items.take(values == value)
+            slices.append(_slice(f"{name}={value}", part, metrics, config.confidence))
     return Evaluation(
         run_id=run_id,
         snapshot_id=snapshot_id,
@@ -106,89 +94,48 @@ def evaluate_answers(
         task="text",
         bundle_digest=bundle_digest,
         champion=f"{language.base_name}, untuned ({language.base_digest[:12]})",
-        overall=_slice("", scored, config.confidence),
+        overall=_slice("", items, metrics, config.confidence),
         slices=tuple(slices),
         curves=(),
         label_shares=(),
         latency=None,
+        metrics=as_records(declared),
     )
 
 
-def _scores(
-    expected: Sequence[str], answers: Sequence[str], fields: Sequence[str]
+def item_values(
+    expected: Sequence[str],
+    said: Sequence[Mapping[str, Any]],
+    fields: Sequence[str],
+    config: EvaluationConfig,
 ) -> dict[str, Floats]:
-    pairs = [score_answer(e, a, fields) for e, a in zip(expected, answers, strict=True)]
+    """Per metric a value of 0–1 for each item. said: what `Answers` has put together of a model."""
+    answers = [
+        Answered(text, num_tokens)
+        for one in said
+        for text, num_tokens in zip(one["texts"], one["num_tokens"], strict=True)
+    ]
+    pairs = [score_answer(e, a.text, fields) for e, a in zip(expected, answers, strict=True)]
     exact_N, f1_N = np.array(pairs, np.float64).reshape(-1, 2).T
-    return {"exact_match": exact_N, "field_f1": f1_N}
+    found = {"exact_match": exact_N, "field_f1": f1_N}
+    for name, grader in config.graders.items():
+        grade = grade_of(name, grader)
+        grades = [grade(e, a) for e, a in zip(expected, answers, strict=True)]
+        found[name] = np.array(grades, np.float64)
+    return found
 
 
-def score_answer(expected: str, answer: str, fields: Sequence[str]) -> tuple[float, float]:
-    """exact_match and field_f1 of one row. Where the answer is an object, it is compared as a
-    caller would read it: the whole text must be one JSON object, spaces and order do not matter.
-
-    >>> score_answer('{"a":1,"b":null}', '{"b": null, "a": 2}', ["a", "b"])
-    (0.0, 0.5)
-    """
-    if not fields:
-        is_same = float(expected.strip() == answer.strip())
-        return is_same, is_same
-    wanted, found = _object(expected), _object(answer)
-    num_right = sum(name in found and _same(found[name], value) for name, value in wanted.items())
-    is_exact = num_right == len(wanted) == len(found)
-    return float(is_exact), 2 * num_right / (len(wanted) + len(found))
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b)  # True is no 1
-
-
-def _slice(name: str, scored: Scored, confidence: float) -> SliceEvaluation:
-    num_rows = len(scored.candidate["exact_match"])
+def _slice(
+    name: str, items: Items, metrics: Mapping[str, Metric], confidence: float
+) -> SliceEvaluation:
+    estimates, differences = [], []
+    for metric, told in metrics.items():
+        own, base = mean_of(items.candidate[metric]), mean_of(items.base[metric])
+        estimates.append(estimate(metric, told, own, items.cluster_N, confidence))
+        differences.append(difference(metric, own, base, items.cluster_N, confidence))
     return SliceEvaluation(
         slice=name,
-        num_rows=num_rows,
-        estimates=tuple(
-            _estimate(metric, scored.candidate[metric], confidence) for metric in metrics_of("text")
-        ),
-        differences=tuple(
-            _difference(metric, scored.candidate[metric] - scored.base[metric], confidence)
-            for metric in metrics_of("text")
-            if num_rows >= MIN_ROWS
-        ),
-    )
-
-
-def _estimate(metric: str, values_N: Floats, confidence: float) -> Estimate:
-    moments, num_rows = Moments.from_batch(values_N), len(values_N)
-    low = high = None
-    if num_rows >= MIN_ROWS:
-        low, high = wilson(moments.mean, standard_error(moments), num_rows, confidence)
-    return Estimate(
-        metric=metric,
-        value=moments.mean,
-        low=low,
-        high=high,
-        num_rows=num_rows,
-        confidence=confidence,
-    )
-
-
-def _difference(metric: str, change_N: Floats, confidence: float) -> Difference:
-    moments, num_rows = Moments.from_batch(change_N), len(change_N)
-    half = student(confidence, num_rows) * standard_error(moments)
-    return Difference(
-        metric=metric,
-        value=moments.mean,
-        low=moments.mean - half,
-        high=moments.mean + half,
-        num_rows=num_rows,
-        confidence=confidence,
+        num_rows=len(items.cluster_N),
+        estimates=tuple(estimates),
+        differences=tuple(found for found in differences if found is not None),
     )

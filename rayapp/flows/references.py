@@ -21,6 +21,7 @@ from rayapp.data.contract import load_contract
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.plan import plan_view
 from rayapp.errors import ConfigError, LeakageRefused
+from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy
 from rayapp.evaluate.slices import check_slices
 from rayapp.schemas.data import Column
@@ -130,8 +131,9 @@ class _Reader:
                 check_slices([item], view)
         with _named(path):
             check_slices(config.evaluation.slices, view)
+            declared = declared_metrics(config.evaluation, task)
         with _named(config.policy):
-            check_policy(policy, task, config.evaluation.slices)
+            check_policy(policy, task, config.evaluation.slices, declared)
 
     def _check_golden_path(self, config: GoldenPathConfig, path: str) -> None:
         self._of(SnapshotConfig, config.snapshot)

@@ -10,6 +10,7 @@ from rayapp.config.training import TrainConfig
 from rayapp.data.read import label_shares, read_view, sample_view
 from rayapp.errors import GateRefused, TamperedError, UserError
 from rayapp.evaluate.compute import evaluate
+from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
 from rayapp.flows.language import evaluate_language
@@ -103,7 +104,8 @@ def release_of(session: Session, endpoint: str, release_id: str | None = None) -
 def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluated:
     policy = session.load(PolicyConfig, config.policy)
     snapshot = snapshot_of(session, run)
-    check_policy(policy, snapshot.task, config.evaluation.slices)
+    declared = declared_metrics(config.evaluation, snapshot.task)
+    check_policy(policy, snapshot.task, config.evaluation.slices, declared)
     current = champion(session, config.endpoint)
     champion_id = current[0].target if current else None
     key = session.key(

@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from rayapp.schemas.data import ContractRef, Task
 from rayapp.schemas.model import BundleRef
 from rayapp.schemas.record import Record
@@ -75,6 +77,16 @@ class Latency(Record):
     num_calls: int
 
 
+class DeclaredMetric(Record):
+    """A metric that an evaluation's own config declares, as a grader does. higher_is_better: None
+    where neither direction is."""
+
+    name: str
+    meaning: str
+    higher_is_better: bool | None
+    unit: str
+
+
 class Evaluation(Record):
     run_id: str
     snapshot_id: str
@@ -90,6 +102,17 @@ class Evaluation(Record):
     label_shares: tuple[LabelShare, ...]
     latency: Latency | None
     """None for text, whose latency is an engine's."""
+    metrics: tuple[DeclaredMetric, ...] = ()
+    """Those of its estimates that are in no table."""
+
+    @model_serializer(mode="wrap")
+    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where they say nothing, so that the digests of older evaluations stay."""
+        found: dict[str, Any] = serialise(self)
+        for name in ("metrics",):
+            if not getattr(self, name):
+                del found[name]
+        return found
 
 
 class Verdict(Record):

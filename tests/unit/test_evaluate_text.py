@@ -3,6 +3,7 @@ not."""
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pytest
 from rayapp.config.load import load
 from rayapp.config.release import EvaluationConfig, PolicyConfig
 from rayapp.evaluate.gates import check_policy, decide
+from rayapp.evaluate.graders import score_answer
 from rayapp.evaluate.report import render
-from rayapp.evaluate.text import evaluate_answers, score_answer
-from rayapp.families.llm.answer import TUNED, UNTUNED
+from rayapp.evaluate.text import evaluate_answers
+from rayapp.families.llm.answer import SAID, TUNED, UNTUNED
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
 from rayapp.schemas.release import Evaluation
@@ -54,12 +56,18 @@ def test_plain_text_is_right_or_not() -> None:
     assert score_answer("yes", "Yes", ()) == (0.0, 0.0)
 
 
-def evaluation(tuned: list[str], untuned: list[str], expected: list[str]) -> Evaluation:
+def said(*texts: str) -> dict[str, Any]:
+    return {"texts": list(texts), "num_tokens": [len(text) for text in texts]}
+
+
+def evaluation(
+    tuned: list[str], untuned: list[str], expected: list[str], **settings: Any
+) -> Evaluation:
     table = pa.table(
         {
             "y": expected,
-            TUNED: tuned,
-            UNTUNED: untuned,
+            TUNED: pa.array([said(text) for text in tuned], SAID),
+            UNTUNED: pa.array([said(text) for text in untuned], SAID),
             "kind": [f"k{i % 2}" for i in range(len(expected))],
         }
     )
@@ -67,7 +75,7 @@ def evaluation(tuned: list[str], untuned: list[str], expected: list[str]) -> Eva
         answered=table,
         label="y",
         language=LANGUAGE,
-        config=EvaluationConfig(slices=("kind",)),
+        config=EvaluationConfig.model_validate({"slices": ["kind"], **settings}),
         run_id="r",
         snapshot_id="s",
         split="test",
@@ -126,6 +134,30 @@ def test_few_rows_are_no_evidence() -> None:
 
 def test_gates_know_the_metrics_of_text() -> None:
     check_policy(POLICY, "text", ())
+
+
+def test_a_grader_is_a_metric_that_gates_and_slices_have() -> None:
+    expected = answers(100)
+    graders = {"reads_a": {"kind": "exact", "field": "a"}, "brief": {"kind": "length", "max": 25}}
+    tuned = [a.replace("null", "1") for a in expected]  # b is wrong everywhere, a is right
+    found = evaluation(tuned, ["?" * 26] * 100, expected, graders=graders)
+    values = {e.metric: e.value for e in found.overall.estimates}
+    assert (values["exact_match"], values["reads_a"], values["brief"]) == (0, 1, 1)
+    assert {e.metric for e in found.slices[0].estimates} == values.keys()
+
+    def verdict(**gate: Any) -> str:
+        policy = PolicyConfig.model_validate({"gates": {"g": {"metric": "reads_a", **gate}}})
+        return decide(found, policy)[0].value
+
+    assert verdict(kind="floor", limit=0.9) == "pass"
+    assert verdict(kind="champion", margin=0) == "pass"
+    worse = evaluation(["?" * 26] * 100, tuned, expected, graders=graders)
+    policy = PolicyConfig.model_validate(
+        {"gates": {"g": {"kind": "champion", "metric": "reads_a", "margin": 0.1}}}
+    )
+    assert decide(worse, policy)[0].value == "fail"
+    assert Evaluation.parse(found.canonical()) == found
+    assert b'"metrics"' not in evaluation(tuned, tuned, expected).canonical()
 
 
 def test_the_report_shows_it() -> None:

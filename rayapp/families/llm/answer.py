@@ -19,7 +19,13 @@ from rayapp.schemas.model import LanguageSchema
 from rayapp.transforms import feature_table
 
 TUNED, UNTUNED = "_tuned", "_untuned"
-"""Columns that `Answers` adds."""
+"""Columns that `Answers` adds: what each model said of a row."""
+SAID = pa.struct(
+    [
+        ("texts", pa.list_(pa.string())),
+        ("num_tokens", pa.list_(pa.int32())),  # of each, with the token that ends it
+    ]
+)
 
 
 class Answers:
@@ -60,10 +66,15 @@ class Answers:
         rows = feature_table(self._language.features, table).to_pylist()
         asked = [prompt_tokens(self._tokenizer, prompt.messages(row)) for row in rows]
         for name, model in ((TUNED, self._tuned), (UNTUNED, self._untuned)):
-            table = table.append_column(name, pa.array(self._answers(model, asked), pa.string()))
+            said = [
+                {"texts": [text], "num_tokens": [num_tokens]}
+                for text, num_tokens in self._answers(model, asked)
+            ]
+            table = table.append_column(name, pa.array(said, SAID))
         return table
 
-    def _answers(self, model: Any, asked: Sequence[Sequence[int]]) -> list[str]:
+    def _answers(self, model: Any, asked: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+        """One for each prompt, with how many tokens it has."""
         import torch
 
         longest = max((len(tokens) for tokens in asked), default=0)
@@ -81,7 +92,12 @@ class Answers:
                 eos_token_id=end,
                 pad_token_id=end,
             )
-        texts: list[str] = self._tokenizer.batch_decode(
-            found[:, longest:], skip_special_tokens=True
-        )
-        return [text.strip() for text in texts]
+        said = found[:, longest:]
+        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        counts = [_num_tokens(tokens, end) for tokens in said.tolist()]
+        return [(text.strip(), count) for text, count in zip(texts, counts, strict=True)]
+
+
+def _num_tokens(tokens: Sequence[int], end: int) -> int:
+    """Up to the first that ends an answer, which counts; what follows fills up the batch."""
+    return tokens.index(end) + 1 if end in tokens else len(tokens)

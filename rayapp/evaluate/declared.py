@@ -1,0 +1,76 @@
+"""Metrics that a release config declares for answers in words, beside those of the table."""
+
+from collections.abc import Mapping
+
+from rayapp.config.release import EvaluationConfig
+from rayapp.errors import ConfigError
+from rayapp.evaluate.graders import grade_of
+from rayapp.evaluate.metrics import METRICS, Metric
+from rayapp.schemas.data import Task
+from rayapp.schemas.release import DeclaredMetric, Evaluation
+
+_MEANINGS = {
+    "exact": "is the right one",
+    "normalised": "is the right one but for case, white space and punctuation",
+    "regex": "has the pattern {pattern!r}",
+    "json_schema": "is JSON that the schema accepts",
+    "numeric": "is the right number within its tolerance",
+    "refusal": "refuses",
+    "length": "has a length of {unit} within limits",
+}
+
+
+def declared_metrics(config: EvaluationConfig, task: Task) -> dict[str, Metric]:
+    """By name. Raises ConfigError for what could not be measured, or has no effect with the
+    task."""
+    if task != "text":
+        _refuse_for_scores(config, task)
+        return {}
+    found: dict[str, Metric] = {}
+    for name, grader in config.graders.items():
+        if name in METRICS:
+            raise ConfigError(
+                f"evaluation.graders: {name!r} is a metric already", "give the grader its own name"
+            )
+        grade_of(name, grader)
+        settings = grader.model_dump()
+        whose = f"{settings['field']} of the answer" if settings.get("field") else "answer"
+        says = _MEANINGS[grader.kind].format(**settings)
+        if settings.get("wanted") is False:
+            says = "does not refuse"
+        found[name] = _share(f"answers: the {whose} {says}")
+    return found
+
+
+def _share(meaning: str) -> Metric:
+    return Metric(meaning, ("text",), True, "share", is_share=True)
+
+
+def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
+    set_of_text = [name for name in ("graders",) if getattr(config, name)]
+    if set_of_text:
+        raise ConfigError(
+            f"evaluation.{set_of_text[0]} has no effect with task {task}: it grades answers in "
+            "words",
+            "remove it, or release a model of task text",
+        )
+
+
+def as_records(metrics: Mapping[str, Metric]) -> tuple[DeclaredMetric, ...]:
+    return tuple(
+        DeclaredMetric(
+            name=name,
+            meaning=metric.meaning,
+            higher_is_better=metric.higher_is_better,
+            unit=metric.unit,
+        )
+        for name, metric in metrics.items()
+    )
+
+
+def metrics_in(evaluation: Evaluation) -> Mapping[str, Metric]:
+    """Every metric that an evaluation can have, by name: the table's and its own."""
+    own = {
+        m.name: Metric(m.meaning, ("text",), m.higher_is_better, m.unit) for m in evaluation.metrics
+    }
+    return {**METRICS, **own}

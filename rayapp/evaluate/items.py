@@ -1,0 +1,118 @@
+"""Estimates over items that were answered in words: intervals and paired differences from each
+item's influence on the metric, with standard errors clustered where items are not independent.
+
+An item is one question, however many samples of its answer there are: samples of one item depend on
+each other, so an item counts once, with their mean. Items that share a document depend on each
+other too; a cluster is then the document (Miller 2024, "Adding Error Bars to Evals",
+arXiv:2411.00640).
+
+Shape suffix: N items.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayapp.evaluate.estimates import MIN_ROWS, student, wilson
+from rayapp.evaluate.metrics import Metric
+from rayapp.evaluate.statistics import Bools, Floats, Ints, as_float, exact_sum
+from rayapp.schemas.release import Difference, Estimate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value over items and each item's influence on it, whose mean is 0."""
+
+    value: float
+    influence_N: Floats
+
+
+def mean_of(values_N: Floats) -> Measured:
+    value = as_float(exact_sum(values_N)) / len(values_N)
+    return Measured(value, values_N - value)
+
+
+def clusters_of(values: list[object]) -> Ints:
+    """Each item's cluster, counted from 0. An item without a value is a cluster of its own."""
+    named = [("", i) if value is None else ("of", value) for i, value in enumerate(values)]
+    place = {name: i for i, name in enumerate(dict.fromkeys(named))}
+    return np.array([place[name] for name in named], np.int64)
+
+
+def clustered_error(influence_N: Floats, cluster_N: Ints) -> tuple[float, int]:
+    """Standard error of the mean, and how many clusters it rests on: sums of influence per cluster
+    vary as if drawn independently (Liang & Zeger 1986, Biometrika 73:13), with the correction
+    G / (G − 1) for G clusters. With a cluster for each item it is the error of independent rows.
+    """
+    _, place_N = np.unique(cluster_N, return_inverse=True)
+    sums_G = np.bincount(place_N, weights=influence_N)
+    size = len(sums_G)
+    if size < 2:
+        return math.inf, size
+    total = float(np.square(sums_G).sum()) * size / (size - 1)
+    return math.sqrt(total) / len(influence_N), size
+
+
+def estimate(
+    name: str, metric: Metric, measured: Measured, cluster_N: Ints, confidence: float
+) -> Estimate:
+    """Without an interval where there are fewer than MIN_ROWS clusters: a gate cannot pass on
+    it."""
+    error, size = clustered_error(measured.influence_N, cluster_N)
+    low = high = None
+    if size >= MIN_ROWS:
+        low, high = _bounds(metric, measured.value, error, size, confidence)
+    return Estimate(
+        metric=name,
+        value=measured.value,
+        low=low,
+        high=high,
+        num_rows=len(cluster_N),
+        confidence=confidence,
+    )
+
+
+def _bounds(
+    metric: Metric, value: float, error: float, size: int, confidence: float
+) -> tuple[float, float]:
+    if metric.is_share:
+        return wilson(value, error, size, confidence)
+    half = student(confidence, size) * error
+    return max(value - half, 0.0), value + half  # no metric of answers is negative
+
+
+def difference(
+    name: str, own: Measured, base: Measured, cluster_N: Ints, confidence: float
+) -> Difference | None:
+    """own − base, paired by item; None where there are too few clusters for an interval."""
+    error, size = clustered_error(own.influence_N - base.influence_N, cluster_N)
+    if size < MIN_ROWS:
+        return None
+    value = own.value - base.value
+    half = student(confidence, size) * error
+    return Difference(
+        metric=name,
+        value=value,
+        low=value - half,
+        high=value + half,
+        num_rows=len(cluster_N),
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True)
+class Items:
+    """Per metric of means a number for each item, by the candidate and by its base."""
+
+    candidate: Mapping[str, Floats]
+    base: Mapping[str, Floats]
+    cluster_N: Ints
+
+    def take(self, rows_N: Bools) -> "Items":
+        return Items(
+            {name: values_N[rows_N] for name, values_N in self.candidate.items()},
+            {name: values_N[rows_N] for name, values_N in self.base.items()},
+            self.cluster_N[rows_N],
+        )
