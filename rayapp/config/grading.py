@@ -108,3 +108,34 @@ Grader = Annotated[
     Field(discriminator="kind"),
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class SamplesConfig(Config):
+    """Each item is answered several times, by sampling, instead of once by the likeliest tokens.
+    Every metric is then a mean over an item's samples, and there are two more for each number of
+    tries: NAME_pass_at_K, that one of K answers is a success, and NAME_pass_all_K, that all are."""
+
+    per_item: int = Field(ge=2, le=100)
+    """Answers that each item gets."""
+    tries: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """The K of pass_at_K and pass_all_K, none above `per_item`. At 1 both are the same, so there is
+    only pass_at_1."""
+    success: tuple[Name, ...] = ("exact_match",)
+    """The metrics or graders by which an answer is a success: where its grade is 1."""
+    temperature: float = Field(default=0.8, gt=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability."""
+    seed: int = Field(default=7, ge=0)
+    """The same seed, rows and machine give the same answers."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if max(self.tries) > self.per_item:
+            raise ValueError(f"`tries`: {max(self.tries)} is above `per_item` {self.per_item}")
+        for name in ("tries", "success"):
+            listed = getattr(self, name)
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"`{name}`: {list(listed)} has one of them twice")
+        if not self.success:
+            raise ValueError("`success` names nothing, so `tries` has no effect")
+        return self

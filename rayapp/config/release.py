@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rayapp.config.grading import Grader, Name
+from rayapp.config.grading import Grader, Name, SamplesConfig
 from rayapp.config.load import Config
 
 
@@ -73,6 +73,11 @@ class EvaluationConfig(Config):
     max_slices: int = Field(default=60, ge=1)
     graders: dict[Name, Grader] = Field(default_factory=dict)
     """With `task: text`: how answers in words are graded. Each is a metric by its name."""
+    samples: SamplesConfig | None = None
+    """With `task: text`: several sampled answers an item. Unset: one, of the likeliest tokens."""
+    cluster_by: str | None = None
+    """With `task: text`: a column that is the same in rows which depend on each other, such as the
+    document that they ask about. Unset: each row is independent."""
 
 
 class CardConfig(Config):

@@ -6,9 +6,12 @@ from rayapp.config.release import EvaluationConfig
 from rayapp.errors import ConfigError
 from rayapp.evaluate.graders import grade_of
 from rayapp.evaluate.metrics import METRICS, Metric
+from rayapp.evaluate.tries import names_of
 from rayapp.schemas.data import Task
 from rayapp.schemas.release import DeclaredMetric, Evaluation
 
+GRADED = ("exact_match", "field_f1")
+"""Metrics of the table that grade each answer."""
 _MEANINGS = {
     "exact": "is the right one",
     "normalised": "is the right one but for case, white space and punctuation",
@@ -39,6 +42,31 @@ def declared_metrics(config: EvaluationConfig, task: Task) -> dict[str, Metric]:
         if settings.get("wanted") is False:
             says = "does not refuse"
         found[name] = _share(f"answers: the {whose} {says}")
+    return found | _of_tries(config, found)
+
+
+def _of_tries(config: EvaluationConfig, graders: Mapping[str, Metric]) -> dict[str, Metric]:
+    samples = config.samples
+    if samples is None:
+        return {}
+    known = [*GRADED, *graders]
+    found: dict[str, Metric] = {}
+    for success in samples.success:
+        if success not in known:
+            raise ConfigError(
+                f"evaluation.samples.success: {success!r} grades no answer",
+                f"choose of {', '.join(known)}",
+            )
+        for k in samples.tries:
+            names = names_of(success, k)
+            for name, wanted in zip(names, ("at least one", "each"), strict=False):
+                of = f"{wanted} of {k} sampled answers" if k > 1 else "a sampled answer"
+                found[name] = _share(f"chance that {of} has {success} 1")
+    twice = found.keys() & graders.keys()
+    if twice:
+        raise ConfigError(
+            f"evaluation.graders: {min(twice)!r} is what samples are called by", "rename the grader"
+        )
     return found
 
 
@@ -47,10 +75,10 @@ def _share(meaning: str) -> Metric:
 
 
 def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
-    set_of_text = [name for name in ("graders",) if getattr(config, name)]
+    set_of_text = [name for name in ("graders", "samples", "cluster_by") if getattr(config, name)]
     if set_of_text:
         raise ConfigError(
-            f"evaluation.{set_of_text[0]} has no effect with task {task}: it grades answers in "
+            f"evaluation.{set_of_text[0]} has no effect with task {task}: it is for answers in "
             "words",
             "remove it, or release a model of task text",
         )

@@ -34,6 +34,19 @@ def mean_of(values_N: Floats) -> Measured:
     return Measured(value, values_N - value)
 
 
+def ratio_of(above_N: Floats, below_N: Floats) -> Measured:
+    """Σ above / Σ below, with each item's influence by the delta method (Cochran 1977, "Sampling
+    Techniques", ch. 6)."""
+    value = as_float(exact_sum(above_N)) / as_float(exact_sum(below_N))
+    return Measured(value, (above_N - value * below_N) / below_N.mean())
+
+
+def exponential_of(measured: Measured) -> Measured:
+    """e to the value, by the delta method."""
+    value = math.exp(measured.value)
+    return Measured(value, value * measured.influence_N)
+
+
 def clusters_of(values: list[object]) -> Ints:
     """Each item's cluster, counted from 0. An item without a value is a cluster of its own."""
     named = [("", i) if value is None else ("of", value) for i, value in enumerate(values)]
@@ -63,7 +76,7 @@ def estimate(
     error, size = clustered_error(measured.influence_N, cluster_N)
     low = high = None
     if size >= MIN_ROWS:
-        low, high = _bounds(metric, measured.value, error, size, confidence)
+        low, high = _bounds(name, metric, measured.value, error, size, confidence)
     return Estimate(
         metric=name,
         value=measured.value,
@@ -75,11 +88,13 @@ def estimate(
 
 
 def _bounds(
-    metric: Metric, value: float, error: float, size: int, confidence: float
+    name: str, metric: Metric, value: float, error: float, size: int, confidence: float
 ) -> tuple[float, float]:
     if metric.is_share:
         return wilson(value, error, size, confidence)
     half = student(confidence, size) * error
+    if name == "perplexity":  # e to the bounds of the loss, which is nearer to normal
+        return max(value * math.exp(-half / value), 1.0), value * math.exp(half / value)
     return max(value - half, 0.0), value + half  # no metric of answers is negative
 
 
@@ -104,7 +119,7 @@ def difference(
 
 @dataclass(frozen=True)
 class Items:
-    """Per metric of means a number for each item, by the candidate and by its base."""
+    """What `measures` takes, of the candidate and of its base."""
 
     candidate: Mapping[str, Floats]
     base: Mapping[str, Floats]
@@ -116,3 +131,14 @@ class Items:
             {name: values_N[rows_N] for name, values_N in self.base.items()},
             self.cluster_N[rows_N],
         )
+
+
+NATS, TOKENS = "right_nats", "right_tokens"
+
+
+def measures(values: Mapping[str, Floats]) -> dict[str, Measured]:
+    """Every metric of answers. values: a number for each item, by the name of a metric that is
+    their mean, or by NATS and TOKENS: the surprise of its right answer, and the tokens of that."""
+    means = {name: mean_of(values_N) for name, values_N in values.items()}
+    loss = ratio_of(values[NATS], values[TOKENS])
+    return means | {"answer_loss": loss, "perplexity": exponential_of(loss)}

@@ -112,6 +112,18 @@ METRICS: dict[str, Metric] = {
         "share",
         is_share=True,
     ),
+    "answer_loss": Metric(
+        "surprise of the right answer, over all of its tokens, as the model reads it",
+        ("text",),
+        False,
+        "nats a token",
+    ),
+    "perplexity": Metric(
+        "e to the answer loss: among how many tokens the model wavers", ("text",), False, "tokens"
+    ),
+    "answer_tokens": Metric(
+        "tokens of an answer, which is what answers cost", ("text",), None, "tokens"
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """The evaluation as one self-contained HTML page that a reviewer can read, print and file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +51,7 @@ def render(
         headline=_headline(evaluation),
         metrics=_metric_rows(evaluation),
         pictures=_pictures(evaluation, bundle_schema),
+        answering=_answering(evaluation),
         forest=_forest(evaluation),
         forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
         changes=_slice_changes(evaluation),
@@ -133,6 +135,22 @@ def _change(difference: Difference | None, metric: Metric) -> dict[str, str]:
     }
 
 
+def _answering(evaluation: Evaluation) -> str:
+    """How items were answered in words, as one sentence; empty where they were not."""
+    how = evaluation.answering
+    if how is None:
+        return ""
+    if how.temperature is None:
+        said = "Each item was answered once, by the likeliest token each time"
+    else:
+        said = (
+            f"Each item was answered {how.samples_per_item} times, sampled at temperature "
+            f"{how.temperature:g} and top p {how.top_p:g} with seed {how.seed}; an item counts once"
+        )
+    by = f", and items with the same {how.cluster_by} are one cluster" if how.cluster_by else ""
+    return f"{said}{by}. Answers are cut after {how.max_tokens:,} tokens."
+
+
 def _pictures(evaluation: Evaluation, schema: BundleSchema) -> list[dict[str, str]]:
     curves = {c.name: c for c in evaluation.curves}
     found = []
@@ -178,6 +196,10 @@ def _label(evaluation: Evaluation) -> str:
 
 
 def _name(metric: str) -> str:
+    tries = re.fullmatch(r"(.+)_pass_(at|all)_(\d+)", metric)
+    if tries is not None:
+        sign = "@" if tries[2] == "at" else "^"
+        return f"{_name(tries[1])} pass{sign}{tries[3]}"
     return {"auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}.get(
         metric, metric.replace("_", " ")
     )

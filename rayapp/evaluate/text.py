@@ -5,25 +5,35 @@ A row is one item. What a row depends on others by is `evaluate.items`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import ActorPoolStrategy
 
+from rayapp.config.grading import SamplesConfig
 from rayapp.config.release import EvaluationConfig
 from rayapp.errors import DataError
 from rayapp.evaluate.declared import as_records, declared_metrics
-from rayapp.evaluate.graders import Answered, grade_of, score_answer
-from rayapp.evaluate.items import Items, difference, estimate, mean_of
+from rayapp.evaluate.graders import Answered, Grade, grade_of, score_answer
+from rayapp.evaluate.items import (
+    NATS,
+    TOKENS,
+    Items,
+    clusters_of,
+    difference,
+    estimate,
+    measures,
+)
 from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.evaluate.slices import slice_expressions
-from rayapp.evaluate.statistics import Floats
+from rayapp.evaluate.statistics import Floats, Ints
+from rayapp.evaluate.tries import tries_of
 from rayapp.families.base import Base
-from rayapp.families.llm.answer import TUNED, UNTUNED, Answers
+from rayapp.families.llm.answer import TUNED, UNTUNED, Answers, Decoding
 from rayapp.schemas.model import LanguageSchema
-from rayapp.schemas.release import Evaluation, SliceEvaluation
+from rayapp.schemas.release import AnswerCost, Answering, Evaluation, SliceEvaluation
 
 BATCH_ROWS = 32
 Rows = Any  # ray.data.Dataset; what comes in is only mapped and read
@@ -34,19 +44,20 @@ def answer_rows(
     base: Base,
     language: LanguageSchema,
     files: Mapping[str, bytes],
-    max_tokens: int,
+    label: str,
+    decoding: Decoding,
     num_cpus: int,
     on_progress: Callable[[int], object] = lambda num_rows: None,
 ) -> pa.Table:
-    """The rows with both answers, in the order of the dataset. on_progress: told how many are
-    answered."""
+    """The rows with what both models say, in the order of the dataset. on_progress: told how many
+    are answered."""
     dataset.context.execution_options.preserve_order = True
     # read before the models are there: they take CPUs that a read beside them might wait for
     answered = dataset.materialize().map_batches(
         Answers,
         batch_format="pyarrow",
         batch_size=BATCH_ROWS,
-        fn_constructor_args=(base, language, files, max_tokens, num_cpus),
+        fn_constructor_args=(base, language, files, label, decoding, num_cpus),
         compute=ActorPoolStrategy(size=1),
         num_cpus=num_cpus,
         **({"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}),
@@ -61,12 +72,19 @@ def answer_rows(
     return pa.concat_tables(blocks)
 
 
+def decoding_of(samples: SamplesConfig | None, max_tokens: int) -> Decoding:
+    if samples is None:
+        return Decoding(max_tokens)
+    return Decoding(max_tokens, samples.per_item, samples.temperature, samples.top_p, samples.seed)
+
+
 def evaluate_answers(
     *,
     answered: pa.Table,
     label: str,
     language: LanguageSchema,
     config: EvaluationConfig,
+    decoding: Decoding,
     run_id: str,
     snapshot_id: str,
     split: str,
@@ -76,10 +94,11 @@ def evaluate_answers(
     declared = declared_metrics(config, "text")
     metrics = {name: METRICS[name] for name in metrics_of("text")} | declared
     expected = answered.column(label).to_pylist()
+    said = {name: answered.column(name).to_pylist() for name in (TUNED, UNTUNED)}
     items = Items(
-        item_values(expected, answered.column(TUNED).to_pylist(), language.fields, config),
-        item_values(expected, answered.column(UNTUNED).to_pylist(), language.fields, config),
-        np.arange(len(expected)),
+        item_values(expected, said[TUNED], language.fields, config),
+        item_values(expected, said[UNTUNED], language.fields, config),
+        _clusters(answered, config.cluster_by),
     )
     slices = []
     for name, expression in slice_expressions(config.slices).items():
@@ -100,6 +119,41 @@ def evaluate_answers(
         label_shares=(),
         latency=None,
         metrics=as_records(declared),
+        answering=_answering(decoding, config.cluster_by),
+        costs=(_cost("tuned", said[TUNED]), _cost("untuned", said[UNTUNED])),
+    )
+
+
+def _clusters(answered: pa.Table, cluster_by: str | None) -> Ints:
+    if cluster_by is None:
+        return np.arange(len(answered))
+    (expression,) = slice_expressions([cluster_by]).values()
+    return clusters_of(expression.evaluate(answered).to_pylist())
+
+
+def _answering(decoding: Decoding, cluster_by: str | None) -> Answering:
+    is_sampled = decoding.temperature is not None
+    return Answering(
+        max_tokens=decoding.max_tokens,
+        samples_per_item=decoding.num_samples,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p if is_sampled else None,
+        seed=decoding.seed if is_sampled else None,
+        cluster_by=cluster_by,
+    )
+
+
+def _cost(model: Literal["tuned", "untuned"], said: Sequence[Mapping[str, Any]]) -> AnswerCost:
+    counts = [one["num_tokens"] for one in said]
+    return AnswerCost(
+        model=model,
+        num_answers=sum(map(len, counts)),
+        num_prompt_tokens=sum(
+            one["prompt_tokens"] * len(count) for one, count in zip(said, counts, strict=True)
+        ),
+        num_tokens=sum(map(sum, counts)),
+        seconds=sum(one["seconds"] for one in said),
+        hardware=", ".join(sorted({one["hardware"] for one in said})),
     )
 
 
@@ -109,33 +163,59 @@ def item_values(
     fields: Sequence[str],
     config: EvaluationConfig,
 ) -> dict[str, Floats]:
-    """Per metric a value of 0–1 for each item. said: what `Answers` has put together of a model."""
+    """What `measures` takes: a number for each item, of samples their mean. said: what `Answers`
+    has put together of a model."""
     answers = [
-        Answered(text, num_tokens)
+        [Answered(*pair) for pair in zip(one["texts"], one["num_tokens"], strict=True)]
         for one in said
-        for text, num_tokens in zip(one["texts"], one["num_tokens"], strict=True)
     ]
-    pairs = [score_answer(e, a.text, fields) for e, a in zip(expected, answers, strict=True)]
-    exact_N, f1_N = np.array(pairs, np.float64).reshape(-1, 2).T
-    found = {"exact_match": exact_N, "field_f1": f1_N}
-    for name, grader in config.graders.items():
-        grade = grade_of(name, grader)
-        grades = [grade(e, a) for e, a in zip(expected, answers, strict=True)]
-        found[name] = np.array(grades, np.float64)
+    grades = _grades(expected, answers, fields, config)
+    found = {name: grades_NK.mean(axis=1) for name, grades_NK in grades.items()}
+    found["answer_tokens"] = np.array([np.mean([a.num_tokens for a in item]) for item in answers])
+    for name in (NATS, TOKENS):
+        found[name] = np.array([one[name] for one in said], np.float64)
+    if config.samples is not None:
+        for success in config.samples.success:
+            right_N = (grades[success] == 1).sum(axis=1)
+            for k in config.samples.tries:
+                found |= tries_of(success, right_N, config.samples.per_item, k)
     return found
+
+
+def _grades(
+    expected: Sequence[str],
+    answers: Sequence[Sequence[Answered]],
+    fields: Sequence[str],
+    config: EvaluationConfig,
+) -> dict[str, Floats]:
+    """By the name of what grades: a grade of 0–1 for each item and sample, [N, K]."""
+
+    def graded(grade: Grade) -> Floats:
+        pairs = zip(expected, answers, strict=True)
+        return np.array([[grade(right, a) for a in item] for right, item in pairs], np.float64)
+
+    return {
+        "exact_match": graded(lambda right, a: score_answer(right, a.text, fields)[0]),
+        "field_f1": graded(lambda right, a: score_answer(right, a.text, fields)[1]),
+        **{name: graded(grade_of(name, g)) for name, g in config.graders.items()},
+    }
 
 
 def _slice(
     name: str, items: Items, metrics: Mapping[str, Metric], confidence: float
 ) -> SliceEvaluation:
-    estimates, differences = [], []
-    for metric, told in metrics.items():
-        own, base = mean_of(items.candidate[metric]), mean_of(items.base[metric])
-        estimates.append(estimate(metric, told, own, items.cluster_N, confidence))
-        differences.append(difference(metric, own, base, items.cluster_N, confidence))
+    candidate, base = measures(items.candidate), measures(items.base)
+    clusters_N = items.cluster_N
+    differences = [
+        difference(metric, candidate[metric], base[metric], clusters_N, confidence)
+        for metric in metrics
+    ]
     return SliceEvaluation(
         slice=name,
-        num_rows=len(items.cluster_N),
-        estimates=tuple(estimates),
+        num_rows=len(clusters_N),
+        estimates=tuple(
+            estimate(metric, told, candidate[metric], clusters_N, confidence)
+            for metric, told in metrics.items()
+        ),
         differences=tuple(found for found in differences if found is not None),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from rayapp.config.release import ReleaseConfig
 from rayapp.data.read import read_view
 from rayapp.errors import TamperedError
-from rayapp.evaluate.text import answer_rows, evaluate_answers
+from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import MODEL_FOLDER, described
 from rayapp.flows.room import tell_if_it_waits
@@ -40,12 +40,14 @@ def evaluate_language(
     (num_rows,) = [split.num_rows for split in snapshot.splits if split.name == "test"]
     session.say(f"evaluate {run.run_id}: answering {num_rows:,} test rows, tuned and untuned")
     tell_if_it_waits(session, {"CPU": NUM_CPUS})
+    decoding = decoding_of(config.evaluation.samples, _max_tokens(profile))
     answered = answer_rows(
         read_view(snapshot, "test"),
         base,
         schema.language,
         files,
-        _max_tokens(profile),
+        snapshot.label,
+        decoding,
         NUM_CPUS,
         lambda done: session.say(f"evaluate {run.run_id}: {done:,} of {num_rows:,} rows answered"),
     )
@@ -54,6 +56,7 @@ def evaluate_language(
         label=snapshot.label,
         language=schema.language,
         config=config.evaluation,
+        decoding=decoding,
         run_id=run.run_id,
         snapshot_id=snapshot.content_digest(),
         split="test",

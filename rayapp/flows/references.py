@@ -132,6 +132,8 @@ class _Reader:
         with _named(path):
             check_slices(config.evaluation.slices, view)
             declared = declared_metrics(config.evaluation, task)
+            if config.evaluation.cluster_by is not None:
+                check_slices([config.evaluation.cluster_by], view)
         with _named(config.policy):
             check_policy(policy, task, config.evaluation.slices, declared)
 

@@ -160,11 +160,41 @@ def _evaluation(evaluation: Evaluation) -> str:
             f"over {latency.num_calls:,} calls."
         )
     )
-    said = ["## Evaluation", rows, metrics, speed, _comparison(evaluation)]
+    said = ["## Evaluation", rows, metrics, speed, _answers(evaluation), _comparison(evaluation)]
     parts = [part for part in said if part]
     if evaluation.slices:
         parts.append(f"### Slices\n\n{_slices(evaluation)}")
     return "\n\n".join(parts)
+
+
+def _answers(evaluation: Evaluation) -> str:
+    """How items were answered in words, and what that took."""
+    how = evaluation.answering
+    if how is None:
+        return ""
+    drawn = (
+        "One answer an item, by the likeliest tokens"
+        if how.temperature is None
+        else f"{how.samples_per_item} answers an item, sampled at temperature {how.temperature:g}, "
+        f"top p {how.top_p:g}, seed {how.seed}"
+    )
+    by = f"; errors are clustered by `{how.cluster_by}`" if how.cluster_by else ""
+    rows = [
+        (
+            c.model,
+            f"{c.num_answers:,}",
+            f"{c.num_prompt_tokens:,}",
+            f"{c.num_tokens:,}",
+            f"{c.ms_per_answer:,.1f}",
+            c.hardware,
+        )
+        for c in evaluation.costs
+    ]
+    head = ("Model", "Answers", "Prompt tokens", "Answer tokens", "ms an answer", "Hardware")
+    return (
+        f"{drawn}, at most {how.max_tokens:,} tokens each{by}. The times are of this evaluation's "
+        f"hardware, many answers at a time, not an engine's.\n\n{_table(head, rows)}"
+    )
 
 
 def _comparison(evaluation: Evaluation) -> str:

@@ -87,6 +87,38 @@ class DeclaredMetric(Record):
     unit: str
 
 
+class Answering(Record):
+    """How the items of an evaluation were answered in words. temperature None: by the likeliest
+    tokens, once. cluster_by: what items that depend on each other have in common."""
+
+    max_tokens: int
+    samples_per_item: int
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    cluster_by: str | None
+
+
+class AnswerCost(Record):
+    """What a model's answers took in this evaluation, on its hardware and many at a time: it is no
+    engine's latency. seconds: of generating, summed over processes."""
+
+    model: Literal["tuned", "untuned"]
+    num_answers: int
+    num_prompt_tokens: int
+    num_tokens: int
+    seconds: float
+    hardware: str
+
+    @property
+    def ms_per_answer(self) -> float:
+        return 1000 * self.seconds / self.num_answers
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.seconds
+
+
 class Evaluation(Record):
     run_id: str
     snapshot_id: str
@@ -104,12 +136,15 @@ class Evaluation(Record):
     """None for text, whose latency is an engine's."""
     metrics: tuple[DeclaredMetric, ...] = ()
     """Those of its estimates that are in no table."""
+    answering: Answering | None = None
+    costs: tuple[AnswerCost, ...] = ()
+    """Of answers in words."""
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""
         found: dict[str, Any] = serialise(self)
-        for name in ("metrics",):
+        for name in ("metrics", "answering", "costs"):
             if not getattr(self, name):
                 del found[name]
         return found

@@ -21,7 +21,7 @@ from rayapp.config.release import EvaluationConfig, PolicyConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError, UserError
 from rayapp.evaluate.gates import decide
-from rayapp.evaluate.text import answer_rows, evaluate_answers
+from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
 from rayapp.llm.environment import TUNING, runtime_env
@@ -41,6 +41,7 @@ COLUMNS = (
     Column(name="answer", type="string", known_at="outcome"),
 )
 NUM_STEPS = 60
+GREEDY = EvaluationConfig()
 
 
 def rows(num_rows: int) -> pa.Table:
@@ -152,7 +153,7 @@ def test_the_bundle_says_how_it_is_asked(killed: Killed, base: Base) -> None:
     assert any("240 rows in" in line for line in killed.lines)
 
 
-def held_out(base: Base, folder: Path) -> Evaluation:
+def held_out(base: Base, folder: Path, evaluation: EvaluationConfig = GREEDY) -> Evaluation:
     """The bundle on rows that no run of these tests has seen, whose answers are right. The models
     take every CPU that there is, so what reads the rows must not wait for one beside them."""
     schema, _ = described(folder)
@@ -161,13 +162,17 @@ def held_out(base: Base, folder: Path) -> Evaluation:
     pq.write_table(rows(400).slice(300), folder / "held_out.parquet")
     dataset = ray.data.read_parquet(str(folder / "held_out.parquet"))
     num_cpus, told = int(ray.cluster_resources()["CPU"]), list[int]()
-    answered = answer_rows(dataset, base, schema.language, files, 4, num_cpus, told.append)
+    decoding = decoding_of(evaluation.samples, 4)
+    answered = answer_rows(
+        dataset, base, schema.language, files, "answer", decoding, num_cpus, told.append
+    )
     assert told[-1] == 100
     return evaluate_answers(
         answered=answered,
         label="answer",
         language=schema.language,
-        config=EvaluationConfig(),
+        config=evaluation,
+        decoding=decoding,
         run_id="r1",
         snapshot_id="s",
         split="test",
@@ -186,6 +191,25 @@ def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
     assert found.overall.estimates[0].value == 1
     assert found.overall.differences[0].low > 0.5
     assert set(verdicts(found).values()) == {"pass"}
+    of = {e.metric: e for e in found.overall.estimates}
+    # as the fit itself measured it, on other rows: the right answer, and the token that ends it
+    assert of["answer_loss"].value == pytest.approx(killed.result.metrics["answer_loss"], abs=0.02)
+    assert of["answer_tokens"].value == 2
+    assert 1 <= of["perplexity"].low <= np.exp(of["answer_loss"].high)
+    tuned, untuned = found.costs
+    assert (tuned.num_answers, tuned.num_tokens) == (100, 200)
+    assert untuned.seconds > 0
+
+
+def test_samples_are_drawn_anew_and_alike_by_the_same_seed(killed: Killed, base: Base) -> None:
+    samples = {"per_item": 3, "tries": [1, 3], "temperature": 1.5}
+    config = EvaluationConfig.model_validate({"samples": samples})
+    one, other = (held_out(base, killed.folder / "r1", config) for _ in range(2))
+    assert one.overall == other.overall
+    of = {e.metric: e.value for e in one.overall.estimates}
+    assert of["exact_match_pass_all_3"] <= of["exact_match"] <= of["exact_match_pass_at_3"]
+    base_loss = {d.metric: d for d in one.overall.differences}["answer_loss"]
+    assert base_loss.high < 0
 
 
 def test_an_adapter_of_shuffled_targets_is_refused(base: Base, tmp_path: Path) -> None:

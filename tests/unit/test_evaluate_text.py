@@ -2,6 +2,7 @@
 not."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 
 from rayapp.config.load import load
 from rayapp.config.release import EvaluationConfig, PolicyConfig
+from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.graders import score_answer
+from rayapp.evaluate.metrics import Metric
 from rayapp.evaluate.report import render
-from rayapp.evaluate.text import evaluate_answers
+from rayapp.evaluate.text import decoding_of, evaluate_answers
 from rayapp.families.llm.answer import SAID, TUNED, UNTUNED
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
-from rayapp.schemas.release import Evaluation
+from rayapp.schemas.release import Estimate, Evaluation
 
 FIELDS = ("a", "b")
 LANGUAGE = LanguageSchema(
@@ -56,26 +59,42 @@ def test_plain_text_is_right_or_not() -> None:
     assert score_answer("yes", "Yes", ()) == (0.0, 0.0)
 
 
-def said(*texts: str) -> dict[str, Any]:
-    return {"texts": list(texts), "num_tokens": [len(text) for text in texts]}
+Answer = str | list[str]
+"""Of one row: the answer, or its samples."""
+
+
+def said(answer: Answer, right_nats: float) -> dict[str, Any]:
+    texts = [answer] if isinstance(answer, str) else answer
+    return {
+        "texts": texts,
+        "num_tokens": [len(text) for text in texts],
+        "right_nats": right_nats,
+        "right_tokens": 10,
+        "prompt_tokens": 5,
+        "seconds": 0.5,
+        "hardware": "a CPU",
+    }
 
 
 def evaluation(
-    tuned: list[str], untuned: list[str], expected: list[str], **settings: Any
+    tuned: Sequence[Answer], untuned: Sequence[Answer], expected: list[str], **settings: Any
 ) -> Evaluation:
+    config = EvaluationConfig.model_validate({"slices": ["kind"], **settings})
     table = pa.table(
         {
             "y": expected,
-            TUNED: pa.array([said(text) for text in tuned], SAID),
-            UNTUNED: pa.array([said(text) for text in untuned], SAID),
+            TUNED: pa.array([said(a, 2.0 + i % 2) for i, a in enumerate(tuned)], SAID),
+            UNTUNED: pa.array([said(a, 5.0) for a in untuned], SAID),
             "kind": [f"k{i % 2}" for i in range(len(expected))],
+            "document": [i // 2 for i in range(len(expected))],
         }
     )
     return evaluate_answers(
         answered=table,
         label="y",
         language=LANGUAGE,
-        config=EvaluationConfig.model_validate({"slices": ["kind"], **settings}),
+        config=config,
+        decoding=decoding_of(config.samples, 8),
         run_id="r",
         snapshot_id="s",
         split="test",
@@ -98,13 +117,13 @@ def test_one_that_learned_passes() -> None:
     expected = answers(200)
     tuned = [a if i % 10 else "?" for i, a in enumerate(expected)]
     found = evaluation(tuned, ["?"] * 200, expected)
-    (exact, f1) = found.overall.estimates
+    (exact, f1) = found.overall.estimates[:2]
     assert (exact.metric, f1.metric) == ("exact_match", "field_f1")
     assert exact.value == pytest.approx(0.9)
     assert exact.low is not None
     assert exact.high is not None
     assert exact.low < 0.9 < exact.high
-    (difference, _) = found.overall.differences
+    difference = found.overall.differences[0]
     # the mean of independent rows: √(p(1−p)/(n−1)), times Student's quantile of 199
     half = 1.97196 * np.sqrt(0.9 * 0.1 / 199)
     assert (difference.low, difference.high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-5)
@@ -160,8 +179,82 @@ def test_a_grader_is_a_metric_that_gates_and_slices_have() -> None:
     assert b'"metrics"' not in evaluation(tuned, tuned, expected).canonical()
 
 
+def estimates_of(found: Evaluation) -> dict[str, Estimate]:
+    return {e.metric: e for e in found.overall.estimates}
+
+
+def width(estimate: Estimate) -> float:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.high - estimate.low
+
+
+def test_loss_is_over_tokens_and_perplexity_is_e_to_it() -> None:
+    expected = answers(100)
+    found = evaluation(expected, expected, expected)
+    loss, perplexity = (estimates_of(found)[n] for n in ("answer_loss", "perplexity"))
+    assert loss.value == pytest.approx(0.25)  # 2 and 3 nats by turns, of 10 tokens each
+    assert perplexity.value == pytest.approx(np.exp(0.25))
+    assert loss.low is not None
+    assert (perplexity.low, perplexity.high) == pytest.approx(np.exp([loss.low, loss.high]))
+    assert loss.low == pytest.approx(0.25 - 1.98422 * 0.05 / np.sqrt(99), abs=1e-5)
+    paired = {d.metric: d for d in found.overall.differences}["answer_loss"]
+    assert paired.value == pytest.approx(0.25 - 0.5)
+    policy = PolicyConfig.model_validate(
+        {"gates": {"g": {"kind": "ceiling", "metric": "perplexity", "limit": 1.2}}}
+    )
+    assert decide(found, policy)[0].value == "fail"
+    assert estimates_of(found)["answer_tokens"].value == np.mean([len(a) for a in expected])
+
+
+SAMPLES = {"per_item": 4, "tries": [1, 2, 4], "success": ["exact_match", "reads_a"]}
+READS_A = {"reads_a": {"kind": "exact", "field": "a"}}
+
+
+def test_samples_of_an_item_are_several_tries_at_one_item() -> None:
+    expected = answers(60)
+    tuned = [[a, a, "?", "?"] if i % 2 else [a, "?", "?", "?"] for i, a in enumerate(expected)]
+    found = evaluation(tuned, [["?"] * 4] * 60, expected, samples=SAMPLES, graders=READS_A)
+    of = estimates_of(found)
+    assert of["exact_match"].value == pytest.approx(3 / 8)
+    assert of["exact_match_pass_at_1"].value == pytest.approx(3 / 8)
+    assert of["exact_match_pass_at_2"].value == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert of["exact_match_pass_all_2"].value == pytest.approx((0 + 1 / 6) / 2)
+    assert of["exact_match_pass_at_4"].value == 1
+    assert of["reads_a_pass_at_4"].value == 1
+    assert "exact_match_pass_all_1" not in of
+    assert of["exact_match"].num_rows == 60  # items, however many answers
+    assert found.answering is not None
+    assert (found.answering.samples_per_item, found.answering.temperature) == (4, 0.8)
+    assert [c.num_answers for c in found.costs] == [240, 240]
+    for kind, limit, verdict in (("floor", 0.9, "pass"), ("floor", 0.2, "fail")):
+        metric = f"exact_match_pass_{'at' if verdict == 'pass' else 'all'}_4"
+        gate = {"kind": kind, "metric": metric, "limit": limit}
+        policy = PolicyConfig.model_validate({"gates": {"g": gate}})
+        check_policy(policy, "text", (), found_metrics(found))
+        assert decide(found, policy)[0].value == verdict
+
+
+def found_metrics(found: Evaluation) -> dict[str, Metric]:
+    return {m.name: metrics_in(found)[m.name] for m in found.metrics}
+
+
+def test_rows_of_one_document_count_as_one() -> None:
+    expected = answers(120)
+    tuned = [a if i // 2 % 2 else "?" for i, a in enumerate(expected)]  # by document, all or none
+    alone = estimates_of(evaluation(tuned, ["?"] * 120, expected))["exact_match"]
+    found = evaluation(tuned, ["?"] * 120, expected, cluster_by="document")
+    together = estimates_of(found)["exact_match"]
+    assert together.value == alone.value == 0.5
+    assert width(together) == pytest.approx(width(alone) * np.sqrt(2), rel=0.02)
+    few = evaluation(expected[:50], ["?"] * 50, expected[:50], cluster_by="document")
+    assert set(verdicts(few).values()) == {"inconclusive"}  # 25 documents
+
+
 def test_the_report_shows_it() -> None:
-    found = evaluation(answers(50), ["?"] * 50, answers(50))
+    samples = {"per_item": 2, "tries": [2]}
+    pairs = [[a, "?"] for a in answers(50)]
+    found = evaluation(pairs, [["?", "?"]] * 50, answers(50), samples=samples)
     schema = BundleSchema(
         name="t",
         family="llm",
@@ -176,6 +269,8 @@ def test_the_report_shows_it() -> None:
     html = render(found, decide(found, POLICY), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
     assert "exact match" in html.lower().replace("_", " ")
     assert "Latency" not in html
+    for text in ("exact match pass@2", "exact match pass^2", "sampled at temperature 0.8", "a CPU"):
+        assert text in html
 
 
 def test_a_schema_without_language_is_written_as_before() -> None:

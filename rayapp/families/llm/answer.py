@@ -1,18 +1,23 @@
 """Rows answered by a tuned language model and by what it was tuned from, a batch at a time.
 
-For evaluation: greedy, so that the same rows get the same answers. Who serves it uses an engine.
+For evaluation: the same rows get the same answers on the same machine, by the likeliest tokens or
+by samples of a seed. Who serves it uses an engine.
 """
 
 import copy
+import hashlib
+import platform
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from rayapp.families.base import Base
-from rayapp.families.llm.prompt import prompt_tokens
+from rayapp.families.llm.prompt import Example, example
 from rayapp.families.llm.rows import tokenizer_of
 from rayapp.families.llm.weights import base_folder
 from rayapp.schemas.model import LanguageSchema
@@ -22,22 +27,52 @@ TUNED, UNTUNED = "_tuned", "_untuned"
 """Columns that `Answers` adds: what each model said of a row."""
 SAID = pa.struct(
     [
-        ("texts", pa.list_(pa.string())),
-        ("num_tokens", pa.list_(pa.int32())),  # of each, with the token that ends it
+        ("texts", pa.list_(pa.string())),  # one for each sample
+        ("num_tokens", pa.list_(pa.int32())),  # of each text, with the token that ends it
+        ("right_nats", pa.float64()),  # the surprise of the row's right answer, over its tokens
+        ("right_tokens", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("seconds", pa.float64()),  # its share of the time that its batch took
+        ("hardware", pa.string()),
     ]
 )
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are drawn. temperature None: the likeliest token each time, so one sample."""
+
+    max_tokens: int
+    num_samples: int = 1
+    temperature: float | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Of `generate`; what the weights' own defaults say of sampling is set aside."""
+        if self.temperature is None:
+            return {"do_sample": False}
+        chosen = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return {"do_sample": True, **chosen}
+
+    def seed_of(self, sample: int, asked: Sequence[Sequence[int]]) -> int:
+        """By what is asked, so that it does not matter which process asks it, or after what."""
+        text = repr((self.seed, sample, [list(tokens) for tokens in asked]))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
 class Answers:
-    """A step of Ray Data, in an actor: raw rows → the same rows with both answers. files: of the
-    bundle's model, by name; bytes, as a path of the driver says nothing on another node."""
+    """A step of Ray Data, in an actor: raw rows → the same rows with what both models say. files:
+    of the bundle's model, by name; bytes, as a path of the driver says nothing on another node.
+    label: the column that has the right answers."""
 
     def __init__(
         self,
         base: Base,
         language: LanguageSchema,
         files: Mapping[str, bytes],
-        max_tokens: int,
+        label: str,
+        decoding: Decoding,
         num_threads: int,
     ) -> None:
         import torch  # with transformers and peft: in the environment of language models only
@@ -46,8 +81,13 @@ class Answers:
 
         torch.set_num_threads(num_threads)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._hardware = (
+            torch.cuda.get_device_name()
+            if self._device == "cuda"
+            else f"{platform.machine()} CPU, {num_threads} threads"
+        )
         self._tokenizer: Any = tokenizer_of(base.weights)
-        self._language, self._max_tokens = language, max_tokens
+        self._language, self._label, self._decoding = language, label, decoding
         options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
         untuned = AutoModelForCausalLM.from_pretrained(base_folder(base.weights), **options)
         with tempfile.TemporaryDirectory(prefix="rayapp-tuned-") as folder:
@@ -62,18 +102,47 @@ class Answers:
         self._untuned: Any = untuned.to(self._device).eval()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        prompt = self._language.chat
         rows = feature_table(self._language.features, table).to_pylist()
-        asked = [prompt_tokens(self._tokenizer, prompt.messages(row)) for row in rows]
+        messages = [self._language.chat.messages(row) for row in rows]
+        right = table.column(self._label).to_pylist()
+        made = [example(self._tokenizer, *pair) for pair in zip(messages, right, strict=True)]
         for name, model in ((TUNED, self._tuned), (UNTUNED, self._untuned)):
-            said = [
-                {"texts": [text], "num_tokens": [num_tokens]}
-                for text, num_tokens in self._answers(model, asked)
-            ]
-            table = table.append_column(name, pa.array(said, SAID))
+            table = table.append_column(name, pa.array(self._said(model, made), SAID))
         return table
 
-    def _answers(self, model: Any, asked: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+    def _said(self, model: Any, made: Sequence[Example]) -> list[dict[str, Any]]:
+        asked = [one.tokens[: one.num_prompt_tokens] for one in made]
+        began = time.perf_counter()
+        samples = [self._answers(model, asked, n) for n in range(self._decoding.num_samples)]
+        seconds = (time.perf_counter() - began) / max(len(made), 1)
+        return [
+            {
+                "texts": [answers[i][0] for answers in samples],
+                "num_tokens": [answers[i][1] for answers in samples],
+                "right_nats": self._nats(model, one),
+                "right_tokens": len(one.tokens) - one.num_prompt_tokens,
+                "prompt_tokens": one.num_prompt_tokens,
+                "seconds": seconds,
+                "hardware": self._hardware,
+            }
+            for i, one in enumerate(made)
+        ]
+
+    def _nats(self, model: Any, right: Example) -> float:
+        """Row by row: a batch's logits over a whole vocabulary can be larger than the model."""
+        import torch
+
+        num_tokens = len(right.tokens) - right.num_prompt_tokens
+        tokens = torch.tensor([right.tokens], device=self._device)
+        with torch.no_grad():
+            found = model(input_ids=tokens, logits_to_keep=num_tokens + 1, use_cache=False)
+        logits = found.logits[0, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits, tokens[0, -num_tokens:], reduction="sum")
+        return float(loss)
+
+    def _answers(
+        self, model: Any, asked: Sequence[Sequence[int]], sample: int
+    ) -> list[tuple[str, int]]:
         """One for each prompt, with how many tokens it has."""
         import torch
 
@@ -83,14 +152,15 @@ class Answers:
         is_said = [[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in asked]
         if not padded:
             return []
+        torch.manual_seed(self._decoding.seed_of(sample, asked))
         with torch.no_grad():
             found = model.generate(
                 input_ids=torch.tensor(padded, device=self._device),
                 attention_mask=torch.tensor(is_said, device=self._device),
-                do_sample=False,
-                max_new_tokens=self._max_tokens,
+                max_new_tokens=self._decoding.max_tokens,
                 eos_token_id=end,
                 pad_token_id=end,
+                **self._decoding.options(),
             )
         said = found[:, longest:]
         texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)

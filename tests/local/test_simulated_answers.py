@@ -1,0 +1,113 @@
+"""Intervals over answers in words, by simulation: they cover the truth as often as they say, and
+those that forget what depends on what do not."""
+
+import numpy as np
+import pytest
+
+from rayapp.evaluate.items import (
+    Measured,
+    difference,
+    estimate,
+    exponential_of,
+    mean_of,
+    ratio_of,
+)
+from rayapp.evaluate.metrics import METRICS
+from rayapp.evaluate.tries import tries_of
+
+NUM_DRAWS, CONFIDENCE = 400, 0.9
+ENOUGH, TOO_MUCH = 0.9 - 0.045, 0.9 + 0.045  # 3 standard errors
+NUM_ITEMS, NUM_SAMPLES = 150, 5
+
+
+def covers(name: str, measured: Measured, clusters_N: np.ndarray, truth: float) -> bool:
+    found = estimate(
+        "m" if name == "exact_match" else name, METRICS[name], measured, clusters_N, CONFIDENCE
+    )
+    assert found.low is not None
+    assert found.high is not None
+    return found.low <= truth <= found.high
+
+
+def test_samples_of_an_item_depend_on_each_other() -> None:
+    """Items are easy or hard: with the item as the unit intervals cover, with the answer they do
+    not."""
+    rng = np.random.default_rng(3)
+    by_item = by_answer = 0
+    for _ in range(NUM_DRAWS):
+        p_N = rng.beta(0.6, 0.6, NUM_ITEMS)
+        right_NK = (rng.random((NUM_ITEMS, NUM_SAMPLES)) < p_N[:, None]).astype(np.float64)
+        by_item += covers("exact_match", mean_of(right_NK.mean(axis=1)), np.arange(NUM_ITEMS), 0.5)
+        flat_N = right_NK.ravel()
+        by_answer += covers("exact_match", mean_of(flat_N), np.arange(len(flat_N)), 0.5)
+    assert ENOUGH <= by_item / NUM_DRAWS <= TOO_MUCH
+    assert by_answer / NUM_DRAWS < ENOUGH - 0.1
+
+
+def test_items_of_a_document_depend_on_each_other() -> None:
+    rng = np.random.default_rng(4)
+    clusters_N = np.repeat(np.arange(60), 4)
+    clustered = alone = 0
+    for _ in range(NUM_DRAWS):
+        p_N = np.repeat(rng.beta(0.8, 0.8, 60), 4)
+        measured = mean_of((rng.random(240) < p_N).astype(np.float64))
+        clustered += covers("exact_match", measured, clusters_N, 0.5)
+        alone += covers("exact_match", measured, np.arange(240), 0.5)
+    assert ENOUGH <= clustered / NUM_DRAWS <= TOO_MUCH
+    assert alone / NUM_DRAWS < ENOUGH - 0.05
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_tries_cover_what_k_answers_would_do(k: int) -> None:
+    """p uniform: ∫ p^k = 1 / (k + 1), and for one of k the same from the other side."""
+    rng = np.random.default_rng(5)
+    truths = {f"m_pass_at_{k}": k / (k + 1), f"m_pass_all_{k}": 1 / (k + 1)}
+    covered = dict.fromkeys(truths, 0)
+    for _ in range(NUM_DRAWS):
+        right_N = rng.binomial(8, rng.random(NUM_ITEMS))
+        for name, values_N in tries_of("m", right_N, 8, k).items():
+            covered[name] += covers(
+                "exact_match", mean_of(values_N), np.arange(NUM_ITEMS), truths[name]
+            )
+    for name, times in covered.items():
+        assert ENOUGH <= times / NUM_DRAWS <= TOO_MUCH, name
+
+
+def test_loss_and_perplexity_cover_long_answers_and_short_ones() -> None:
+    """Longer answers surprise less a token, so a mean over items would have another truth."""
+    rng = np.random.default_rng(6)
+
+    def drawn(num_items: int) -> tuple[np.ndarray, np.ndarray]:
+        tokens_N = 1.0 + rng.poisson(12, num_items)
+        return rng.gamma(2.0, 1 / (1 + 0.1 * tokens_N)) * tokens_N, tokens_N
+
+    nats_N, tokens_N = drawn(2_000_000)
+    truth = nats_N.sum() / tokens_N.sum()
+    covered = dict.fromkeys(("answer_loss", "perplexity"), 0)
+    for _ in range(NUM_DRAWS):
+        loss = ratio_of(*drawn(NUM_ITEMS))
+        clusters_N = np.arange(NUM_ITEMS)
+        covered["answer_loss"] += covers("answer_loss", loss, clusters_N, truth)
+        covered["perplexity"] += covers(
+            "perplexity", exponential_of(loss), clusters_N, float(np.exp(truth))
+        )
+    for name, times in covered.items():
+        assert ENOUGH <= times / NUM_DRAWS <= TOO_MUCH, name
+
+
+def test_paired_differences_are_narrow_where_both_find_the_same_items_hard() -> None:
+    rng = np.random.default_rng(8)
+    covered, widths, unpaired = 0, [], []
+    for _ in range(NUM_DRAWS):
+        p_N = rng.beta(0.6, 0.6, NUM_ITEMS)
+        better_N = np.minimum(p_N + 0.1 * (p_N < 0.9), 1)
+        truth_N = better_N - p_N
+        own, base = (mean_of(rng.binomial(NUM_SAMPLES, p) / NUM_SAMPLES) for p in (better_N, p_N))
+        found = difference("m", own, base, np.arange(NUM_ITEMS), CONFIDENCE)
+        assert found is not None
+        covered += found.low <= float(truth_N.mean()) <= found.high
+        widths.append(found.high - found.low)
+        errors = [m.influence_N.var(ddof=1) / NUM_ITEMS for m in (own, base)]
+        unpaired.append(2 * 1.645 * np.sqrt(sum(errors)))
+    assert covered / NUM_DRAWS >= ENOUGH  # the items of each draw are its truth: more than enough
+    assert np.mean(widths) < 0.6 * np.mean(unpaired)

@@ -1,0 +1,118 @@
+"""Errors over items, and several tries at one: known values, and what must hold of any."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rayapp.config.grading import SamplesConfig
+from rayapp.config.release import EvaluationConfig
+from rayapp.errors import ConfigError
+from rayapp.evaluate.declared import declared_metrics
+from rayapp.evaluate.items import (
+    clustered_error,
+    clusters_of,
+    difference,
+    estimate,
+    exponential_of,
+    mean_of,
+    ratio_of,
+)
+from rayapp.evaluate.metrics import METRICS
+from rayapp.evaluate.tries import pass_all, pass_at
+
+VALUES = arrays(np.float64, st.integers(2, 40), elements=st.floats(-10, 10))
+
+
+@given(st.integers(1, 7), st.data())
+def test_tries_are_means_over_every_choice_of_samples(
+    num_samples: int, data: st.DataObject
+) -> None:
+    right = data.draw(st.lists(st.booleans(), min_size=num_samples, max_size=num_samples))
+    k = data.draw(st.integers(1, num_samples))
+    chosen = list(combinations(right, k))
+    assert pass_at(sum(right), num_samples, k) == pytest.approx(np.mean([any(c) for c in chosen]))
+    assert pass_all(sum(right), num_samples, k) == pytest.approx(np.mean([all(c) for c in chosen]))
+
+
+@given(st.integers(0, 20), st.integers(1, 19))
+def test_more_tries_find_more_and_hold_less(num_right: int, k: int) -> None:
+    assert pass_at(num_right, 20, k) <= pass_at(num_right, 20, k + 1)
+    assert pass_all(num_right, 20, k) >= pass_all(num_right, 20, k + 1)
+
+
+@given(VALUES)
+def test_a_cluster_for_each_item_is_the_error_of_independent_ones(values_N: np.ndarray) -> None:
+    measured = mean_of(values_N)
+    error, size = clustered_error(measured.influence_N, np.arange(len(values_N)))
+    assert size == len(values_N)
+    assert error == pytest.approx(values_N.std(ddof=1) / np.sqrt(size), abs=1e-9)
+
+
+@given(VALUES, st.integers(2, 5))
+def test_copies_of_an_item_tell_nothing_more(values_N: np.ndarray, times: int) -> None:
+    once, _ = clustered_error(mean_of(values_N).influence_N, np.arange(len(values_N)))
+    copied_N = np.repeat(values_N, times)
+    clusters_N = np.repeat(np.arange(len(values_N)), times)
+    again, size = clustered_error(mean_of(copied_N).influence_N, clusters_N)
+    assert (again, size) == (pytest.approx(once, abs=1e-9), len(values_N))
+
+
+def test_one_cluster_tells_nothing() -> None:
+    measured = mean_of(np.arange(50.0))
+    assert clustered_error(measured.influence_N, np.zeros(50, np.int64)) == (np.inf, 1)
+    of = METRICS["exact_match"]
+    assert estimate("m", of, measured, np.zeros(50, np.int64), 0.9).low is None
+    assert difference("m", measured, measured, np.zeros(50, np.int64), 0.9) is None
+
+
+def test_an_item_without_a_document_stands_alone() -> None:
+    assert clusters_of(["a", None, "a", None, "b"]).tolist() == [0, 1, 0, 2, 3]
+
+
+def test_a_ratio_and_its_influence() -> None:
+    measured = ratio_of(np.array([2.0, 1.0, 3.0]), np.array([2.0, 2.0, 2.0]))
+    assert measured.value == 1
+    assert measured.influence_N.tolist() == [0, -0.5, 0.5]
+    assert exponential_of(measured).influence_N == pytest.approx(np.e * measured.influence_N)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"per_item": 3, "tries": [4]}, "4 is above `per_item` 3"),
+        ({"per_item": 3, "tries": [2, 2]}, "twice"),
+        ({"per_item": 3, "tries": [2], "success": []}, "has no effect"),
+        ({"per_item": 1, "tries": [1]}, "greater than or equal to 2"),
+        ({"per_item": 3, "tries": [2], "temperature": 0}, "greater than 0"),
+    ],
+)
+def test_samples_without_an_effect_are_errors(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SamplesConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("graders", "success", "says"),
+    [
+        ({}, "polite", "'polite' grades no answer"),
+        ({}, "answer_loss", "grades no answer"),
+        ({"exact_match_pass_at_2": {"kind": "exact"}}, "exact_match", "rename the grader"),
+    ],
+)
+def test_success_must_be_a_grade(graders: dict[str, object], success: str, says: str) -> None:
+    samples = {"per_item": 3, "tries": [2], "success": [success]}
+    config = EvaluationConfig.model_validate({"samples": samples, "graders": graders})
+    with pytest.raises(ConfigError, match=says):
+        declared_metrics(config, "text")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cluster_by": "x"}, {"samples": {"per_item": 2, "tries": [2]}}]
+)
+def test_scores_have_no_samples(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="no effect with task binary"):
+        declared_metrics(EvaluationConfig.model_validate(settings), "binary")
