@@ -10,6 +10,7 @@
     │   └── RequestError         one HTTP request; carries the status and the parameter
     ├── Refused              exit 3: a gate, a policy or a proof said no; retrying will not help
     │   ├── LeakageRefused       a feature would not exist at prediction time
+    │   ├── ContaminationRefused held-out questions occur in the training data
     │   ├── GateRefused          an evaluation did not pass its gates
     │   ├── ChampionMoved        somebody else promoted meanwhile
     │   └── TamperedError        an artefact is not what its digest or signature says
@@ -87,6 +88,10 @@ class Refused(RayappError):
 
 
 class LeakageRefused(Refused):
+    pass
+
+
+class ContaminationRefused(Refused):
     pass
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from rayapp.config.golden import GoldenConfig
 from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.load import Config, models_in
 from rayapp.config.operations import (
@@ -36,6 +37,7 @@ FILES: dict[str, type[Config]] = {
     "configs/sweeps/": SweepConfig,
     "configs/policies/": PolicyConfig,
     "configs/releases/": ReleaseConfig,
+    "configs/golden/": GoldenConfig,
     "configs/golden_paths/": GoldenPathConfig,
     "configs/features/": FeatureFeedConfig,
     "configs/operations/ (score_batch)": ScoreConfig,

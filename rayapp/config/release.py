@@ -73,6 +73,9 @@ class EvaluationConfig(Config):
     max_slices: int = Field(default=60, ge=1)
     graders: dict[Name, Grader] = Field(default_factory=dict)
     """With `task: text`: how answers in words are graded. Each is a metric by its name."""
+    golden: str | None = None
+    """With `task: text`: path of a golden set (configs/golden/) that is asked instead of the
+    snapshot's split `test`."""
     samples: SamplesConfig | None = None
     """With `task: text`: several sampled answers an item. Unset: one, of the likeliest tokens."""
     cluster_by: str | None = None

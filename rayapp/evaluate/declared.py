@@ -75,7 +75,8 @@ def _share(meaning: str) -> Metric:
 
 
 def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
-    set_of_text = [name for name in ("graders", "samples", "cluster_by") if getattr(config, name)]
+    names = ("graders", "golden", "samples", "cluster_by")
+    set_of_text = [name for name in names if getattr(config, name)]
     if set_of_text:
         raise ConfigError(
             f"evaluation.{set_of_text[0]} has no effect with task {task}: it is for answers in "

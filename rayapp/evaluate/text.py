@@ -33,7 +33,7 @@ from rayapp.evaluate.tries import tries_of
 from rayapp.families.base import Base
 from rayapp.families.llm.answer import TUNED, UNTUNED, Answers, Decoding
 from rayapp.schemas.model import LanguageSchema
-from rayapp.schemas.release import AnswerCost, Answering, Evaluation, SliceEvaluation
+from rayapp.schemas.release import AnswerCost, Answering, Evaluation, GoldenRef, SliceEvaluation
 
 BATCH_ROWS = 32
 Rows = Any  # ray.data.Dataset; what comes in is only mapped and read
@@ -68,7 +68,7 @@ def answer_rows(
             blocks.append(block)
             on_progress(sum(map(len, blocks)))
     if not blocks:
-        raise DataError("there is no row to evaluate", "check the snapshot's test split")
+        raise DataError("there is no row to evaluate", "check the test split, or the golden set")
     return pa.concat_tables(blocks)
 
 
@@ -89,8 +89,10 @@ def evaluate_answers(
     snapshot_id: str,
     split: str,
     bundle_digest: str,
+    golden: GoldenRef | None = None,
 ) -> Evaluation:
-    """answered: as `answer_rows` gives it, with the label."""
+    """answered: as `answer_rows` gives it, with the label. golden: the set that the rows are of,
+    where they are of none of the snapshot's splits."""
     declared = declared_metrics(config, "text")
     metrics = {name: METRICS[name] for name in metrics_of("text")} | declared
     expected = answered.column(label).to_pylist()
@@ -121,6 +123,7 @@ def evaluate_answers(
         metrics=as_records(declared),
         answering=_answering(decoding, config.cluster_by),
         costs=(_cost("tuned", said[TUNED]), _cost("untuned", said[UNTUNED])),
+        golden=golden,
     )
 
 

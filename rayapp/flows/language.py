@@ -1,11 +1,19 @@
-"""A tuned language model against the weights that it was tuned from, on the rows held out."""
+"""A tuned language model against the weights that it was tuned from: on the rows held out, or on a
+golden set."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+
+from rayapp.config.golden import GoldenConfig
 from rayapp.config.release import ReleaseConfig
+from rayapp.data.golden import as_dataset, golden_rows, golden_table
 from rayapp.data.read import read_view
 from rayapp.errors import TamperedError
+from rayapp.evaluate.contamination import find_contamination, refuse_contaminated
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import MODEL_FOLDER, described
@@ -15,7 +23,7 @@ from rayapp.flows.weights import find_weights
 from rayapp.llm.environment import TUNING, runtime_env
 from rayapp.schemas.data import Profile, Snapshot
 from rayapp.schemas.model import LanguageSchema, Run
-from rayapp.schemas.release import Evaluation
+from rayapp.schemas.release import Evaluation, GoldenRef
 from rayapp.storage import fetch_bundle
 
 NUM_CPUS = 2
@@ -23,10 +31,21 @@ SPARE = 1.25
 """Longer answers than any in training, times this, are cut."""
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What the models are asked. rows: a dataset of Ray's. golden: where it is a set of its own."""
+
+    rows: Any
+    num_rows: int
+    split: str
+    golden: GoldenRef | None = None
+
+
 def evaluate_language(
     session: Session, config: ReleaseConfig, run: Run, snapshot: Snapshot
 ) -> Evaluation:
-    """Raises TamperedError where the workspace has other weights under the base model's name."""
+    """Raises TamperedError where the workspace has other weights under the base model's name, and
+    ContaminationRefused where a golden set occurs in the training data."""
     with tempfile.TemporaryDirectory() as folder:
         fetch_bundle(run.bundle, Path(folder))
         schema, profile = described(Path(folder))
@@ -37,19 +56,23 @@ def evaluate_language(
         }
     assert schema.language is not None, "a language model's bundle says how it is asked"
     base = _base(session, schema.language)
-    (num_rows,) = [split.num_rows for split in snapshot.splits if split.name == "test"]
-    session.say(f"evaluate {run.run_id}: answering {num_rows:,} test rows, tuned and untuned")
+    asked = _questions(session, config, run, snapshot)
+    session.say(
+        f"evaluate {run.run_id}: answering {asked.num_rows:,} {asked.split} rows, tuned and untuned"
+    )
     tell_if_it_waits(session, {"CPU": NUM_CPUS})
     decoding = decoding_of(config.evaluation.samples, _max_tokens(profile))
     answered = answer_rows(
-        read_view(snapshot, "test"),
+        asked.rows,
         base,
         schema.language,
         files,
         snapshot.label,
         decoding,
         NUM_CPUS,
-        lambda done: session.say(f"evaluate {run.run_id}: {done:,} of {num_rows:,} rows answered"),
+        lambda done: session.say(
+            f"evaluate {run.run_id}: {done:,} of {asked.num_rows:,} rows answered"
+        ),
     )
     return evaluate_answers(
         answered=answered,
@@ -59,9 +82,44 @@ def evaluate_language(
         decoding=decoding,
         run_id=run.run_id,
         snapshot_id=snapshot.content_digest(),
-        split="test",
+        split=asked.split,
         bundle_digest=run.bundle.digest,
+        golden=asked.golden,
     )
+
+
+def _questions(session: Session, config: ReleaseConfig, run: Run, snapshot: Snapshot) -> Questions:
+    if config.evaluation.golden is None:
+        (num_rows,) = [split.num_rows for split in snapshot.splits if split.name == "test"]
+        return Questions(read_view(snapshot, "test"), num_rows, "test")
+    golden = session.load(GoldenConfig, config.evaluation.golden)
+    schema = run.bundle.bundle_schema
+    assert schema.language is not None
+    columns = snapshot.view.columns
+    rows, fields = golden_rows(golden), schema.language.fields
+    items = golden_table(rows, schema.inputs, columns, snapshot.label, fields)
+    inputs = [column.name for column in schema.inputs]
+    found, is_clean = find_contamination(
+        items,
+        schema.language.features,
+        [read_view(snapshot, split, inputs) for split in ("train", "tune")],
+        golden.contamination,
+    )
+    session.say(
+        f"evaluate {run.run_id}: {len(found.items)} of {len(rows):,} items of golden set "
+        f"{golden.name} {golden.version} occur in {found.num_training_rows:,} training rows"
+    )
+    refuse_contaminated(golden, found, len(rows))
+    asked = items.filter(pa.array(is_clean))
+    ref = GoldenRef(
+        name=golden.name,
+        version=golden.version,
+        owner=golden.owner,
+        sha256=golden.sha256,
+        num_items=len(rows),
+        contamination=found,
+    )
+    return Questions(as_dataset(asked), len(asked), "golden", ref)
 
 
 def _base(session: Session, language: LanguageSchema) -> Base:

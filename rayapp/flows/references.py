@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rayapp.config.golden import GoldenConfig
 from rayapp.config.load import Config, Location, load, place_of
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -125,17 +126,27 @@ class _Reader:
         training = self._of(TrainConfig, config.training)
         policy = self._of(PolicyConfig, config.policy)
         task = self._of(SnapshotConfig, training.snapshot).task
+        with _named(path):
+            declared = declared_metrics(config.evaluation, task)
         view = self._views[training.snapshot]
+        if config.evaluation.golden is not None:
+            view = self._golden_columns(config.evaluation.golden, view)
         for at, item in enumerate(config.evaluation.slices):
             with _named(path, ("evaluation", "slices", at), item):
                 check_slices([item], view)
         with _named(path):
             check_slices(config.evaluation.slices, view)
-            declared = declared_metrics(config.evaluation, task)
             if config.evaluation.cluster_by is not None:
                 check_slices([config.evaluation.cluster_by], view)
         with _named(config.policy):
             check_policy(policy, task, config.evaluation.slices, declared)
+
+    def _golden_columns(self, path: str, view: Sequence[Column]) -> tuple[Column, ...]:
+        """Raises DataError where a golden set's file is none."""
+        from rayapp.data.golden import golden_columns, golden_rows  # imports Ray, as above
+
+        with _named(path):
+            return golden_columns(golden_rows(self._of(GoldenConfig, path)), view)
 
     def _check_golden_path(self, config: GoldenPathConfig, path: str) -> None:
         self._of(SnapshotConfig, config.snapshot)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rayapp.config.golden import GoldenConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.training import TrainConfig
 from rayapp.data.read import label_shares, read_view, sample_view
@@ -108,9 +109,11 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     check_policy(policy, snapshot.task, config.evaluation.slices, declared)
     current = champion(session, config.endpoint)
     champion_id = current[0].target if current else None
+    golden = config.evaluation.golden
     key = session.key(
         "evaluate",
         config.evaluation.model_dump(mode="json"),
+        session.load(GoldenConfig, golden).model_dump(mode="json") if golden else None,
         policy.model_dump(mode="json"),
         run.run_id,
         run.bundle.digest,
@@ -203,7 +206,7 @@ def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key
     ) as tracker:
         tracker.log_text(report.decode(), "evaluation/report.html")
         tracker.log_text(evaluation.model_dump_json(indent=1), "evaluation/evaluation.json")
-        values = {f"test_{e.metric}": e.value for e in evaluation.overall.estimates}
+        values = {f"{evaluation.split}_{e.metric}": e.value for e in evaluation.overall.estimates}
         tracker.log_metrics({k: v for k, v in values.items() if v is not None}, step=0)
     payload = {
         "evaluation_uri": evaluated.evaluation_uri,

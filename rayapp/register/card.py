@@ -150,7 +150,8 @@ def _evaluation(evaluation: Evaluation) -> str:
         ],
     )
     latency = evaluation.latency
-    rows = f"On {evaluation.overall.num_rows:,} rows of split `{evaluation.split}`."
+    asked = "the golden set" if evaluation.golden else f"split `{evaluation.split}`"
+    rows = f"On {evaluation.overall.num_rows:,} rows of {asked}."
     speed = (
         ""
         if latency is None
@@ -160,11 +161,28 @@ def _evaluation(evaluation: Evaluation) -> str:
             f"over {latency.num_calls:,} calls."
         )
     )
-    said = ["## Evaluation", rows, metrics, speed, _answers(evaluation), _comparison(evaluation)]
+    in_words = (_golden(evaluation), _answers(evaluation))
+    said = ["## Evaluation", rows, metrics, speed, *in_words, _comparison(evaluation)]
     parts = [part for part in said if part]
     if evaluation.slices:
         parts.append(f"### Slices\n\n{_slices(evaluation)}")
     return "\n\n".join(parts)
+
+
+def _golden(evaluation: Evaluation) -> str:
+    golden = evaluation.golden
+    if golden is None:
+        return ""
+    found = golden.contamination
+    runs = f" and their runs of {found.ngram_words} words" if found.ngram_words else ""
+    named = "".join(f"\n- {_one_line(item)}" for item in found.items)
+    return (
+        f"Golden set `{golden.name}`, version {golden.version}, of {golden.owner}: "
+        f"{golden.num_items:,} items, SHA-256 `{golden.sha256}`. {found.num_training_rows:,} rows "
+        f"of training and tuning were searched for the items' texts{runs}: {len(found.items)} of "
+        f"them are contaminated, at most {found.max_share:.1%} may be; they are in no metric."
+        + (f"\n{named}" if named else "")
+    )
 
 
 def _answers(evaluation: Evaluation) -> str:
@@ -277,11 +295,12 @@ def _weak_slices(evaluation: Evaluation) -> list[str]:
 
 def _reproduction(run: Run, evaluation: Evaluation) -> str:
     settings = [(f"`{name}`", f"`{value}`") for name, value in _flat(run.config)]
+    asked = "the golden set" if evaluation.golden else f"split `{evaluation.split}`"
     return (
         "## How to reproduce\n\n"
         f"Train run `{run.run_id}` again: snapshot `{run.snapshot_id}`, code `{run.code_digest}`, "
-        f"environment `{run.environment_digest}` and the settings below; then evaluate it on split "
-        f"`{evaluation.split}`. Training took {run.cpu_s:,.0f} CPU-s.\n\n"
+        f"environment `{run.environment_digest}` and the settings below; then evaluate it on "
+        f"{asked}. Training took {run.cpu_s:,.0f} CPU-s.\n\n"
         f"{_table(('Setting', 'Value'), settings)}"
     )
 

@@ -119,6 +119,29 @@ class AnswerCost(Record):
         return self.num_tokens / self.seconds
 
 
+class Contamination(Record):
+    """Which items of a golden set occur in the rows that the model was trained or tuned on, and
+    why; they are in no metric. ngram_words and max_overlap None: whole texts were compared."""
+
+    num_training_rows: int
+    ngram_words: int | None
+    max_overlap: float | None
+    max_share: float
+    items: tuple[str, ...]
+
+
+class GoldenRef(Record):
+    """The golden set that an evaluation asked, by content. num_items: with those that are
+    contaminated."""
+
+    name: str
+    version: str
+    owner: str
+    sha256: str
+    num_items: int
+    contamination: Contamination
+
+
 class Evaluation(Record):
     run_id: str
     snapshot_id: str
@@ -139,12 +162,14 @@ class Evaluation(Record):
     answering: Answering | None = None
     costs: tuple[AnswerCost, ...] = ()
     """Of answers in words."""
+    golden: GoldenRef | None = None
+    """What was asked, where it was no split of the snapshot."""
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""
         found: dict[str, Any] = serialise(self)
-        for name in ("metrics", "answering", "costs"):
+        for name in ("metrics", "answering", "costs", "golden"):
             if not getattr(self, name):
                 del found[name]
         return found

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
+from rayapp.config.golden import GoldenConfig
 from rayapp.config.language import LanguageConfig
 from rayapp.config.load import SECTIONS, Config, load
 from rayapp.config.prompts import PromptConfig
@@ -28,6 +29,9 @@ CLASSES: tuple[type[Config], ...] = (
     LanguageConfig,
 )
 
+NAMED: dict[str, type[Config]] = {"policies": PolicyConfig, "golden": GoldenConfig}
+"""By their folder: configs that others name, and no job runs."""
+
 
 def _files(*folders: str) -> list[str]:
     found = [p for folder in folders for p in sorted((CONFIGS / folder).glob("*.yaml"))]
@@ -40,12 +44,12 @@ def _in_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _class_of(path: str) -> type[Config]:
-    if Path(path).parent.name == "policies":
-        return PolicyConfig
+    if Path(path).parent.name in NAMED:
+        return NAMED[Path(path).parent.name]
     return CONFIG_OF_JOB[choose_job(path, yaml.safe_load(Path(path).read_text()), None)]
 
 
-@pytest.mark.parametrize("path", _files(*JOBS_OF_FOLDER, "policies"))
+@pytest.mark.parametrize("path", _files(*JOBS_OF_FOLDER, *NAMED))
 def test_loads_as_its_folders_class(path: str) -> None:
     load(_class_of(path), path)
 
@@ -71,7 +75,7 @@ def test_flags_load(path: str) -> None:
 
 
 def test_every_folder_has_a_class() -> None:
-    known = {*JOBS_OF_FOLDER, *("policies", "contracts", "flags", "environments", "prompts")}
+    known = {*JOBS_OF_FOLDER, *NAMED, *("contracts", "flags", "environments", "prompts")}
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} <= known
 
 
@@ -119,7 +123,7 @@ def test_gpu_environment_asks_for_gpu_workers_and_changes_nothing_else() -> None
         assert before == after
 
 
-@pytest.mark.parametrize("path", _files(*JOBS_OF_FOLDER, "policies"))
+@pytest.mark.parametrize("path", _files(*JOBS_OF_FOLDER, *NAMED))
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
     path: str, tmp_path: Path
 ) -> None:

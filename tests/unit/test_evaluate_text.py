@@ -21,7 +21,7 @@ from rayapp.evaluate.text import decoding_of, evaluate_answers
 from rayapp.families.llm.answer import SAID, TUNED, UNTUNED
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
-from rayapp.schemas.release import Estimate, Evaluation
+from rayapp.schemas.release import Contamination, Estimate, Evaluation, GoldenRef
 
 FIELDS = ("a", "b")
 LANGUAGE = LanguageSchema(
@@ -95,11 +95,28 @@ def evaluation(
         language=LANGUAGE,
         config=config,
         decoding=decoding_of(config.samples, 8),
+        golden=GOLDEN if config.golden else None,
         run_id="r",
         snapshot_id="s",
         split="test",
         bundle_digest="b",
     )
+
+
+GOLDEN = GoldenRef(
+    name="toy",
+    version="2026-11",
+    owner="someone",
+    sha256="5" * 64,
+    num_items=51,
+    contamination=Contamination(
+        num_training_rows=7000,
+        ngram_words=13,
+        max_overlap=0.5,
+        max_share=0.02,
+        items=("item 9: a training row has the same text",),
+    ),
+)
 
 
 def answers(num_rows: int) -> list[str]:
@@ -254,7 +271,8 @@ def test_rows_of_one_document_count_as_one() -> None:
 def test_the_report_shows_it() -> None:
     samples = {"per_item": 2, "tries": [2]}
     pairs = [[a, "?"] for a in answers(50)]
-    found = evaluation(pairs, [["?", "?"]] * 50, answers(50), samples=samples)
+    found = evaluation(pairs, [["?", "?"]] * 50, answers(50), samples=samples, golden="x")
+    assert Evaluation.parse(found.canonical()) == found
     schema = BundleSchema(
         name="t",
         family="llm",
@@ -269,6 +287,8 @@ def test_the_report_shows_it() -> None:
     html = render(found, decide(found, POLICY), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
     assert "exact match" in html.lower().replace("_", " ")
     assert "Latency" not in html
+    for text in ("2026-11", "item 9: a training row has the same text", "7,000 rows", "5" * 64):
+        assert text in html
     for text in ("exact match pass@2", "exact match pass^2", "sampled at temperature 0.8", "a CPU"):
         assert text in html
 

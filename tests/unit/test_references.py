@@ -7,7 +7,7 @@ import pytest
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import load, read_yaml
-from rayapp.errors import ConfigError, ContractError, LeakageRefused
+from rayapp.errors import ConfigError, ContractError, DataError, LeakageRefused
 from rayapp.flows.references import check_references
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +100,32 @@ def test_candidates_of_one_golden_path_belong_together() -> None:
     config = load(CONFIG_OF_JOB["golden_path"], path, ["snapshot=configs/snapshots/copy.yaml"])
     with pytest.raises(ConfigError, match="name the same snapshot"):
         check_references(config, path, None)
+
+
+LANGUAGE = "configs/releases/user_agent_lora.yaml"
+GOLDEN = "configs/golden/user_agent.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        (LANGUAGE, "    - type\n", "    - kind\n", "no column 'kind'"),
+        (LANGUAGE, "  slices:", "  cluster_by: site\n  slices:", "no column 'site'"),
+        (LANGUAGE, "  slices:", "  graders: {exact_match: {kind: exact}}\n  slices:", "already"),
+        (GOLDEN, "sha256: ", "sha256: 0", "sha256"),
+        (GOLDEN, "min_items: 36", "min_items: 39", "38 items, min_items is 39"),
+        ("configs/golden/user_agent.jsonl", "Chrome", "Chromium", "give the new one a new version"),
+    ],
+)
+def test_a_mistake_in_what_a_language_model_is_asked_is_named(
+    file: str, old: str, new: str, says: str
+) -> None:
+    text = Path(LANGUAGE).read_text().replace("  slices:", f"  golden: {GOLDEN}\n  slices:")
+    Path(LANGUAGE).write_text(text)
+    _check(LANGUAGE)
+    text = Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new, 1))
+    with pytest.raises((ConfigError, DataError)) as error:
+        _check(LANGUAGE)
+    assert says in str(error.value)

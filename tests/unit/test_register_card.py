@@ -9,7 +9,15 @@ from released import CARD, ENDPOINT, PASSED, UNDECIDED, make_evaluation, make_ru
 from rayapp.register.card import render_card
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
-from rayapp.schemas.release import Difference, Evaluation, Verdict
+from rayapp.schemas.release import (
+    AnswerCost,
+    Answering,
+    Contamination,
+    Difference,
+    Evaluation,
+    GoldenRef,
+    Verdict,
+)
 from rayapp.storage import Workspace
 
 
@@ -120,3 +128,41 @@ def test_ranks_a_regression_by_its_error(run: Run, snapshot: Snapshot) -> None:
 def test_the_same_evidence_gives_the_same_bytes(run: Run, snapshot: Snapshot) -> None:
     evaluation = make_evaluation(run)
     assert _card(run, snapshot, evaluation, PASSED) == _card(run, snapshot, evaluation, PASSED)
+
+
+def test_says_how_questions_were_answered_and_whose_they_are(run: Run, snapshot: Snapshot) -> None:
+    golden = GoldenRef(
+        name="toy",
+        version="2026-11",
+        owner="someone",
+        sha256="5" * 64,
+        num_items=51,
+        contamination=Contamination(
+            num_training_rows=7000,
+            ngram_words=13,
+            max_overlap=0.5,
+            max_share=0.02,
+            items=("item 9: a training row has the same text",),
+        ),
+    )
+    how = Answering(
+        max_tokens=8, samples_per_item=4, temperature=0.8, top_p=1, seed=7, cluster_by="document"
+    )
+    cost = AnswerCost(
+        model="tuned",
+        num_answers=200,
+        num_prompt_tokens=1000,
+        num_tokens=600,
+        seconds=4,
+        hardware="a CPU",
+    )
+    asked = {"golden": golden, "answering": how, "costs": (cost,)}
+    section = _section(
+        _card(run, snapshot, make_evaluation(run).model_copy(update=asked), PASSED), "Evaluation"
+    )
+    assert "of the golden set" in section
+    assert "version 2026-11, of someone: 51 items" in section
+    assert "item 9: a training row has the same text" in section
+    assert "4 answers an item, sampled at temperature 0.8, top p 1, seed 7" in section
+    assert "clustered by `document`" in section
+    assert "| tuned | 200 | 1,000 | 600 | 20.0 | a CPU |" in section
