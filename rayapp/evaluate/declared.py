@@ -37,11 +37,11 @@ def declared_metrics(config: EvaluationConfig, task: Task) -> dict[str, Metric]:
             )
         grade_of(name, grader)
         settings = grader.model_dump()
-        whose = f"{settings['field']} of the answer" if settings.get("field") else "answer"
+        what = f"the answer's {settings['field']}" if settings.get("field") else "the answer"
         says = _MEANINGS[grader.kind].format(**settings)
         if settings.get("wanted") is False:
             says = "does not refuse"
-        found[name] = _share(f"answers: the {whose} {says}")
+        found[name] = _share(f"how often {what} {says}")
     return found | _of_tries(config, found)
 
 

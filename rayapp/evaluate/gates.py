@@ -260,7 +260,8 @@ def _better_or_worse(loss: float) -> str:
 
 
 def _no_interval(name: str, what: str, num_rows: int) -> Verdict:
-    reason = f"{what} has no interval on these {num_rows:,} rows: too few rows or one class only"
+    why = "too few rows, or clusters of them, or one class only"
+    reason = f"{what} has no interval on these {num_rows:,} rows: {why}"
     return Verdict(gate=name, value="inconclusive", reason=reason)
 
 

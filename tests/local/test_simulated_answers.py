@@ -12,6 +12,7 @@ from rayapp.evaluate.items import (
     mean_of,
     ratio_of,
 )
+from rayapp.evaluate.judge import Anchors, corrected_share
 from rayapp.evaluate.metrics import METRICS
 from rayapp.evaluate.tries import tries_of
 
@@ -111,3 +112,39 @@ def test_paired_differences_are_narrow_where_both_find_the_same_items_hard() -> 
         unpaired.append(2 * 1.645 * np.sqrt(sum(errors)))
     assert covered / NUM_DRAWS >= ENOUGH  # the items of each draw are its truth: more than enough
     assert np.mean(widths) < 0.6 * np.mean(unpaired)
+
+
+@pytest.mark.parametrize("truth", [0.1, 0.5, 0.9])
+def test_a_judge_is_corrected_with_the_errors_of_its_own_measurement(truth: float) -> None:
+    """An interval of the verdicts alone has another truth, and one that takes the judge's measured
+    errors for the true ones is too narrow."""
+    rng = np.random.default_rng(12)
+    sensitivity, specificity = 0.85, 0.75
+    called = truth * sensitivity + (1 - truth) * (1 - specificity)
+    covered = naive = 0
+    for _ in range(NUM_DRAWS):
+        anchors = Anchors(
+            60, int(rng.binomial(60, sensitivity)), 60, int(rng.binomial(60, specificity))
+        )
+        num_called = int(rng.binomial(400, called))
+        found = corrected_share(num_called, 400, anchors, CONFIDENCE)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= truth <= found.high
+        naive += abs(num_called / 400 - truth) <= 1.645 * np.sqrt(called * (1 - called) / 400)
+    assert ENOUGH <= covered / NUM_DRAWS <= 0.98
+    assert naive / NUM_DRAWS < ENOUGH
+
+
+def test_a_judge_that_guesses_says_nothing() -> None:
+    found = corrected_share(50, 100, Anchors(20, 12, 20, 10), 0.95)
+    assert (found.value, found.low, found.high) == (None, None, None)
+    with pytest.raises(ValueError, match="anchors of both kinds"):
+        corrected_share(50, 100, Anchors(20, 12, 0, 0), 0.95)
+
+
+def test_a_judge_without_errors_changes_nothing_but_the_doubt() -> None:
+    found = corrected_share(300, 400, Anchors(50, 50, 50, 50), 0.95)
+    assert found.value == 0.75
+    assert found.low is not None
+    assert found.low < 0.75 - 1.96 * np.sqrt(0.75 * 0.25 / 400)
