@@ -1,12 +1,12 @@
 """What each tenant may ask, and what it may spend."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
 from rayapp.config.routing import Tenant
-from rayapp.schemas.traffic import NANO
+from rayapp.schemas.traffic import NANO, Unit
 
 
 class RateConfig(Config):
@@ -33,12 +33,23 @@ class LimitsConfig(Config):
         return self.tenants.get(tenant, self.default)
 
 
-class BudgetsConfig(Config):
+class PeriodConfig(Config):
+    """What each tenant may use in a period, in the budget's unit."""
+
+    unit: ClassVar[Unit]
+    period: Literal["day", "month"] = "month"
+    """Of the calendar, in UTC."""
+
+    def limit_of(self, tenant: str) -> int | None:
+        """None: as much as they like."""
+        raise NotImplementedError
+
+
+class BudgetsConfig(PeriodConfig):
     """What each tenant may spend at the prices of endpoints, over all replicas together; what is
     not covered gets 429."""
 
-    period: Literal["day", "month"] = "month"
-    """Of the calendar, in UTC."""
+    unit: ClassVar[Unit] = "nano_usd"
     default_usd: float | None = Field(default=None, ge=0)
     """Of each tenant that is not named, and of all callers without a key together; null: as much as
     they like."""
@@ -52,7 +63,6 @@ class BudgetsConfig(Config):
             )
         return self
 
-    def limit_nano_usd(self, tenant: str) -> int | None:
-        """None: as much as they like."""
+    def limit_of(self, tenant: str) -> int | None:
         usd = self.tenants_usd.get(tenant, self.default_usd)
         return None if usd is None else round(usd * NANO)

@@ -55,8 +55,6 @@ def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
         period: cost_by_tenant(workspace, *bounds(period)) for period in {a.period for a in listed}
     }
     return [
-        Spending(
-            a.tenant, a.period, a.spent_nano_usd, a.lent_nano_usd, logged[a.period].get(a.tenant, 0)
-        )
+        Spending(a.tenant, a.period, a.spent, a.lent, logged[a.period].get(a.tenant, 0))
         for a in listed
     ]

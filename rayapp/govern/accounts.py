@@ -4,11 +4,12 @@
        lend ──▶ open ── close(spent), by the gateway itself ─────────────▶ closed
                   └──── settle(spent), by the prediction log, if it died ▶ settled
 
-Money is whole billionths of a dollar, so that sums are exact. Everything is one transaction in the
-ledger's database. A loan whose gateway is gone is settled by what the prediction log has of it:
-each row carries its loan and its cost. A request that a dying gateway recorded and another one
-answered again has one row in the log, and cost both: `give_back` returns the second, unless its
-loan is settled by the log, which has it only once.
+Amounts are whole numbers, of billionths of a dollar or of tokens, so that sums are exact: a tenant
+has an account in each of the two that it has a budget in. Everything is one transaction in the
+ledger's database. A loan whose gateway is gone is settled by what the logs of predictions and
+prompts have of it: each row carries its loans and what they paid. A request that a dying gateway
+recorded and another one answered again has one row in the log, and cost both: `give_back` returns
+the second, unless its loan is settled by the log, which has it only once.
 """
 
 import socket
@@ -19,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 
 from rayapp.database import Database
-from rayapp.schemas.traffic import Loan, NoLoan
+from rayapp.schemas.traffic import Loan, NoLoan, Unit
 from rayapp.storage import Workspace
 
 _LOCK_ID = 7_429_562  # any constant: names our advisory lock within the PostgreSQL database
@@ -28,6 +29,9 @@ _KEPT = timedelta(days=1)
 _NUM_PARTS = 4
 """A loan is at most one part of so many of what is left: near its end a budget is lent in small
 parts, so that one gateway does not hold what another one needs."""
+_OF_TOKENS = "tokens:"
+"""Begins what the column `tenant` has for an account in tokens; no tenant's name has a colon. Money
+came first, and databases from then go on as they are."""
 _metadata = sa.MetaData()
 _accounts = sa.Table(
     "accounts",
@@ -53,12 +57,13 @@ _loans = sa.Table(
 
 @dataclass(frozen=True)
 class Account:
-    """One tenant's period. lent_nano_usd: to gateways, to be spent by them."""
+    """One tenant's period. lent: to gateways, to be spent by them."""
 
     tenant: str
     period: str
-    spent_nano_usd: int
-    lent_nano_usd: int
+    unit: Unit
+    spent: int
+    lent: int
 
 
 class Accounts:
@@ -77,61 +82,63 @@ class Accounts:
         self,
         tenant: str,
         period: str,
-        limit_nano_usd: int,
-        wanted_nano_usd: int,
-        least_nano_usd: int,
+        limit: int,
+        wanted: int,
+        least: int,
         until: datetime,
+        unit: Unit,
     ) -> Loan | NoLoan:
         """A loan of at least `least` and at most `wanted`, where so much is left of the limit. Its
         gateway ends it before `until`; after that it may be settled."""
+        holder = _holder(tenant, unit)
         with self._database.writing() as connection:
             found = connection.execute(
-                sa.select(_accounts).where(_of(_accounts, tenant, period))
+                sa.select(_accounts).where(_of(_accounts, holder, period))
             ).first()
             spent, lent = (found.spent, found.lent) if found is not None else (0, 0)
-            left_nano_usd = limit_nano_usd - spent - lent
-            amount_nano_usd = max(least_nano_usd, min(wanted_nano_usd, left_nano_usd // _NUM_PARTS))
-            if amount_nano_usd > left_nano_usd:
-                return NoLoan(limit_nano_usd - spent)
+            left = limit - spent - lent
+            amount = max(least, min(wanted, left // _NUM_PARTS))
+            if amount > left:
+                return NoLoan(limit - spent)
             if found is None:
-                values = {"tenant": tenant, "period": period, "spent": 0, "lent": amount_nano_usd}
+                values = {"tenant": holder, "period": period, "spent": 0, "lent": amount}
                 connection.execute(_accounts.insert().values(**values))
             else:
-                _change(connection, tenant, period, lent=amount_nano_usd)
+                _change(connection, holder, period, lent=amount)
             loan_id = uuid.uuid4().hex
             connection.execute(
                 _loans.insert().values(
                     loan_id=loan_id,
-                    tenant=tenant,
+                    tenant=holder,
                     period=period,
                     node=self._node,
-                    amount=amount_nano_usd,
+                    amount=amount,
                     given_back=0,
                     state="open",
                     until=_text(until),
                 )
             )
-        return Loan(loan_id, amount_nano_usd)
+        return Loan(loan_id, amount)
 
-    def close(self, loan_id: str, spent_nano_usd: int) -> bool:
+    def close(self, loan_id: str, spent: int) -> bool:
         """The loan's gateway has spent so much of it, and nothing will follow. False where it was
         settled before, by somebody who took the gateway for dead."""
-        return self._end(loan_id, spent_nano_usd, "closed")
+        return self._end(loan_id, spent, "closed")
 
-    def settle(self, loan_id: str, spent_nano_usd: int) -> bool:
-        """As the prediction log has it. False where it was not open any more."""
-        return self._end(loan_id, spent_nano_usd, "settled")
+    def settle(self, loan_id: str, spent: int) -> bool:
+        """As the logs have it. False where it was not open any more."""
+        return self._end(loan_id, spent, "settled")
 
-    def give_back(self, loan_id: str, amount_nano_usd: int) -> None:
+    def give_back(self, loan_id: str, amount: int) -> None:
         """A request that this loan paid for had been paid for already."""
         with self._database.writing() as connection:
             loan = _loan(connection, loan_id)
             if loan is None or loan.state == "settled":
                 return
             if loan.state == "closed":
-                _change(connection, loan.tenant, loan.period, spent=-amount_nano_usd)
+                _change(connection, loan.tenant, loan.period, spent=-amount)
             else:
-                given_back = loan.given_back + amount_nano_usd
+                given_back = loan.given_back + amount
                 _update(connection, loan_id, given_back=given_back)
 
     def abandoned(self, now: datetime) -> list[str]:
@@ -150,27 +157,38 @@ class Accounts:
             connection.execute(_loans.delete().where(is_old))
 
     def all(self) -> list[Account]:
-        """By period and tenant."""
-        asked = sa.select(_accounts).order_by(_accounts.c.period, _accounts.c.tenant)
+        """By period, tenant and unit."""
         with self._database.reading() as connection:
-            return [
-                Account(row.tenant, row.period, row.spent, row.lent)
-                for row in connection.execute(asked)
+            found = [
+                Account(*_held(row.tenant, row.period), row.spent, row.lent)
+                for row in connection.execute(sa.select(_accounts))
             ]
+        return sorted(found, key=lambda one: (one.period, one.tenant, one.unit))
 
-    def _end(self, loan_id: str, spent_nano_usd: int, state: str) -> bool:
+    def _end(self, loan_id: str, spent: int, state: str) -> bool:
         with self._database.writing() as connection:
             loan = _loan(connection, loan_id)
             if loan is None or loan.state != "open":
                 return False
-            used = spent_nano_usd - (loan.given_back if state == "closed" else 0)
+            used = spent - (loan.given_back if state == "closed" else 0)
             _change(connection, loan.tenant, loan.period, spent=used, lent=-loan.amount)
             _update(connection, loan_id, state=state)
         return True
 
 
-def _of(table: sa.Table, tenant: str, period: str) -> sa.ColumnElement[bool]:
-    return (table.c.tenant == tenant) & (table.c.period == period)
+def _holder(tenant: str, unit: Unit) -> str:
+    """As the column `tenant` has it."""
+    return _OF_TOKENS + tenant if unit == "tokens" else tenant
+
+
+def _held(holder: str, period: str) -> tuple[str, str, Unit]:
+    if holder.startswith(_OF_TOKENS):
+        return holder.removeprefix(_OF_TOKENS), period, "tokens"
+    return holder, period, "nano_usd"
+
+
+def _of(table: sa.Table, holder: str, period: str) -> sa.ColumnElement[bool]:
+    return (table.c.tenant == holder) & (table.c.period == period)
 
 
 def _loan(connection: sa.Connection, loan_id: str) -> sa.Row[tuple[object, ...]] | None:
@@ -182,11 +200,11 @@ def _update(connection: sa.Connection, loan_id: str, **values: object) -> None:
 
 
 def _change(
-    connection: sa.Connection, tenant: str, period: str, spent: int = 0, lent: int = 0
+    connection: sa.Connection, holder: str, period: str, spent: int = 0, lent: int = 0
 ) -> None:
     connection.execute(
         _accounts.update()
-        .where(_of(_accounts, tenant, period))
+        .where(_of(_accounts, holder, period))
         .values(spent=_accounts.c.spent + spent, lent=_accounts.c.lent + lent)
     )
 

@@ -34,22 +34,24 @@ KEY_POINTER = "key/"
 
 NANO = 10**9
 """Money is whole billionths of a US dollar, so that sums are exact: names end in _nano_usd."""
+Unit = Literal["nano_usd", "tokens"]
+"""What a budget is counted in: billionths of a US dollar, or tokens of language models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """Part of a tenant's budget in one gateway's hands."""
+    """Part of a tenant's budget in one gateway's hands, in the budget's unit."""
 
     loan_id: str
-    amount_nano_usd: int
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
 class NoLoan:
-    """Less is left than was asked for. coverable_nano_usd: the most that may be left in this
-    period, once others have returned all that is lent to them."""
+    """Less is left than was asked for. coverable: the most that may be left in this period, once
+    others have returned all that is lent to them."""
 
-    coverable_nano_usd: int
+    coverable: int
 
 
 class ApiKey(Record):

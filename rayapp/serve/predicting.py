@@ -37,7 +37,7 @@ def keep(
     if reply.charge is None:
         return {}
     if reply.by_row is None:
-        return {reply.release_id: reply.charge.cost_nano_usd}
+        return {reply.release_id: reply.charge.amount}
     nano_usd: dict[str, int] = {}
     for answer in reply.by_row:
         nano_usd[answer.release_id] = nano_usd.get(answer.release_id, 0) + answer.cost_nano_usd
@@ -63,7 +63,7 @@ def prediction_records(
         common["feature_age_s"] = round(ask.feature_age_s, 3)
     if reply.charge is not None:
         if reply.by_row is None:
-            common["cost_nano_usd"] = reply.charge.cost_nano_usd // ask.parsed.num_rows
+            common["cost_nano_usd"] = reply.charge.amount // ask.parsed.num_rows
         common["loan_id"] = reply.charge.loan_id
     if ask.assignment is not None:
         common["arm"] = ask.assignment.arm

@@ -35,7 +35,7 @@ class Node:
 
     def lend(self, amount: int) -> str:
         until = self.now + timedelta(seconds=1)
-        loan = self.accounts.lend("acme", self.period, LIMIT, amount, amount, until)
+        loan = self.accounts.lend("acme", self.period, LIMIT, amount, amount, until, "nano_usd")
         assert isinstance(loan, Loan)
         return loan.loan_id
 

@@ -1,6 +1,7 @@
 """Loans from tenants' budgets: what is lent and spent together is never more than the limit, and
 what a loan did not spend comes back, however it ends."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from rayapp.govern.accounts import Account, Accounts
 from rayapp.schemas.period import bounds
-from rayapp.schemas.traffic import Loan, NoLoan
+from rayapp.schemas.traffic import Loan, NoLoan, Unit
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
 MONTH = "2026-01"
+USD: Unit = "nano_usd"
 
 
 @pytest.fixture
@@ -23,47 +25,68 @@ def accounts(tmp_path: Path) -> Accounts:
 
 
 def lend(accounts: Accounts, wanted: int, least: int = 1, limit: int = 100) -> Loan:
-    loan = accounts.lend("acme", MONTH, limit, wanted, least, NOON)
+    loan = accounts.lend("acme", MONTH, limit, wanted, least, NOON, USD)
     assert isinstance(loan, Loan)
     return loan
 
 
 def state(accounts: Accounts) -> tuple[int, int]:
     (account,) = accounts.all()
-    return account.spent_nano_usd, account.lent_nano_usd
+    return account.spent, account.lent
 
 
 def test_what_a_loan_did_not_spend_comes_back(accounts: Accounts) -> None:
     loan = lend(accounts, wanted=20)
-    assert (loan.amount_nano_usd, state(accounts)) == (20, (0, 20))
+    assert (loan.amount, state(accounts)) == (20, (0, 20))
     assert accounts.close(loan.loan_id, 15)
-    assert accounts.all() == [Account("acme", MONTH, 15, 0)]
+    assert accounts.all() == [Account("acme", MONTH, USD, 15, 0)]
     assert not accounts.close(loan.loan_id, 15)
     assert not accounts.settle(loan.loan_id, 15)
     assert state(accounts) == (15, 0)
 
 
 def test_a_loan_is_small_where_little_is_left(accounts: Accounts) -> None:
-    assert lend(accounts, wanted=90).amount_nano_usd == 25
-    assert lend(accounts, wanted=90).amount_nano_usd == 18
-    assert lend(accounts, wanted=90, least=50).amount_nano_usd == 50
-    assert accounts.lend("acme", MONTH, 100, 8, 8, NOON) == NoLoan(coverable_nano_usd=100)
-    assert lend(accounts, wanted=8, least=7).amount_nano_usd == 7
-    assert accounts.lend("acme", MONTH, 100, 1, 1, NOON) == NoLoan(coverable_nano_usd=100)
-    assert lend(accounts, wanted=1, limit=101).amount_nano_usd == 1  # the budget was raised
-    assert isinstance(accounts.lend("other", MONTH, 0, 1, 1, NOON), NoLoan)
+    assert lend(accounts, wanted=90).amount == 25
+    assert lend(accounts, wanted=90).amount == 18
+    assert lend(accounts, wanted=90, least=50).amount == 50
+    assert accounts.lend("acme", MONTH, 100, 8, 8, NOON, USD) == NoLoan(coverable=100)
+    assert lend(accounts, wanted=8, least=7).amount == 7
+    assert accounts.lend("acme", MONTH, 100, 1, 1, NOON, USD) == NoLoan(coverable=100)
+    assert lend(accounts, wanted=1, limit=101).amount == 1  # the budget was raised
+    assert isinstance(accounts.lend("other", MONTH, 0, 1, 1, NOON, USD), NoLoan)
 
 
 def test_periods_and_tenants_have_accounts_of_their_own(accounts: Accounts) -> None:
     for tenant, period in (("acme", MONTH), ("acme", "2026-02"), ("other", MONTH)):
-        loan = accounts.lend(tenant, period, 10, 10, 10, NOON)
+        loan = accounts.lend(tenant, period, 10, 10, 10, NOON, USD)
         assert isinstance(loan, Loan)
         accounts.close(loan.loan_id, 10)
-    assert [(a.tenant, a.period, a.spent_nano_usd) for a in accounts.all()] == [
+    assert [(a.tenant, a.period, a.spent) for a in accounts.all()] == [
         ("acme", MONTH, 10),
         ("other", MONTH, 10),
         ("acme", "2026-02", 10),
     ]
+
+
+def test_money_and_tokens_of_a_tenant_are_apart(accounts: Accounts, tmp_path: Path) -> None:
+    """Also in a database from before there were accounts in tokens, whose tables are the same."""
+    money = lend(accounts, wanted=20)
+    tokens = accounts.lend("acme", MONTH, 100, 100, 100, NOON, "tokens")
+    nobodys = accounts.lend("", MONTH, 100, 1, 1, NOON, "tokens")
+    assert isinstance(tokens, Loan)
+    assert isinstance(nobodys, Loan)
+    assert accounts.close(money.loan_id, 5)
+    assert accounts.close(tokens.loan_id, 90)
+    accounts.give_back(tokens.loan_id, 1)
+    assert accounts.settle(nobodys.loan_id, 1)
+    assert Accounts(f"sqlite:///{tmp_path}/ledger.db", "node").all() == [
+        Account("", MONTH, "tokens", 1, 0),
+        Account("acme", MONTH, USD, 5, 0),
+        Account("acme", MONTH, "tokens", 89, 0),
+    ]
+    with sqlite3.connect(tmp_path / "ledger.db") as found:
+        rows = found.execute("select tenant, spent from accounts order by tenant").fetchall()
+    assert rows == [("acme", 5), ("tokens:", 1), ("tokens:acme", 89)]
 
 
 def test_a_loan_that_nobody_ended_is_settled_once(accounts: Accounts, tmp_path: Path) -> None:
@@ -122,20 +145,20 @@ def test_nothing_is_overspent_and_nothing_leaks(
     limit, spent, loans = 100, 0, []
     for step, number in steps:
         if step == "lend":
-            loan = accounts.lend("acme", MONTH, limit, number, min(number, 5), NOON)
+            loan = accounts.lend("acme", MONTH, limit, number, min(number, 5), NOON, USD)
             loans += [loan] if isinstance(loan, Loan) else []
         elif loans:
             loan = loans.pop(number % len(loans))
-            used = min(loan.amount_nano_usd, number)
+            used = min(loan.amount, number)
             assert getattr(accounts, step)(loan.loan_id, used)
             spent += used
-        lent = sum(loan.amount_nano_usd for loan in loans)
-        assert accounts.all() in ([], [Account("acme", MONTH, spent, lent)])
+        lent = sum(loan.amount for loan in loans)
+        assert accounts.all() in ([], [Account("acme", MONTH, USD, spent, lent)])
         assert spent + lent <= limit
     for loan in loans:
         accounts.close(loan.loan_id, 0)
     if spent < limit:
-        assert isinstance(accounts.lend("acme", MONTH, limit, 1, limit - spent, NOON), Loan)
+        assert isinstance(accounts.lend("acme", MONTH, limit, 1, limit - spent, NOON, USD), Loan)
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,13 @@ class MemoryBank:
         self.loans: dict[str, int] = {}
 
     def lend(
-        self, tenant: str, period: str, limit: int, wanted: int, least: int, until: datetime
+        self, tenant: str, period: str, limit: int, wanted: int, least: int, *how: Any
     ) -> Loan | NoLoan:
         left = limit - self.spent - sum(self.loans.values())
         if least > left:
             return NoLoan(limit - self.spent)
         loan = Loan(f"loan-{len(self.loans)}-{self.spent}-{left}", min(wanted, left))
-        self.loans[loan.loan_id] = loan.amount_nano_usd
+        self.loans[loan.loan_id] = loan.amount
         return loan
 
     def close(self, loan_id: str, spent: int) -> bool:
@@ -358,9 +358,9 @@ def test_a_tab_never_spends_more_than_there_is(
             if parts:
                 tab.end([], "budget_exceeded")
         await budgets.drain()
-        assert bank.spent == sum(part.charge.cost_nano_usd for part in parts) <= limit
+        assert bank.spent == sum(part.charge.amount for part in parts) <= limit
         assert bank.spent == tab.cost_nano_usd
-        assert all(part.charge.cost_nano_usd >= 0 for part in parts)
+        assert all(part.charge.amount >= 0 for part in parts)
 
     asyncio.run(run())
 
@@ -381,5 +381,5 @@ async def test_a_tab_whose_record_fails_is_over() -> None:
         await tab.grow(Usage(1, 0, 6), lambda: [])
     tab.end([], "stop")
     assert (len(parts), tab.given) == (1, Usage(1, 0, 2))
-    assert tab.cost_nano_usd == parts[0].charge.cost_nano_usd
+    assert tab.cost_nano_usd == parts[0].charge.amount
     assert orjson.dumps(parts[0].said) == b'[{"text":"a"}]'

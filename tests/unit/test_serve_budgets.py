@@ -62,7 +62,7 @@ async def test_a_budget_is_spent_to_the_last_request_and_not_beyond(accounts: Ac
         await gateway.drain()
     assert num_answers == 100
     (account,) = accounts.all()
-    assert (account.spent_nano_usd, account.lent_nano_usd) == (100 * CENT, 0)
+    assert (account.spent, account.lent) == (100 * CENT, 0)
     assert {(error.status, error.kind) for error in refusals} == {(429, "budget_exceeded")}
     assert "may spend 1 USD a month" in refusals[0].what
 
@@ -76,7 +76,7 @@ async def test_what_is_refunded_can_be_spent_again(accounts: Accounts) -> None:
     with pytest.raises(RequestError) as refused:
         await budgets.reserve("acme", CENT)
     await budgets.drain()
-    assert accounts.all()[0].spent_nano_usd == CENT
+    assert accounts.all()[0].spent == CENT
     budgets._wallets["acme"].refusal = None
     with pytest.raises(RequestError) as refused:
         await budgets.reserve("acme", CENT)
@@ -101,9 +101,9 @@ async def test_what_is_too_dear_keeps_nothing_cheaper_out(
     asked: list[int] = []
     lend = accounts.lend
 
-    def noting(tenant: str, period: str, limit: int, wanted: int, least: int, until: Any) -> Any:
+    def noting(tenant: str, period: str, limit: int, wanted: int, least: int, *how: Any) -> Any:
         asked.append(least)
-        return lend(tenant, period, limit, wanted, least, until)
+        return lend(tenant, period, limit, wanted, least, *how)
 
     monkeypatch.setattr(accounts, "lend", noting)
     now_s = [0.0]
@@ -142,7 +142,7 @@ async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> No
     ours._wallets[""].refusal = None
     (await ours.reserve(None, 600)).settle()
     await ours.drain()
-    assert accounts.all()[0].spent_nano_usd == 1_000
+    assert accounts.all()[0].spent == 1_000
 
 
 async def test_a_loan_is_returned_soon_though_nobody_asks(
@@ -169,7 +169,7 @@ async def test_a_loan_is_returned_soon_though_nobody_asks(
     charge.settle()
     assert await asyncio.to_thread(closed.wait, 10)
     (account,) = accounts.all()
-    assert (account.spent_nano_usd, account.lent_nano_usd) == (CENT, 0)
+    assert (account.spent, account.lent) == (CENT, 0)
 
 
 async def test_a_busy_tenant_borrows_more_at_a_time(accounts: Accounts) -> None:
@@ -179,7 +179,7 @@ async def test_a_busy_tenant_borrows_more_at_a_time(accounts: Accounts) -> None:
         charge = await budgets.reserve(None, CENT)
         purse = budgets._wallets[""].purse
         assert purse is not None
-        amounts.add(purse.loan.amount_nano_usd // CENT)
+        amounts.add(purse.loan.amount // CENT)
         charge.settle()
     await budgets.drain()
     assert amounts == {1, 2, 4, 8}
@@ -309,7 +309,7 @@ async def test_what_is_not_answered_or_not_recorded_costs_nothing(
     case.predictions.error = None
     assert (await score(case, 3)).status_code == 200  # all that there is
     await case.budgets.drain()  # type: ignore[union-attr]
-    assert accounts.all()[0].spent_nano_usd == 3 * CENT
+    assert accounts.all()[0].spent == 3 * CENT
     assert case.meter.costs == [(None, 3 * CENT)]
 
 

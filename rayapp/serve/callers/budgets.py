@@ -1,12 +1,14 @@
-"""What a tenant may spend in a period, over all gateway replicas together, and never more.
+"""What a tenant may use in a period, money or tokens, over all gateway replicas together, and never
+more.
 
     gateway ── "lend me 0.02 $ for acme" ──▶ accounts (the ledger's database) ── limit, spent, lent
             ◀─ a loan ─────────────────────
 
 A gateway pays each answer from a loan, in memory: reserve before the model is asked, settle once
 the answer is recorded, refund where there is none. A loan is for a second or two; then the gateway
-returns what is left of it. One whose gateway died is settled by the prediction log, in which each
-row has its cost and its loan. While the accounts cannot be reached nothing is spent: 503.
+returns what is left of it. One whose gateway died is settled by the logs, in which each row has its
+cost and its loan. Amounts are whole numbers, of the unit that a budget is in. While the accounts
+cannot be reached nothing is spent: 503.
 """
 
 import asyncio
@@ -19,10 +21,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from rayapp.config.tenants import BudgetsConfig
+from rayapp.config.tenants import PeriodConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.schemas.period import bounds, period_of
-from rayapp.schemas.traffic import NANO, Loan, NoLoan
+from rayapp.schemas.traffic import NANO, Loan, NoLoan, Unit
 from rayapp.serve.callers.identity import ANONYMOUS, called
 
 log = logging.getLogger("rayapp.serve.callers.budgets")
@@ -45,12 +47,13 @@ class Bank(Protocol):
         self,
         tenant: str,
         period: str,
-        limit_nano_usd: int,
-        wanted_nano_usd: int,
-        least_nano_usd: int,
+        limit: int,
+        wanted: int,
+        least: int,
         until: datetime,
+        unit: Unit,
     ) -> Loan | NoLoan: ...
-    def close(self, loan_id: str, spent_nano_usd: int) -> bool: ...
+    def close(self, loan_id: str, spent: int) -> bool: ...
 
 
 class Purse:
@@ -60,7 +63,7 @@ class Purse:
         self.loan = loan
         self.spend_until_s = spend_until_s
         self.void_at_s = void_at_s
-        self.left_nano_usd = loan.amount_nano_usd
+        self.left = loan.amount
         self._num_open = 0
         self._lock = threading.Lock()
         self.is_retired = False
@@ -69,14 +72,14 @@ class Purse:
         """Or it was tried, at least."""
 
     @property
-    def spent_nano_usd(self) -> int:
-        return self.loan.amount_nano_usd - self.left_nano_usd
+    def spent(self) -> int:
+        return self.loan.amount - self.left
 
-    def take(self, cost_nano_usd: int, now_s: float) -> bool:
+    def take(self, amount: int, now_s: float) -> bool:
         with self._lock:
-            if self.is_retired or cost_nano_usd > self.left_nano_usd or now_s >= self.spend_until_s:
+            if self.is_retired or amount > self.left or now_s >= self.spend_until_s:
                 return False
-            self.left_nano_usd -= cost_nano_usd
+            self.left -= amount
             self._num_open += 1
             return True
 
@@ -91,14 +94,14 @@ class Purse:
             self.on_done()
         return is_idle
 
-    def put_back(self, amount_nano_usd: int) -> None:
+    def put_back(self, amount: int) -> None:
         """Part of what was taken; the charge goes on."""
         with self._lock:
-            self.left_nano_usd += amount_nano_usd
+            self.left += amount
 
-    def end(self, refund_nano_usd: int) -> None:
+    def end(self, refund: int) -> None:
         with self._lock:
-            self.left_nano_usd += refund_nano_usd
+            self.left += refund
             self._num_open -= 1
             is_done = self.is_retired and self._num_open == 0
         if is_done:
@@ -106,18 +109,18 @@ class Purse:
 
 
 class Charge:
-    """What one request costs. purse: what pays for it; None where no
-    budget is set, and the cost is only told. Exactly one of settle and refund ends it."""
+    """What one request costs. purse: what pays for it; None where no budget is set, and the cost is
+    only told. Exactly one of settle and refund ends it."""
 
-    __slots__ = ("_clock_s", "_purse", "cost_nano_usd")
+    __slots__ = ("_clock_s", "_purse", "amount")
 
     def __init__(
         self,
-        cost_nano_usd: int,
+        amount: int,
         purse: Purse | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cost_nano_usd = cost_nano_usd
+        self.amount = amount
         self._purse = purse
         self._clock_s = clock_s
 
@@ -130,11 +133,11 @@ class Charge:
         """Its loan may have been settled by others by now: this process stood still for long."""
         return self._purse is not None and self._clock_s() >= self._purse.void_at_s
 
-    def lower(self, cost_nano_usd: int) -> None:
+    def lower(self, amount: int) -> None:
         """The answer costs less than what was reserved for it."""
         if self._purse is not None:
-            self._purse.put_back(self.cost_nano_usd - cost_nano_usd)
-        self.cost_nano_usd = cost_nano_usd
+            self._purse.put_back(self.amount - amount)
+        self.amount = amount
 
     def settle(self) -> None:
         if self._purse is not None:
@@ -142,15 +145,15 @@ class Charge:
 
     def refund(self) -> None:
         if self._purse is not None:
-            self._purse.end(self.cost_nano_usd)
+            self._purse.end(self.amount)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """The accounts did not lend this cost. Before until_s they are not asked for as much again."""
+    """The accounts did not lend this much. Before until_s they are not asked for as much again."""
 
-    cost_nano_usd: int
-    coverable_nano_usd: int
+    amount: int
+    coverable: int
     until_s: float
 
 
@@ -160,7 +163,7 @@ class _Wallet:
 
     purse: Purse | None = None
     lending: "asyncio.Task[None] | None" = None
-    wanted_nano_usd: int = 0
+    wanted: int = 0
     refusal: _Refusal | None = None
 
 
@@ -168,7 +171,7 @@ class _Wallet:
 class Budgets:
     """One gateway's side. deadline_s: the most that a request may take."""
 
-    config: BudgetsConfig
+    config: PeriodConfig
     bank: Bank
     deadline_s: float
     clock_s: Callable[[], float] = time.monotonic
@@ -176,32 +179,28 @@ class Budgets:
     _wallets: dict[str, _Wallet] = field(default_factory=dict)
     _closing: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    async def reserve(self, tenant: str | None, cost_nano_usd: int) -> Charge:
+    async def reserve(self, tenant: str | None, amount: int) -> Charge:
         """Raises RequestError 429 where the tenant's budget does not cover it, and Unavailable
         while nobody knows."""
         name = tenant or ANONYMOUS
-        limit_nano_usd = self.config.limit_nano_usd(name)
-        if limit_nano_usd is None or cost_nano_usd == 0:
-            return Charge(cost_nano_usd)
+        limit = self.config.limit_of(name)
+        if limit is None or amount == 0:
+            return Charge(amount)
         wallet = self._wallets.get(name)
         if wallet is None:
             wallet = self._wallets[name] = _Wallet()
         while True:
             purse = wallet.purse
-            if purse is not None and purse.take(cost_nano_usd, self.clock_s()):
-                return Charge(cost_nano_usd, purse, self.clock_s)
+            if purse is not None and purse.take(amount, self.clock_s()):
+                return Charge(amount, purse, self.clock_s)
             refusal = wallet.refusal
-            if (
-                refusal
-                and cost_nano_usd >= refusal.cost_nano_usd
-                and self.clock_s() < refusal.until_s
-            ):
-                raise self._used_up(name, limit_nano_usd, cost_nano_usd, refusal.coverable_nano_usd)
-            wallet.wanted_nano_usd += cost_nano_usd
+            if refusal and amount >= refusal.amount and self.clock_s() < refusal.until_s:
+                raise self._used_up(name, limit, amount, refusal.coverable)
+            wallet.wanted += amount
             try:
-                await asyncio.shield(self._lending(name, limit_nano_usd, cost_nano_usd, wallet))
+                await asyncio.shield(self._lending(name, limit, amount, wallet))
             finally:
-                wallet.wanted_nano_usd -= cost_nano_usd
+                wallet.wanted -= amount
 
     async def drain(self) -> None:
         """Return every loan, once all requests are over."""
@@ -211,25 +210,19 @@ class Budgets:
         while self._closing:
             await asyncio.wait(self._closing)
 
-    def _lending(
-        self, name: str, limit_nano_usd: int, cost_nano_usd: int, wallet: _Wallet
-    ) -> "asyncio.Task[None]":
+    def _lending(self, name: str, limit: int, amount: int, wallet: _Wallet) -> "asyncio.Task[None]":
         if wallet.lending is None:
-            wallet.lending = asyncio.create_task(
-                self._lend(name, limit_nano_usd, cost_nano_usd, wallet)
-            )
+            wallet.lending = asyncio.create_task(self._lend(name, limit, amount, wallet))
         return wallet.lending
 
-    async def _lend(
-        self, name: str, limit_nano_usd: int, least_nano_usd: int, wallet: _Wallet
-    ) -> None:
+    async def _lend(self, name: str, limit: int, least: int, wallet: _Wallet) -> None:
         """Another purse in the place of the last one, what is left of which is returned first where
         it can be: it may be just what is missing."""
         old = wallet.purse
         try:
-            wanted_nano_usd = max(wallet.wanted_nano_usd, least_nano_usd)
+            wanted = max(wallet.wanted, least)
             if old is not None:
-                wanted_nano_usd = max(wanted_nano_usd, 2 * old.spent_nano_usd)
+                wanted = max(wanted, 2 * old.spent)
                 wallet.purse = None
                 if old.retire():
                     await old.was_returned.wait()
@@ -242,20 +235,21 @@ class Budgets:
                     self.bank.lend,
                     name,
                     period,
-                    limit_nano_usd,
-                    wanted_nano_usd,
-                    least_nano_usd,
+                    limit,
+                    wanted,
+                    least,
                     until,
+                    self.config.unit,
                 )
             except Exception as error:  # a database driver's own errors too
-                log.exception("no_loan", extra={"tenant": name})
+                log.exception("no_loan", extra={"tenant": name, "unit": self.config.unit})
                 raise Unavailable(
                     "the accounts of budgets cannot be reached",
                     "try again after the seconds in retry-after",
                 ) from error
             if isinstance(loan, NoLoan):
                 until_s = self.clock_s() + REFUSE_S
-                wallet.refusal = _Refusal(least_nano_usd, loan.coverable_nano_usd, until_s)
+                wallet.refusal = _Refusal(least, loan.coverable, until_s)
                 return
             wallet.purse = self._purse(loan, begun_s, lives_s)
         finally:
@@ -274,10 +268,10 @@ class Budgets:
         task.add_done_callback(self._closing.discard)
 
     async def _close(self, purse: Purse) -> None:
-        loan_id, spent_nano_usd = purse.loan.loan_id, purse.spent_nano_usd
+        loan_id, spent = purse.loan.loan_id, purse.spent
         while self.clock_s() < purse.void_at_s:
             try:
-                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent_nano_usd)
+                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent)
             except Exception:  # by its end it will be settled by the prediction log
                 log.exception("loan_not_returned", extra={"loan": loan_id})
                 purse.was_returned.set()
@@ -285,35 +279,36 @@ class Budgets:
                 continue
             if not is_ours:
                 log.error(
-                    "loan_settled_by_others", extra={"loan": loan_id, "nano_usd": spent_nano_usd}
+                    "loan_settled_by_others",
+                    extra={"loan": loan_id, "spent": spent, "unit": self.config.unit},
                 )
             break
         purse.was_returned.set()
 
-    def _used_up(
-        self, name: str, limit_nano_usd: int, cost_nano_usd: int, coverable_nano_usd: int
-    ) -> RequestError:
-        """coverable_nano_usd: the most that may be left in this period."""
+    def _used_up(self, name: str, limit: int, amount: int, coverable: int) -> RequestError:
+        """coverable: the most that may be left in this period."""
         period = self.config.period
-        retry_after_s = (
-            1 if cost_nano_usd <= coverable_nano_usd else _until_next(period, self.now())
-        )
-        if cost_nano_usd > limit_nano_usd:
+        retry_after_s = 1 if amount <= coverable else _until_next(period, self.now())
+        if amount > limit:
             next_step = "ask for less in each request, or have the budget raised"
         else:
             next_step = f"wait for the next {period} (UTC), or have the budget raised"
-        if cost_nano_usd <= coverable_nano_usd:
+        if amount <= coverable:
             next_step = (
                 f"try again in a second, when replicas return what they hold, or {next_step}"
             )
         return RequestError(
-            f"{called(name)} may spend {limit_nano_usd / NANO:g} USD a {period}, "
+            f"{called(name)} may {_told(limit, self.config.unit)} a {period}, "
             "which does not cover this request",
             next_step,
             429,
             "budget_exceeded",
             retry_after_s=retry_after_s,
         )
+
+
+def _told(limit: int, unit: Unit) -> str:
+    return f"use {limit:,} tokens" if unit == "tokens" else f"spend {limit / NANO:g} USD"
 
 
 def _until_next(period: str, now: datetime) -> int:

@@ -66,7 +66,7 @@ class AnswerLog:
             "degraded": self.degraded,
             "tenant": call.tenant,
             "trace_id": trace_id(call.request.headers),
-            "cost_nano_usd": part.charge.cost_nano_usd,
+            "cost_nano_usd": part.charge.amount,
             "loan_id": part.charge.loan_id,
         }
 

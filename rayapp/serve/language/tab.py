@@ -74,11 +74,7 @@ class Tab:
         budget does not cover it, or what `record` raises."""
         due = self._due(usage)
         num_new = usage.num_output - self._recorded.num_output
-        if (
-            self._charge is None
-            or due > self._charge.cost_nano_usd
-            or num_new > self._tokens_at_a_time
-        ):
+        if self._charge is None or due > self._charge.amount or num_new > self._tokens_at_a_time:
             if self.given == self._recorded:
                 self.drop()  # nothing was given for it yet
             else:
