@@ -31,6 +31,7 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.language.charges import NOBODY, Payers
 from rayapp.serve.language.directory import Engine
 from rayapp.serve.language.gateway import LanguageGateway
 from rayapp.serve.tracing.otlp import OtlpTracer
@@ -134,7 +135,7 @@ class Site:
             lambda: datetime.now(UTC),
             keys,
             Limiter(config.limits, always, share=1) if config.limits else None,
-            Budgets(config.budgets, self._bank, deadline_s=120) if config.budgets else None,
+            Payers(Budgets(config.budgets, self._bank, 120)) if config.budgets else NOBODY,
             tracer,
         )
 

@@ -83,6 +83,10 @@ class RequestError(UserError):
         self.param = param
 
 
+class OverRate(RequestError):
+    """A caller sends more requests than it may: whatever it asked now would be refused."""
+
+
 class Refused(RayappError):
     exit_code = 3
 

@@ -47,7 +47,7 @@ def connected(config: GatewayConfig, actor: str) -> Connected:
     def read_keys() -> dict[str, ApiKey]:
         return {key.key_id: key for key in list_keys(ledger)}
 
-    accounts = None if config.budgets is None else Accounts.of(workspace)
+    accounts = Accounts.of(workspace) if config.needs_accounts else None
     if accounts is None:
         log = NodeLog(workspace, commits_aside=True)
     else:

@@ -223,10 +223,11 @@ def submit(
 
 @app.command
 def spending(*, json: Json = False) -> None:
-    """What each tenant has spent of its budgets, by the accounts and by the prediction log.
+    """What each tenant has spent of its budgets, in money and in tokens, by accounts and by logs.
 
     `lent` is in the hands of gateways, which return what they do not spend of it within seconds.
-    Once nothing is lent and the log is committed, `spent` and `logged` are equal.
+    Once nothing is lent and the log is committed, `spent` and `logged` are equal. In JSON they are
+    whole numbers of `unit`: nano_usd, that is billionths of a dollar, or tokens.
     """
     from rayapp.cli.spending import show, spending_of
 

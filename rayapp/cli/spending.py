@@ -1,4 +1,4 @@
-"""`rayapp spending`: the tenants' accounts, beside what the prediction log says."""
+"""`rayapp spending`: the tenants' accounts, beside what the logs say."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rich.table import Table
 from rayapp.cli.terminal import show_folded, show_next
 from rayapp.flows.spending import Spending, spending
 from rayapp.govern.accounts import Accounts
-from rayapp.schemas.traffic import NANO
+from rayapp.schemas.traffic import NANO, Unit
 from rayapp.storage import Workspace
 
 
@@ -22,9 +22,15 @@ def show(found: Sequence[Spending]) -> None:
     table = Table(box=None)
     for title in ("period", "tenant"):
         table.add_column(title)
-    for title in ("spent USD", "lent USD", "logged USD"):
+    for title in ("spent", "lent", "logged"):
         table.add_column(title, justify="right")
+    table.add_column("unit")
     for one in found:
-        amounts = (f"{amount / NANO:.6f}" for amount in (one.spent, one.lent, one.logged))
-        table.add_row(one.period, one.tenant or "(no key)", *amounts)
+        amounts = [_told(amount, one.unit) for amount in (one.spent, one.lent, one.logged)]
+        unit = "tokens" if one.unit == "tokens" else "USD"
+        table.add_row(one.period, one.tenant or "(no key)", *amounts, unit)
     show_folded(table)
+
+
+def _told(amount: int, unit: Unit) -> str:
+    return f"{amount:,}" if unit == "tokens" else f"{amount / NANO:.6f}"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rayapp.config.load import Config
 from rayapp.config.routing import EndpointName
 from rayapp.config.serving import BreakerConfig, CacheConfig, GatewayConfig, check_replicas
+from rayapp.config.tenants import TokenBudgetsConfig, TokenLimitsConfig
 from rayapp.schemas.traffic import NANO
 
 WeightsName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,99}$")]
@@ -163,6 +164,9 @@ class LanguageConfig(GatewayConfig):
     says them once."""
     models: dict[EndpointName, ModelConfig] = Field(min_length=1)
     """By the names that callers send."""
+    token_limits: TokenLimitsConfig | None = None
+    token_budgets: TokenBudgetsConfig | None = None
+    """Beside `budgets`, if both are set: an answer must be covered by either."""
     deadline_ms: float = Field(default=120_000, gt=0)
     """An answer that is not complete by then is ended; a caller's x-deadline-ms can only be
     shorter."""
@@ -182,6 +186,10 @@ class LanguageConfig(GatewayConfig):
         self._check_models()
         check_replicas(self.min_replicas, self.max_replicas)
         return self
+
+    @property
+    def needs_accounts(self) -> bool:
+        return self.budgets is not None or self.token_budgets is not None
 
     def _check_engines(self) -> None:
         for name, engine in self.engines.items():

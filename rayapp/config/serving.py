@@ -234,6 +234,11 @@ class GatewayConfig(Config):
     """A request that is not answered by then gets 504; a caller's x-deadline-ms can only be
     shorter. What is past its deadline is not worked on."""
 
+    @property
+    def needs_accounts(self) -> bool:
+        """Whether anybody has a budget."""
+        return self.budgets is not None
+
 
 class ServingConfig(GatewayConfig):
     """One gateway answers for several endpoints: a new champion needs no new deployment."""

@@ -14,6 +14,10 @@ class RateConfig(Config):
     burst: float = Field(ge=1)
     """Requests that may come at once after a pause."""
 
+    @property
+    def per_s(self) -> float:
+        return self.requests_per_s
+
 
 class LimitsConfig(Config):
     """How many requests each tenant may send, over all replicas together; more get 429."""
@@ -29,6 +33,38 @@ class LimitsConfig(Config):
         return self
 
     def rate_of(self, tenant: str) -> RateConfig | None:
+        """None: as many as they like."""
+        return self.tenants.get(tenant, self.default)
+
+
+class TokenRateConfig(Config):
+    tokens_per_s: float = Field(gt=0)
+    burst: float = Field(ge=1)
+    """Tokens that may be asked for at once after a pause; a request for more is always refused."""
+
+    @property
+    def per_s(self) -> float:
+        return self.tokens_per_s
+
+
+class TokenLimitsConfig(Config):
+    """How many tokens each tenant may ask for, over all replicas together; more get 429. A request
+    asks for its prompt and for max_tokens of each answer; what it did not use comes back when it is
+    over."""
+
+    default: TokenRateConfig | None = None
+    """Of each tenant that is not named, and of all callers without a key together."""
+    tenants: dict[Tenant, TokenRateConfig] = Field(default={})
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.default is None and not self.tenants:
+            raise ValueError(
+                "no rate is set: give `default` or `tenants`, or leave `token_limits` out"
+            )
+        return self
+
+    def rate_of(self, tenant: str) -> TokenRateConfig | None:
         """None: as many as they like."""
         return self.tenants.get(tenant, self.default)
 
@@ -66,3 +102,26 @@ class BudgetsConfig(PeriodConfig):
     def limit_of(self, tenant: str) -> int | None:
         usd = self.tenants_usd.get(tenant, self.default_usd)
         return None if usd is None else round(usd * NANO)
+
+
+class TokenBudgetsConfig(PeriodConfig):
+    """How many tokens each tenant may use, of prompts and answers together, over all replicas
+    together; what is not covered gets 429."""
+
+    unit: ClassVar[Unit] = "tokens"
+    default_tokens: int | None = Field(default=None, ge=0)
+    """Of each tenant that is not named, and of all callers without a key together; null: as many as
+    they like."""
+    tenants_tokens: dict[Tenant, Annotated[int, Field(ge=0)]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.default_tokens is None and not self.tenants_tokens:
+            raise ValueError(
+                "no budget is set: give `default_tokens` or `tenants_tokens`, or leave "
+                "`token_budgets` out"
+            )
+        return self
+
+    def limit_of(self, tenant: str) -> int | None:
+        return self.tenants_tokens.get(tenant, self.default_tokens)

@@ -9,6 +9,7 @@ from rayapp.govern.accounts import Accounts
 from rayapp.observe.costs import cost_by_tenant, cost_of_loans
 from rayapp.observe.node_log import commit_node
 from rayapp.schemas.period import bounds
+from rayapp.schemas.traffic import Unit
 from rayapp.storage import Workspace
 
 
@@ -37,24 +38,33 @@ def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:
 
 @dataclass(frozen=True)
 class Spending:
-    """One tenant's period, in billionths of a dollar. spent and lent: by the accounts; logged: what
-    the committed predictions cost. While gateways answer, spent and what they have used of lent
-    may be ahead of logged."""
+    """One tenant's period, in billionths of a dollar or in tokens, as unit says. spent and lent: by
+    the accounts; logged: what the committed answers cost. While gateways answer, spent and what
+    they have used of lent may be ahead of logged."""
 
     tenant: str
     period: str
+    unit: Unit
     spent: int
     lent: int
     logged: int
 
 
 def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
-    """Every tenant's periods, by period and tenant."""
+    """Every tenant's periods, by period, tenant and unit."""
     listed = accounts.all()
     logged = {
-        period: cost_by_tenant(workspace, *bounds(period)) for period in {a.period for a in listed}
+        (period, unit): cost_by_tenant(workspace, *bounds(period), unit)
+        for period, unit in {(a.period, a.unit) for a in listed}
     }
     return [
-        Spending(a.tenant, a.period, a.spent, a.lent, logged[a.period].get(a.tenant, 0))
+        Spending(
+            a.tenant,
+            a.period,
+            a.unit,
+            a.spent,
+            a.lent,
+            logged[a.period, a.unit].get(a.tenant, 0),
+        )
         for a in listed
     ]

@@ -11,6 +11,7 @@ from typing import Any
 from rayapp.errors import WorkspaceError
 from rayapp.families.meter import step_back
 from rayapp.observe.commit import commit_spool
+from rayapp.observe.costs import paid_by
 from rayapp.observe.predictions import FEEDBACK, FEEDBACK_TABLE, PREDICTIONS, PREDICTIONS_TABLE
 from rayapp.observe.prompts import PROMPTS, PROMPTS_TABLE
 from rayapp.observe.spool import Spool
@@ -24,7 +25,7 @@ OnRepeated = Callable[[Mapping[str, int]], object]
 @dataclass(frozen=True)
 class Committed:
     """repeated_costs: of rows that were left out, since the table had them, by the loan that paid
-    for the repetition; billionths of a dollar."""
+    for the repetition, in the loan's unit."""
 
     num_rows: int
     repeated_costs: Mapping[str, int]
@@ -106,8 +107,8 @@ def commit_node(workspace: Workspace, wait: bool) -> Committed:
 
     def add(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            if row.get("loan_id") is not None:
-                repeated[row["loan_id"]] += row["cost_nano_usd"]
+            for loan_id, amount in paid_by(row):
+                repeated[loan_id] += amount
 
     for folder, name, kind, below in spools:
         table_uri = workspace.table(name)

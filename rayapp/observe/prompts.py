@@ -37,6 +37,7 @@ _SCHEMA = pa.schema(
         "trace_id": pa.string(),
         "cost_nano_usd": pa.int64(),
         "loan_id": pa.string(),
+        "token_loan_id": pa.string(),
     }
 )
 

@@ -43,8 +43,9 @@ class PromptRecord(Record):
     JSON texts, redacted as the serving config says, None where there is none; prompt in the first
     part only. What may be half of a number or an address is in the next part. finish_reason: why
     the answer ended, in the last part only. cost_nano_usd, loan_id, arm, propensity, unit,
-    tenant, trace_id, degraded: as in PredictionRecord. first_token_ms: from the request's first
-    byte; latency_ms: until this part was complete.
+    tenant, trace_id, degraded: as in PredictionRecord. token_loan_id: what of the tenant's budget
+    in tokens paid for this part, where there is one. first_token_ms: from the request's first byte;
+    latency_ms: until this part was complete.
     """
 
     request_id: str
@@ -69,6 +70,7 @@ class PromptRecord(Record):
     trace_id: str | None = None
     cost_nano_usd: int | None = None
     loan_id: str | None = None
+    token_loan_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,15 @@ class RecordSink(Protocol):
     def append(self, records: Sequence[Mapping[str, Any]]) -> None: ...
 
 
+class Owed(Protocol):
+    """What a record is paid with: a Charge, or several."""
+
+    @property
+    def is_void(self) -> bool: ...
+    def settle(self) -> None: ...
+    def refund(self) -> None: ...
+
+
 def trace_id(headers: Mapping[bytes, bytes]) -> str | None:
     """Of the trace that a request with these headers is in: its own where it is traced, which is
     also its caller's if that is in one, else its caller's; None where there is neither."""
@@ -95,7 +104,7 @@ def _of_row(answer: RowAnswer, charge: Charge | None, propensity: float) -> dict
 
 
 def store_charged(
-    sink: RecordSink, records: Sequence[Mapping[str, Any]], charge: Charge | None
+    sink: RecordSink, records: Sequence[Mapping[str, Any]], charge: Owed | None
 ) -> None:
     """As `store`; what is recorded is paid for, and what is not, is not."""
     if charge is None:

@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import GatewayConfig, ServingConfig
+from rayapp.config.tenants import PeriodConfig
 from rayapp.families.bundle import Bundle
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
@@ -130,7 +131,7 @@ class GatewayReplica(GrpcMethods):
             now=lambda: datetime.now(UTC),
             keys=keys,
             limiter=make_limiter(config, owner),
-            budgets=make_budgets(config, parts.bank),
+            budgets=make_budgets(config.budgets, parts.bank, config.deadline_ms),
             feeds=parts.feeds,
             flags=flags,
             tracer=make_tracer(config, meter),
@@ -222,10 +223,12 @@ def make_tracer(config: GatewayConfig, meter: ServeMeter) -> Tracer | None:
     return OtlpTracer(config.tracing, "rayapp-gateway", meter.dropped_spans)
 
 
-def make_budgets(config: GatewayConfig, bank: Bank | None) -> Budgets | None:
-    if config.budgets is None or bank is None:
+def make_budgets(
+    config: PeriodConfig | None, bank: Bank | None, deadline_ms: float
+) -> Budgets | None:
+    if config is None or bank is None:
         return None
-    return Budgets(config.budgets, bank, config.deadline_ms / 1000)
+    return Budgets(config, bank, deadline_ms / 1000)
 
 
 def deployment_options(config: GatewayConfig, num_gpus: float = 0) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted
+from rayapp.serve.language.charges import Payers
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import LanguageGateway
 
@@ -92,7 +94,9 @@ class LanguageCase:
 
     config: LanguageConfig = field(default_factory=with_settings)
     budgets: Budgets | None = None
+    token_budgets: Budgets | None = None
     limiter: Limiter | None = None
+    token_limiter: TokenLimiter | None = None
     counts: CountTokens = fake_llm.count
     follower: ChampionFollower[Adapted] | None = None
     later_s: float = 0.0
@@ -118,7 +122,8 @@ class LanguageCase:
             lambda: NOON,
             self.ring,
             limiter=self.limiter,
-            budgets=self.budgets,
+            payers=Payers(self.budgets, self.token_budgets),
+            token_limiter=self.token_limiter,
             follower=self.follower,
         )
         self.app._deadlines._clock_s = lambda: time.monotonic() + self.later_s

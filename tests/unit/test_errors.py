@@ -15,8 +15,8 @@ CLASSES = [
 
 
 def _made(cls: type[errors.RayappError]) -> errors.RayappError:
-    if cls is errors.RequestError:
-        return errors.RequestError("rows is 0, the least is 1", "send a row", 400, "bad", "rows")
+    if issubclass(cls, errors.RequestError):
+        return cls("rows is 0, the least is 1", "send a row", 400, "bad", "rows")
     return cls("depth is 99, the most is 16", "lower it")
 
 

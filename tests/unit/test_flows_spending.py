@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from log_case import die, record
 
-from rayapp.flows.spending import settle_abandoned, spending
+from rayapp.cli.spending import show
+from rayapp.flows.spending import Spending, settle_abandoned, spending
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.node_log import NodeLog
 from rayapp.observe.spool import Spool
@@ -46,8 +47,11 @@ class Node:
     def settle(self) -> int:
         return settle_abandoned(self.accounts, self.workspace, self.now + timedelta(minutes=1))
 
+    def listed(self) -> list[Spending]:
+        return spending(self.accounts, self.workspace)
+
     def figures(self) -> tuple[int, int, int]:
-        (found,) = spending(self.accounts, self.workspace)
+        (found,) = self.listed()
         return found.spent, found.lent, found.logged
 
 
@@ -78,6 +82,35 @@ def test_one_that_recorded_nothing_owes_nothing(node: Node) -> None:
     node.lend(100)
     assert node.settle() == 1
     assert node.figures() == (0, 0, 0)
+
+
+def test_a_dead_gateways_loan_of_tokens_is_settled_by_what_it_recorded(node: Node) -> None:
+    """Beside its loan of money, for the same answer; the log of prompts has both."""
+    until = node.now + timedelta(seconds=1)
+    tokens = node.accounts.lend("acme", node.period, LIMIT, 100, 100, until, "tokens")
+    assert isinstance(tokens, Loan)
+    spool, money = Spool(node.workspace.spool("toy") / "prompts"), node.lend(100)
+    paid = {"cost_nano_usd": COST, "loan_id": money, "token_loan_id": tokens.loan_id}
+    row = record("toy", "a") | {"at": node.now, "tenant": "acme", "part": 0}
+    counts = {"num_prompt_tokens": 30, "num_cached_tokens": 20, "num_output_tokens": 4}
+    spool.append([row | paid | counts, row | paid | counts | {"part": 1, "num_prompt_tokens": 0}])
+    die(spool)
+    assert node.settle() == 2
+    found = [(one.unit, one.spent, one.lent, one.logged) for one in node.listed()]
+    assert found == [("nano_usd", 2 * COST, 0, 2 * COST), ("tokens", 38, 0, 38)]
+
+
+def test_accounts_are_shown_with_their_units(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    until = node.now + timedelta(seconds=1)
+    node.accounts.lend("", node.period, LIMIT, 900, 900, until, "tokens")
+    node.accounts.lend("", node.period, 10**10, 1_500_000, 1_500_000, until, "nano_usd")
+    show(node.listed())
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    money, tokens = lines[1:3]
+    assert money[-4:] == ["0.000000", "0.001500", "0.000000", "USD"]
+    assert tokens[-4:] == ["0", "900", "0", "tokens"]
 
 
 @pytest.mark.parametrize("survivor_ends", ["before", "after", "by its death"])

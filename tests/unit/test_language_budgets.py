@@ -13,14 +13,16 @@ from fake_llm import count, words
 from hypothesis import given
 from hypothesis import strategies as st
 from language_case import COMPLETIONS, EMBEDDINGS, LanguageCase, chat, events_of, with_settings
+from memory_bank import MemoryBank
 from serving_case import until
 
 from rayapp.config.tenants import BudgetsConfig
 from rayapp.errors import RequestError, Unavailable
-from rayapp.schemas.traffic import NANO, Loan, NoLoan
+from rayapp.schemas.traffic import NANO
 from rayapp.serve.callers.budgets import Budgets
+from rayapp.serve.language.charges import NOBODY, Payers, Prices
 from rayapp.serve.language.relay import Usage
-from rayapp.serve.language.tab import Part, Prices, Tab
+from rayapp.serve.language.tab import Part, Tab
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 IN, OUT = 2, 10
@@ -31,29 +33,6 @@ PRICED = {
     "max_output_tokens": 20,
 }
 TEN = " ".join(f"w{number}" for number in range(10))
-
-
-class MemoryBank:
-    """One account. It lends what is asked for, or the least, if there is so much."""
-
-    def __init__(self) -> None:
-        self.spent = 0
-        self.loans: dict[str, int] = {}
-
-    def lend(
-        self, tenant: str, period: str, limit: int, wanted: int, least: int, *how: Any
-    ) -> Loan | NoLoan:
-        left = limit - self.spent - sum(self.loans.values())
-        if least > left:
-            return NoLoan(limit - self.spent)
-        loan = Loan(f"loan-{len(self.loans)}-{self.spent}-{left}", min(wanted, left))
-        self.loans[loan.loan_id] = loan.amount
-        return loan
-
-    def close(self, loan_id: str, spent: int) -> bool:
-        assert 0 <= spent <= self.loans.pop(loan_id)
-        self.spent += spent
-        return True
 
 
 class Site:
@@ -343,9 +322,9 @@ def test_a_tab_never_spends_more_than_there_is(
 
         def record(part: Part) -> None:
             parts.append(part)
-            part.charge.settle()
+            part.charges.settle()
 
-        tab = Tab(budgets, None, Prices(IN, OUT), tokens_at_a_time, 1000, record)
+        tab = Tab(Payers(budgets), None, Prices(IN, OUT), tokens_at_a_time, 1000, record)
         usage = Usage()
         try:
             await tab.begin(num_counted)
@@ -358,9 +337,9 @@ def test_a_tab_never_spends_more_than_there_is(
             if parts:
                 tab.end([], "budget_exceeded")
         await budgets.drain()
-        assert bank.spent == sum(part.charge.amount for part in parts) <= limit
+        assert bank.spent == sum(part.charges.money.amount for part in parts) <= limit
         assert bank.spent == tab.cost_nano_usd
-        assert all(part.charge.amount >= 0 for part in parts)
+        assert all(part.charges.money.amount >= 0 for part in parts)
 
     asyncio.run(run())
 
@@ -373,7 +352,7 @@ async def test_a_tab_whose_record_fails_is_over() -> None:
             raise Unavailable("no room", "try again")
         parts.append(part)
 
-    tab = Tab(None, None, Prices(IN, OUT), 2, 100, record)
+    tab = Tab(NOBODY, None, Prices(IN, OUT), 2, 100, record)
     await tab.begin(1)
     await tab.grow(Usage(1, 0, 2), lambda: [])
     await tab.grow(Usage(1, 0, 4), lambda: [{"text": "a"}])
@@ -381,5 +360,5 @@ async def test_a_tab_whose_record_fails_is_over() -> None:
         await tab.grow(Usage(1, 0, 6), lambda: [])
     tab.end([], "stop")
     assert (len(parts), tab.given) == (1, Usage(1, 0, 2))
-    assert tab.cost_nano_usd == parts[0].charge.amount
+    assert tab.cost_nano_usd == parts[0].charges.money.amount
     assert orjson.dumps(parts[0].said) == b'[{"text":"a"}]'

@@ -58,6 +58,12 @@ def test_gpus_of_a_replica(settings: dict[str, Any], num_gpus: int) -> None:
         ({"usd_per_million_input_tokens": 0}, {}, "greater than or equal to 0.001"),
         ({"max_output_tokens": 0}, {}, "greater than or equal to 1"),
         ({}, {"budgets": {"default_usd": 1}}, "`budgets` has no effect without prices"),
+        ({}, {"token_limits": {}}, "leave `token_limits` out"),
+        ({}, {"token_limits": {"default": {"tokens_per_s": 0, "burst": 1}}}, "greater than 0"),
+        ({}, {"token_limits": {"default": {"requests_per_s": 1, "burst": 1}}}, "Field required"),
+        ({}, {"token_budgets": {"period": "day"}}, "leave `token_budgets` out"),
+        ({}, {"token_budgets": {"tenants_tokens": {"a": -1}}}, "greater than or equal to 0"),
+        ({}, {"token_budgets": {"tenants_tokens": {"Acme!": 1}}}, "no tenant can have this name"),
         ({}, {"min_replicas": 3}, "`min_replicas` 3 is more than `max_replicas` 2"),
         ({}, {"redacts": "some"}, "'nothing', 'contacts' or 'text'"),
         ({}, {"max_choices": 0}, "greater than or equal to 1"),
@@ -80,6 +86,20 @@ def test_an_engine_that_no_model_names() -> None:
 @pytest.mark.parametrize(("usd", "nano_usd"), [(None, 0), (0.001, 1), (0.15, 150), (15.0, 15_000)])
 def test_prices_are_whole_billionths_of_a_dollar(usd: float | None, nano_usd: int) -> None:
     assert token_cost(usd) == nano_usd
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        ({}, False),
+        ({"token_limits": {"default": {"tokens_per_s": 1, "burst": 1}}}, False),
+        ({"token_budgets": {"default_tokens": 0}}, True),
+    ],
+)
+def test_accounts_are_needed_where_anybody_has_a_budget(
+    settings: dict[str, Any], needs: bool
+) -> None:
+    assert with_settings(**settings).needs_accounts == needs
 
 
 ADAPTED: dict[str, Any] = {"engine": {"weights": "big", "max_adapters": 2}}

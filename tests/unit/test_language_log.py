@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from deltalake import write_deltalake
 from language_case import TEXT, LanguageCase, with_settings
 from log_case import NOON, die, record
 
@@ -109,7 +110,7 @@ def priced(request_id: str, cost_nano_usd: int, loan_id: str | None, **extra: An
 
 def test_costs_are_those_of_both_logs(workspace: Workspace, log: NodeLog) -> None:
     assert cost_of_loans(workspace, ["one"]) == {"one": 0}
-    assert cost_by_tenant(workspace, NOON, NOON + timedelta(days=1)) == {}
+    assert cost_by_tenant(workspace, NOON, NOON + timedelta(days=1), "nano_usd") == {}
     log.predictions("toy").append([priced("a", 7, "one"), priced("b", 1, None)])
     acme = {"tenant": "acme", "loan_id": "one"}
     log.prompts("big").append(
@@ -124,8 +125,25 @@ def test_costs_are_those_of_both_logs(workspace: Workspace, log: NodeLog) -> Non
     log.flush()
     costs = cost_of_loans(workspace, ["one", "two", "three"])
     assert costs == {"one": 537, "two": 400, "three": 0}
-    today = cost_by_tenant(workspace, NOON, NOON + timedelta(days=1))
+    today = cost_by_tenant(workspace, NOON, NOON + timedelta(days=1), "nano_usd")
     assert today == {"acme": 37, "": 400}  # what no budget paid for is not in it
+
+
+def test_tokens_are_counted_for_the_loans_that_paid_them(
+    workspace: Workspace, log: NodeLog
+) -> None:
+    """In a log from before there were such loans nobody has paid tokens."""
+    acme = {"tenant": "acme", "cost_nano_usd": 10, "loan_id": "money"}
+    table = PROMPTS.rows([orjson.dumps(part(0, "old", **acme))]).drop_columns(["token_loan_id"])
+    write_deltalake(workspace.table(PROMPTS_TABLE), table, partition_by=["endpoint", "date"])
+    until = NOON + timedelta(days=1)
+    assert cost_of_loans(workspace, ["money", "tokens"]) == {"money": 10, "tokens": 0}
+    assert cost_by_tenant(workspace, NOON, until, "tokens") == {}
+    log.prompts("big").append([part(0, **acme, token_loan_id="tokens"), part(1, **acme)])
+    log.flush()
+    assert cost_of_loans(workspace, ["money", "tokens"]) == {"money": 30, "tokens": 3}
+    assert cost_by_tenant(workspace, NOON, until, "tokens") == {"acme": 3}
+    assert cost_by_tenant(workspace, NOON, until, "nano_usd") == {"acme": 30}
 
 
 def test_the_logs_of_one_name_do_not_meet(tmp_path: Path) -> None:

@@ -18,13 +18,31 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from rayapp.config.tenants import LimitsConfig, RateConfig
-from rayapp.errors import RequestError
+from rayapp.errors import OverRate
 from rayapp.serve.callers.identity import ANONYMOUS, called
 from rayapp.serve.wire.http import RATE_LIMITED
 
 log = logging.getLogger("rayapp.serve.callers.limits")
+
+
+class Rate(Protocol):
+    """per_s: how many a second, of requests or of what else is counted; burst: how many at once
+    after a pause."""
+
+    @property
+    def per_s(self) -> float: ...
+    @property
+    def burst(self) -> float: ...
+
+
+class Rates(Protocol):
+    """Implemented by LimitsConfig and TokenLimitsConfig."""
+
+    def rate_of(self, tenant: str) -> Rate | None: ...
+
 
 LEASE_S = 0.1
 VOID_AFTER_S = 1.0
@@ -42,38 +60,70 @@ class Grant:
 
 
 class Bucket:
-    """A token bucket: `rate` tokens a second flow in, `burst` at most lie in it."""
+    """A token bucket: `rate` tokens a second flow in, `burst` at most lie in it. It may owe
+    some."""
 
     def __init__(self, rate: float, burst: float, now_s: float) -> None:
         self._rate, self._burst = rate, burst
         self._tokens, self._at_s = burst, now_s
 
     def take(self, wanted: float, now_s: float) -> Grant:
-        passed_s = max(0.0, now_s - self._at_s)
-        self._tokens = min(self._burst, self._tokens + passed_s * self._rate)
-        self._at_s = max(self._at_s, now_s)
-        given = min(wanted, math.floor(self._tokens))
+        self._fill(now_s)
+        given = min(wanted, max(0, math.floor(self._tokens)))
         self._tokens -= given
         return Grant(given, 0.0 if given >= wanted else (1 - self._tokens) / self._rate)
 
+    def take_whole(self, wanted: float, now_s: float) -> Grant:
+        """All or nothing. More than the burst is given by a full bucket, which then owes the rest;
+        wait_s: until there is enough."""
+        self._fill(now_s)
+        missing = min(wanted, self._burst) - self._tokens
+        if missing > 0:
+            return Grant(0, missing / self._rate)
+        self._tokens -= wanted
+        return Grant(wanted, 0.0)
+
+    def put_back(self, unused: float, now_s: float) -> None:
+        self._fill(now_s)
+        self._tokens = min(self._burst, self._tokens + unused)
+
+    def _fill(self, now_s: float) -> None:
+        passed_s = max(0.0, now_s - self._at_s)
+        self._tokens = min(self._burst, self._tokens + passed_s * self._rate)
+        self._at_s = max(self._at_s, now_s)
+
 
 class Keeper:
-    """Every tenant's bucket. One at a time asks it."""
+    """Every tenant's bucket, of requests or of tokens. One at a time asks it."""
 
-    def __init__(self, config: LimitsConfig, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: Rates, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock_s = clock_s
         self._buckets: dict[str, Bucket] = {}
 
     def lease(self, tenant: str, wanted: float) -> Grant:
-        now_s = self._clock_s()
+        bucket = self._bucket(tenant)
+        return Grant(wanted, 0.0) if bucket is None else bucket.take(wanted, self._clock_s())
+
+    def lease_whole(self, tenant: str, wanted: float) -> Grant:
+        """All or nothing."""
+        bucket = self._bucket(tenant)
+        return Grant(wanted, 0.0) if bucket is None else bucket.take_whole(wanted, self._clock_s())
+
+    def give_back(self, tenant: str, unused: float) -> None:
+        bucket = self._bucket(tenant)
+        if bucket is not None:
+            bucket.put_back(unused, self._clock_s())
+
+    def _bucket(self, tenant: str) -> Bucket | None:
+        """None: as many as they like."""
         bucket = self._buckets.get(tenant)
         if bucket is None:
             rate = self._config.rate_of(tenant)
             if rate is None:
-                return Grant(wanted, 0.0)
-            bucket = self._buckets[tenant] = Bucket(rate.requests_per_s, rate.burst, now_s)
-        return bucket.take(wanted, now_s)
+                return None
+            bucket = self._buckets[tenant] = Bucket(rate.per_s, rate.burst, self._clock_s())
+        return bucket
 
 
 @dataclass(slots=True)
@@ -111,7 +161,7 @@ class Limiter:
         self._allowances: dict[str, _Allowance] = {}
 
     async def admit(self, tenant: str | None) -> None:
-        """Count one request. Raises RequestError 429 when the tenant's rate is used up."""
+        """Count one request. Raises OverRate when the tenant's rate is used up."""
         name = tenant or ANONYMOUS
         rate = self._config.rate_of(name)
         if rate is None:
@@ -176,9 +226,9 @@ class Limiter:
         allowance.empty_until_s = now_s + grant.wait_s
 
 
-def _too_many(name: str, rate: RateConfig, wait_s: float) -> RequestError:
+def _too_many(name: str, rate: RateConfig, wait_s: float) -> OverRate:
     who = called(name)
-    return RequestError(
+    return OverRate(
         f"{who} may send {rate.requests_per_s:g} requests a second, {rate.burst:g} at once",
         "try again after the seconds in retry-after",
         429,

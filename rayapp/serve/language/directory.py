@@ -20,8 +20,8 @@ from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.language.cache import TextCache
+from rayapp.serve.language.charges import Prices
 from rayapp.serve.language.model import Model
-from rayapp.serve.language.tab import Prices
 from rayapp.serve.wire.openai import CONTENT, Asked
 
 SYSTEM_ROLES = ("system", "developer")

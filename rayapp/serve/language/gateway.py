@@ -1,8 +1,8 @@
 """Language models as one ASGI application, by OpenAI's HTTP interface.
 
-    read ─▶ parse ─▶ count tokens ─▶ reserve ─▶ endpoint ─▶ engine's answer ─▶ caller
-                                        ▲                        │ part by part
-                                        └── prompt log, settle ◀─┘
+    read ─▶ parse ─▶ count tokens ─▶ rate, reserve ─▶ endpoint ─▶ engine's answer ─▶ caller
+                                            ▲                          │ part by part
+                                            └─── prompt log, settle ◀──┘
 
 It knows neither Ray nor a model: engines are LlmClients, and what counts tokens is passed in.
 """
@@ -19,13 +19,14 @@ from rayapp.schemas.record import short
 from rayapp.serve.aside import INLINE_BYTES, aside
 from rayapp.serve.background import Background
 from rayapp.serve.call import Answer, Call, Meter
-from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
+from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.front import Front
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextAsk
+from rayapp.serve.language.charges import NOBODY, Payers
 from rayapp.serve.language.directory import NO_ADAPTERS, Engine, Models, Served
 from rayapp.serve.language.flow import Flow
 from rayapp.serve.language.log import AnswerLog, prompt_text
@@ -61,7 +62,8 @@ from paths."""
 
 class LanguageGateway(Front):
     """engines: by name. prompts: where the answers of a model are recorded. follower: of the
-    champions that are adapters; None where no engine takes any."""
+    champions that are adapters; None where no engine takes any. token_limiter: None where nobody's
+    tokens are limited."""
 
     def __init__(
         self,
@@ -73,15 +75,17 @@ class LanguageGateway(Front):
         now: Callable[[], datetime],
         keys: KeyRing,
         limiter: Limiter | None = None,
-        budgets: Budgets | None = None,
+        payers: Payers = NOBODY,
         tracer: Tracer | None = None,
         follower: ChampionFollower[Adapted] | None = None,
+        token_limiter: TokenLimiter | None = None,
     ) -> None:
         super().__init__(config, meter, background, keys, limiter, tracer)
         self._config = config
         self._prompts = prompts
         self._now = now
-        self._budgets = budgets
+        self._payers = payers
+        self._token_limiter = token_limiter
         self._follower = follower
         self._models = Models(config, engines, self._deadlines, meter, self._adapted)
         self._created_s = int(now().timestamp())
@@ -124,8 +128,7 @@ class LanguageGateway(Front):
         return call.endpoint, self._models.find(call.endpoint).release_id
 
     async def _drained(self) -> None:
-        if self._budgets is not None:
-            await self._budgets.drain()
+        await self._payers.drain()
 
     async def _ready(self, call: Call) -> Answer:
         """A model that lacks its adapter keeps no other from being asked."""
@@ -193,4 +196,5 @@ class LanguageGateway(Front):
         for less."""
         most = max_tokens * asked.num_answers
         tokens = self._config.record_every_tokens * asked.num_answers if asked.is_stream else most
-        return Tab(self._budgets, call.tenant, served.prices, tokens, most, written.record)
+        paying = self._payers, call.tenant, served.prices
+        return Tab(*paying, tokens, most, written.record, self._token_limiter)

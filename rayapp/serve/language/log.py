@@ -43,7 +43,7 @@ class AnswerLog:
 
     def record(self, part: Part) -> None:
         """Raises Unavailable where it cannot be written; then nothing is paid for it."""
-        store_charged(self.sink, [self._fields(part)], part.charge)
+        store_charged(self.sink, [self._fields(part)], part.charges)
 
     def _fields(self, part: Part) -> dict[str, Any]:
         call = self.call
@@ -66,8 +66,9 @@ class AnswerLog:
             "degraded": self.degraded,
             "tenant": call.tenant,
             "trace_id": trace_id(call.request.headers),
-            "cost_nano_usd": part.charge.amount,
-            "loan_id": part.charge.loan_id,
+            "cost_nano_usd": part.charges.money.amount,
+            "loan_id": part.charges.money.loan_id,
+            "token_loan_id": part.charges.tokens.loan_id,
         }
 
     def _text(self, said: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """The gateway of language models as a Ray Serve deployment."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +17,14 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Bank
 from rayapp.serve.callers.identity import KeyRing
+from rayapp.serve.callers.limits import Grant, Keeper
+from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.scaling import Load
-from rayapp.serve.cluster.shared import Owner
+from rayapp.serve.cluster.shared import Owner, shared_actor
 from rayapp.serve.follow import ChampionFollower, ReadPointers
 from rayapp.serve.language.adapters import AdapterOpener
+from rayapp.serve.language.charges import Payers
 from rayapp.serve.language.client import ServeLlm
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
@@ -28,6 +32,7 @@ from rayapp.serve.loading import Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.replica import (
+    KEEPER_WAIT_S,
     BehindServe,
     deployment_options,
     make_budgets,
@@ -97,6 +102,7 @@ class LanguageReplica:
             if follower is not None:
                 follower.refresh(patience_s)
 
+        owner = Owner.here(parts.store.workspace)
         follow_s, commit_s = config.follow_every_ms / 1000, config.commit_every_s
         self.gateway = LanguageGateway(
             config,
@@ -106,10 +112,14 @@ class LanguageReplica:
             Background(refresh, follow_s, commit, commit_s, parts.log.flush),
             now=lambda: datetime.now(UTC),
             keys=keys,
-            limiter=make_limiter(config, Owner.here(parts.store.workspace)),
-            budgets=make_budgets(config, parts.bank),
+            limiter=make_limiter(config, owner),
+            payers=Payers(
+                make_budgets(config.budgets, parts.bank, config.deadline_ms),
+                make_budgets(config.token_budgets, parts.bank, config.deadline_ms),
+            ),
             tracer=make_tracer(config, meter),
             follower=follower,
+            token_limiter=make_token_limiter(config, owner),
         )
         self._load = Load(lambda: self.gateway.num_ongoing)
 
@@ -120,6 +130,24 @@ class LanguageReplica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
         return self._load.figures()
+
+
+def make_token_limiter(config: LanguageConfig, owner: Owner) -> TokenLimiter | None:
+    """One that leases from the application's keeper of these limits, as serve.replica.make_limiter
+    has it for requests."""
+    if config.token_limits is None:
+        return None
+    keeper = shared_actor(owner, "token-limits", Keeper, config.token_limits, config.token_limits)
+
+    async def lease(tenant: str, wanted: float) -> Grant:
+        async with asyncio.timeout(KEEPER_WAIT_S):
+            grant: Grant = await keeper.actor.lease_whole.remote(tenant, wanted)
+        return grant
+
+    def give_back(tenant: str, unused: float) -> None:
+        keeper.actor.give_back.remote(tenant, unused)
+
+    return TokenLimiter(config.token_limits, lease, give_back, share=1 / config.max_replicas)
 
 
 def language_gateway(

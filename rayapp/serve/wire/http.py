@@ -13,6 +13,7 @@ from rayapp.errors import (
     DataError,
     DeadlineExceeded,
     Overloaded,
+    OverRate,
     RayappError,
     RequestError,
     Unavailable,
@@ -32,7 +33,7 @@ PLAIN_ERROR_AGENTS = (b"gevent-http-client", b" aiohttp/")
 """What tritonclient's HTTP libraries call themselves. It takes `error` for a text, as the Open
 Inference Protocol has it, and breaks on an object."""
 RATE_LIMITED = "rate_limited"
-"""The `type` of a refusal for a caller's rate."""
+"""The `type` of a refusal for a caller's rate, of requests or of tokens."""
 _REFUSED = (REFUSED.encode(), b"1")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CHARSET = re.compile(rb"charset *= *\"?([^\"; ]*)")
@@ -111,7 +112,7 @@ def refusal(error: RequestError) -> Response:
         headers = ((b"www-authenticate", b"Bearer"),)
     if error.retry_after_s is not None:
         headers = ((b"retry-after", str(error.retry_after_s).encode()),)
-    if error.kind == RATE_LIMITED:
+    if isinstance(error, OverRate):
         headers = (*headers, _REFUSED)
     return error_response(
         error.status, error.kind, error.what, error.next_step, error.param, headers
