@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import yaml
 from shells import PROJECT, Shell
 
 from rayapp.cli.head_state import running_head
 
+_CORE = "VLLM::EngineCore"
 _RUNNING = re.compile(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", re.MULTILINE)
 MODEL, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ENGINE = "smollm2-135m"
 WEIGHTS = ("smollm2_135m_instruct", "all_minilm_l6_v2")
-POOR, RICH = "poor", "rich"
+POOR, RICH, CROWD, SLOW = "poor", "rich", "crowd", "slow"
 POOR_USD = 17e-6
 """Covers a prompt of 37 tokens and about 100 tokens of an answer."""
+PROMPT_TOKENS, PART_TOKENS = 37, 32
+NUM_STREAMS = 64
+CROWD_TOKENS = NUM_STREAMS * (PROMPT_TOKENS + PART_TOKENS) + NUM_STREAMS // 2 * PART_TOKENS
+"""Covers the first part of so many streams, and the second part of half of them."""
 CUT_AFTER_TOKENS = range(60, 104)
 WAIT_S = 120
 JSON = {"content-type": "application/json"}
@@ -73,8 +79,14 @@ def serve(shell: Shell) -> Served:
     config = yaml.safe_load((PROJECT / "configs/serving/llm.yaml").read_text())
     applications = {one["name"]: one for one in config["applications"]}
     applications[ENGINE]["args"] |= {"probe_every_s": 3, "stall_s": 12}
+    applications["gateway"]["args"]["num_cpus"] = 0.1  # what a second gateway of models needs
     applications["llm"]["args"] |= {
         "requires_key": True,
+        "min_replicas": 2,
+        "max_replicas": 2,
+        "record_every_tokens": PART_TOKENS,
+        "token_limits": {"tenants": {SLOW: {"tokens_per_s": 0.5, "burst": 60}}},
+        "token_budgets": {"tenants_tokens": {CROWD: CROWD_TOKENS}},
         "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
         "commit_every_s": 1,
     }
@@ -86,6 +98,23 @@ def serve(shell: Shell) -> Served:
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert f"rayapp ask {MODEL}" in deployed.stderr
     return Served(shell)
+
+
+def processes(served: Served, title: str, within: str = "") -> list[psutil.Process]:
+    """Of this head, those that are called so; within: below one that is called so."""
+    head = psutil.Process(running_head(served.shell.workspace).pid)
+    found = []
+    for process in head.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            titles = [" ".join(one.cmdline()) for one in (process, *process.parents())]
+            if titles[0].startswith(title) and any(one.startswith(within) for one in titles):
+                found.append(process)
+    return found
+
+
+def engines(served: Served) -> list[psutil.Process]:
+    """Those that write, not the one that makes vectors."""
+    return processes(served, _CORE, within=f"ray::ServeReplica:{ENGINE}:")
 
 
 def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:

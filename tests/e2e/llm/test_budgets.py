@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from llm_head import CUT_AFTER_TOKENS, JSON, MESSAGES, MODEL, POOR, Served, chat, until
+from llm_head import CUT_AFTER_TOKENS, JSON, MESSAGES, MODEL, POOR, SLOW, Served, chat, until
 from openai import OpenAI, RateLimitError
 
 
@@ -49,6 +49,25 @@ def test_a_budget_that_is_used_up_is_an_error_that_clients_know(served: Served) 
     with pytest.raises(RateLimitError) as caught:
         client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=200)
     assert caught.value.code == "budget_exceeded"
+
+
+def test_a_rate_in_tokens_is_one_for_all_gateways(served: Served) -> None:
+    """A request asks for its prompt and all that may be answered; what it did not use is back."""
+    key = served.key_of(SLOW)
+    until(lambda: httpx.get(f"{served.url}/v1/models", headers=_bearer(key)).is_success)
+    with served.client(key) as client:
+
+        def ask(**fields: Any) -> httpx.Response:
+            return client.post("/v1/chat/completions", content=chat(**fields), headers=JSON)
+
+        assert ask(max_tokens=20, stop="Paris").is_success
+        assert ask(max_tokens=1).status_code == 429  # over whichever gateway
+        refused = ask(max_tokens=8)
+        assert refused.json()["error"]["code"] == "rate_limited"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        too_large = ask(max_tokens=24)
+        assert "at any time" in too_large.json()["error"]["message"]
+        assert "retry-after" not in too_large.headers
 
 
 def _bearer(key: str) -> dict[str, str]:

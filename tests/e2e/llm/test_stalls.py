@@ -9,12 +9,9 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
-from llm_head import ENGINE, JSON, Served, chat, until
-
-from rayapp.cli.head_state import running_head
+from llm_head import JSON, Served, chat, engines, until
 
 NUM_CALLERS = 1_000
-CORE = "VLLM::EngineCore"
 
 
 async def crowd(served: Served) -> list[httpx.Response]:
@@ -42,19 +39,6 @@ def test_a_thousand_callers_at_once_are_answered_or_told_to_come_back(served: Se
     assert statuses[200] > 100
     with served.client() as client:
         assert client.post("/v1/chat/completions", content=chat(), headers=JSON).is_success
-
-
-def engines(served: Served) -> list[psutil.Process]:
-    """Those that write, not the one that makes vectors."""
-    head = psutil.Process(running_head(served.shell.workspace).pid)
-    found = []
-    for process in head.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            titles = [" ".join(one.cmdline()) for one in (process, *process.parents())]
-            is_of_it = any(title.startswith(f"ray::ServeReplica:{ENGINE}:") for title in titles)
-            if titles[0].startswith(CORE) and is_of_it:
-                found.append(process)
-    return found
 
 
 @pytest.fixture
