@@ -26,7 +26,40 @@ AdapterRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """As vLLM has room for them."""
 
 
-class EngineConfig(Config):
+class VllmConfig(Config):
+    """What an engine of vLLM runs on, and what it is told."""
+
+    accelerator: str = "cpu"
+    """`cpu`, `gpu` for any, or a type of GPU as Ray calls it, for example H100."""
+    num_cpus: float = Field(default=1, gt=0)
+    """Reserved for each engine, beside what each of its GPUs comes with."""
+    max_context_tokens: int | None = Field(default=None, ge=16)
+    """Of prompt and answer together; null: as many as the model can take."""
+    kv_cache_gib: int | None = Field(default=None, ge=1)
+    """Memory for what is being read and written, on a CPU; on GPUs `arguments` has
+    gpu_memory_utilization."""
+    arguments: dict[str, Any] = Field(default={})
+    """Further arguments of vLLM's engine, and where it is served of its OpenAI interface, with
+    underscores, as quantization, enable_prefix_caching, tool_call_parser."""
+    environment: dict[str, str] = Field(default={})
+    """Environment variables of its processes."""
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        odd = sorted(name for name in self.arguments if not name.isidentifier())
+        if odd:
+            raise ValueError(f"`arguments`: {odd[0]!r} must be written with underscores")
+        ours = sorted(OURS & self.arguments.keys())
+        if ours:
+            raise ValueError(f"`arguments`: {ours} are set by other settings, or by us")
+        if self.accelerator != "cpu" and self.kv_cache_gib is not None:
+            raise ValueError(
+                "`kv_cache_gib` has no effect on GPUs: set gpu_memory_utilization in `arguments`"
+            )
+        return self
+
+
+class EngineConfig(VllmConfig):
     """Replicas of vLLM that hold one model's weights, and released adapters of them."""
 
     workspace: str | None = None
@@ -38,25 +71,11 @@ class EngineConfig(Config):
     that are asked for most stay. 0: none are loaded."""
     max_adapter_rank: AdapterRank = 16
     """The largest rank that an adapter may have; each place takes memory for it."""
-    accelerator: str = "cpu"
-    """`cpu`, `gpu` for any, or a type of GPU as Ray calls it, for example H100."""
-    num_cpus: float = Field(default=1, gt=0)
-    """Reserved for each replica, beside what each of its GPUs comes with."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that share each layer. Replicas take as many GPUs as this and pipeline_parallel_size
     make together."""
     pipeline_parallel_size: int = Field(default=1, ge=1)
     """Groups of GPUs that have the layers among them."""
-    max_context_tokens: int | None = Field(default=None, ge=16)
-    """Of prompt and answer together; null: as many as the model can take."""
-    kv_cache_gib: int | None = Field(default=None, ge=1)
-    """Memory for what is being read and written, on a CPU; on GPUs `arguments` has
-    gpu_memory_utilization."""
-    arguments: dict[str, Any] = Field(default={})
-    """Further arguments of vLLM's engine and its OpenAI interface, with underscores, as
-    quantization, enable_prefix_caching, tool_call_parser."""
-    environment: dict[str, str] = Field(default={})
-    """Environment variables of its processes."""
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(default=1, ge=1)
     target_ongoing_requests: float = Field(default=16, gt=0)
@@ -82,19 +101,8 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
         check_replicas(self.min_replicas, self.max_replicas)
-        odd = sorted(name for name in self.arguments if not name.isidentifier())
-        if odd:
-            raise ValueError(f"`arguments`: {odd[0]!r} must be written with underscores")
-        ours = sorted(OURS & self.arguments.keys())
-        if ours:
-            raise ValueError(f"`arguments`: {ours} are set by other settings, or by us")
-        if self.accelerator == "cpu":
-            if self.num_gpus > 1:
-                raise ValueError("tensor and pipeline parallelism need GPUs: set `accelerator`")
-        elif self.kv_cache_gib is not None:
-            raise ValueError(
-                "`kv_cache_gib` has no effect on GPUs: set gpu_memory_utilization in `arguments`"
-            )
+        if self.accelerator == "cpu" and self.num_gpus > 1:
+            raise ValueError("tensor and pipeline parallelism need GPUs: set `accelerator`")
         if self.is_prefix_aware and self.max_replicas == 1:
             raise ValueError("`is_prefix_aware` has no effect with one replica")
         if "max_adapter_rank" in self.model_fields_set and not self.max_adapters:

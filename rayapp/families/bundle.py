@@ -18,7 +18,8 @@ from rayapp.errors import DataError
 from rayapp.families.base import Floats, Model, family
 from rayapp.families.encoding import encode, inputs_of
 from rayapp.schemas.data import Column, Profile
-from rayapp.schemas.model import BundleSchema, EncodedFeature, Feature
+from rayapp.schemas.language import Adapter
+from rayapp.schemas.model import BundleRef, BundleSchema, EncodedFeature, Feature
 from rayapp.schemas.record import mismatch
 from rayapp.storage import sha256
 
@@ -58,6 +59,14 @@ def described(folder: Path) -> tuple[BundleSchema, Profile]:
         raise DataError(
             f"{folder} is not a bundle: {told}", "fetch the bundle again from its URI"
         ) from None
+
+
+def adapter_of(release_id: str, bundle: BundleRef) -> Adapter:
+    """A language model's files as an engine gets them, without what describes the bundle."""
+    inside = f"{MODEL_FOLDER}/"
+    own = [f for f in bundle.files if f.path.startswith(inside)]
+    files = [(f.path.removeprefix(inside), f.sha256) for f in own]
+    return Adapter(release_id, f"{bundle.uri}/{MODEL_FOLDER}", tuple(files))
 
 
 @dataclass(frozen=True)

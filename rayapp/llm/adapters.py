@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,14 @@ def rank_of(folder: Path) -> int:
     return max(int(rank) for rank in (config["r"], *config.get("rank_pattern", {}).values()))
 
 
+def local_adapter(adapter: Adapter, workspace: Workspace) -> Path:
+    """Have it on this node. Raises TamperedError unless every file is what was released."""
+    listed = [FileDigest(path=p, sha256=sha, num_bytes=0) for p, sha in adapter.files]
+    cache = workspace.local / "adapters" / adapter.release_id
+    # merged weights may lie in a folder of their own beside the adapter: no engine reads them
+    return present_files(adapter.uri, listed, cache, lambda path: "/" not in path)
+
+
 class Adapters:
     """load: into the engine, by release id, from a folder; unload: out of it again. max_adapters:
     held at a time, at least 1. Used on one event loop."""
@@ -45,7 +52,7 @@ class Adapters:
         self._load = load
         self._unload = unload
         self._max_rank = max_rank
-        self._cache = workspace.local / "adapters"
+        self._workspace = workspace
         self._wanted: dict[str, Adapter] = {}
         self._going: set[asyncio.Task[None]] = set()
         self._shelf: Shelf[None] = Shelf(
@@ -73,11 +80,7 @@ class Adapters:
 
     async def _loaded(self, release_id: str) -> None:
         adapter = self._wanted[release_id]
-        listed = [FileDigest(path=p, sha256=sha, num_bytes=0) for p, sha in adapter.files]
-        cache = self._cache / release_id
-        # merged weights may lie in a folder of their own beside the adapter: no engine reads them
-        reading = partial(present_files, adapter.uri, listed, cache, lambda path: "/" not in path)
-        folder = await asyncio.to_thread(reading)
+        folder = await asyncio.to_thread(local_adapter, adapter, self._workspace)
         await asyncio.gather(*self._going)  # their places are free before another takes one
         rank = await asyncio.to_thread(rank_of, folder)
         if rank > self._max_rank:

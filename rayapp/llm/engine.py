@@ -23,6 +23,7 @@ from ray.serve.request_router import RequestRouter
 from rayapp.config.language import EngineConfig
 from rayapp.errors import UserError
 from rayapp.llm.adapters import Adapters
+from rayapp.llm.environment import engine_variables
 from rayapp.llm.pulse import EngineStalled, Pulse
 from rayapp.llm.weights import local_path, local_weights
 from rayapp.schemas.language import Adapter, Prefix, WeightsRef
@@ -36,11 +37,6 @@ Message = MutableMapping[str, Any]
 PREFIX = "engine-"
 """Begins the names of engines' deployments."""
 ROUTING_EVERY_S = 1.0
-OFFLINE = {
-    # weights are at hand, by content: nothing is looked for elsewhere, and nobody told
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 _PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "generate": ("/v1/completions", {"prompt": ".", "max_tokens": 1, "temperature": 0}),
     "embed": ("/v1/embeddings", {"input": "."}),
@@ -271,9 +267,7 @@ def _env_vars(config: EngineConfig) -> dict[str, str]:
     """Ray Serve LLM's runtime environment of a deployment takes the place of the application's, so
     that one's variables have to be said again."""
     of_application: Mapping[str, str] = ray.get_runtime_context().runtime_env.get("env_vars", {})
-    size = config.kv_cache_gib
-    cache = {} if size is None else {"VLLM_CPU_KVCACHE_SPACE": str(size)}
-    return {**of_application, **OFFLINE, **cache, **config.environment}
+    return {**of_application, **engine_variables(config)}
 
 
 def _scope(path: str) -> Message:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayapp.config.language import VllmConfig
 from rayapp.errors import UserError
 
 VARIABLE = "RAYAPP_LLM_VENV"
@@ -39,6 +40,20 @@ def runtime_env(
             f"make it: scripts/setup llm (or name another one in {VARIABLE})",
         )
     return {"py_executable": str(python)}
+
+
+_OFFLINE = {
+    # weights are at hand, by content: nothing is looked for elsewhere, and nobody told
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def engine_variables(config: VllmConfig) -> dict[str, str]:
+    """Environment variables of an engine's processes."""
+    size = config.kv_cache_gib
+    cache = {} if size is None else {"VLLM_CPU_KVCACHE_SPACE": str(size)}
+    return {**_OFFLINE, **cache, **config.environment}
 
 
 LIBRARIES = ("transformers", "peft", "tokenizers", "torch")

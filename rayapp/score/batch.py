@@ -1,30 +1,22 @@
 """Batch scoring: the rows of a dataset through a bundle, into one commit of a Delta table."""
 
-import hashlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
 from ray.data import Dataset
 
-from rayapp.errors import DataError, WorkspaceError
+from rayapp.errors import DataError
 from rayapp.families.bundle import SCHEMA_FILE, PackedBundle
 from rayapp.families.inputs import typed_inputs
 from rayapp.schemas.data import ROW_ID_COLUMN
 from rayapp.schemas.model import BundleSchema
+from rayapp.score.inputs import digest_of, hashes_of, need_inputs, row_faults
+from rayapp.score.table import commit_scored, scored_by
 
-log = logging.getLogger("rayapp.score.batch")
-
-_ATTEMPTS = 5
-_DIGEST_BYTES = 16
 _HASH = "_hash"
 SCORE_SCHEMA = pa.schema(
     {
@@ -58,24 +50,18 @@ def score_batch(
     or without one of the inputs, WorkspaceError where the table cannot be written.
     """
     schema = BundleSchema.parse((bundle_folder / SCHEMA_FILE).read_bytes())
-    names = [ROW_ID_COLUMN, *(column.name for column in schema.inputs)]
-    needed = {ROW_ID_COLUMN, *(c.name for c in schema.inputs if not c.nullable)}
     found = dataset.schema()
-    have = list(found.names) if found is not None else []
-    if not needed <= set(have):
-        raise DataError(
-            f"scoring by {schema.name}: no column {min(needed - set(have))!r}, columns are {have}",
-            "score a snapshot whose view has the bundle's inputs",
-        )
-    scored = dataset.select_columns([name for name in names if name in have]).map_batches(
+    names = need_inputs(schema, list(found.names) if found is not None else [])
+    scored = dataset.select_columns(names).map_batches(
         _Score(PackedBundle.pack(bundle_folder)), batch_format="pyarrow", batch_size=None
     )
     blocks = list(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
     rows = pa.concat_tables(blocks) if blocks else None
     if rows is None or not rows.num_rows:
         raise DataError("there are no rows to score", "check the split and the time window")
-    digest = _digest(rows.column(_HASH))
-    _commit(output_uri, _output(rows, release_id, digest), release_id, digest)
+    digest = digest_of(rows.column(_HASH))
+    output = _output(rows, release_id, digest)
+    commit_scored(output_uri, output, scored_by(release_id, digest), before=0, after=1)
     num_errors = rows.num_rows - rows.column("error").null_count
     return BatchResult(rows.num_rows, num_errors, digest)
 
@@ -91,10 +77,7 @@ class _Score:
         bundle = self.packed.open()
         inputs = bundle.schema.inputs
         typed = typed_inputs(rows, inputs)
-        errors: list[str | None] = [None] * rows.num_rows
-        for fault in reversed(typed.faults):  # the first fault of a row is the one that stays
-            assert fault.row is not None  # a missing column was refused before any row was read
-            errors[fault.row] = f"{fault.column}: {fault.kind}, {fault.value} is not {fault.limit}"
+        errors = row_faults(typed)
         good_N = np.array([error is None for error in errors], dtype=bool)
         scores: list[list[float] | None] = [None] * rows.num_rows
         if good_N.any():
@@ -106,21 +89,9 @@ class _Score:
                 ROW_ID_COLUMN: pc.cast(rows.column(ROW_ID_COLUMN), pa.string()),
                 "scores": pa.array(scores, pa.list_(pa.float64())),
                 "error": pa.array(errors, pa.string()),
-                _HASH: pa.array(list(_hashes(rows)), pa.binary(_DIGEST_BYTES)),
+                _HASH: hashes_of(rows),
             }
         )
-
-
-def _hashes(rows: pa.Table) -> Iterator[bytes]:
-    names = sorted(rows.column_names)
-    for row in rows.select(names).to_pylist():
-        data = orjson.dumps(row, default=str)
-        yield hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
-
-
-def _digest(hashes: pa.ChunkedArray) -> str:
-    """Of a set of rows: their order, which Ray Data does not promise, makes no difference."""
-    return hashlib.sha256(b"".join(sorted(hashes.to_pylist()))).hexdigest()
 
 
 def _output(rows: pa.Table, release_id: str, digest: str) -> pa.Table:
@@ -132,33 +103,3 @@ def _output(rows: pa.Table, release_id: str, digest: str) -> pa.Table:
         "error": rows.column("error"),
     }
     return pa.table(given, schema=SCORE_SCHEMA)
-
-
-def _commit(uri: str, rows: pa.Table, release_id: str, digest: str) -> None:
-    app, reason = f"score/{release_id}/{digest}", ""
-    for attempt in range(_ATTEMPTS):
-        table = _open(uri)
-        if table is not None and table.transaction_version(app) is not None:
-            log.info("rows_scored_before", extra={"table": uri, "release_id": release_id})
-            return
-        try:
-            if table is None:
-                table = DeltaTable.create(uri, SCORE_SCHEMA, mode="error")
-            fence = CommitProperties(app_transactions=[Transaction(app, 1)])
-            write_deltalake(table, rows, mode="append", commit_properties=fence)
-            return
-        except DeltaError as error:
-            # somebody committed, or made the table, in between: ask the table again
-            log.info("commit_lost_a_race", extra={"table": uri, "attempt": attempt})
-            reason = str(error).splitlines()[0]
-    raise WorkspaceError(
-        f"table {uri}: {_ATTEMPTS} commits failed ({reason})",
-        "see whether another job writes the same table, then run this again",
-    )
-
-
-def _open(uri: str) -> DeltaTable | None:
-    try:
-        return DeltaTable(uri)
-    except TableNotFoundError:
-        return None

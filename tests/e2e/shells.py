@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rayapp.cli.head_state import client_environment, running_head, temp_dir
 from rayapp.cli.ports import free_ports
 from rayapp.storage import Workspace
@@ -88,3 +90,17 @@ def end_head(shell: Shell) -> None:
     finished = shell.rayapp("down")
     shutil.rmtree(temp_dir(shell.workspace), ignore_errors=True)
     assert finished.returncode == 0, finished.stderr
+
+
+def job_driver(shell: Shell, module: str) -> psutil.Process:
+    """The process of the job that runs `python -m MODULE` on this shell's head."""
+    head = psutil.Process(running_head(shell.workspace).pid)
+    found = []
+    for process in head.children(recursive=True):
+        try:
+            if process.cmdline()[1:3] == ["-m", module]:
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile
+    (only,) = found
+    return only

@@ -3,12 +3,10 @@
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from shells import Shell
+from shells import Shell, job_driver
 from use_cases import UseCase, write_use_case
 
-from rayapp.cli.head_state import running_head
 from rayapp.ledger import Ledger
 from rayapp.register.registry import open_registry
 from rayapp.schemas.operations import EventKind
@@ -22,20 +20,6 @@ WAIT_S = 120
 @pytest.fixture(scope="module")
 def use_case(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     return write_use_case(tmp_path_factory.mktemp("use") / "project", "binary", ("tabular",))
-
-
-def _driver(shell: Shell, module: str) -> psutil.Process:
-    """The process of the job that runs `python -m MODULE` on this shell's head."""
-    head = psutil.Process(running_head(shell.workspace).pid)
-    found = []
-    for process in head.children(recursive=True):
-        try:
-            if process.cmdline()[1:3] == ["-m", module]:
-                found.append(process)
-        except psutil.Error:
-            continue  # gone meanwhile
-    (only,) = found
-    return only
 
 
 def _wait_for_checkpoint(shell: Shell) -> str:
@@ -58,7 +42,7 @@ def test_a_killed_driver_goes_on_when_its_config_is_submitted_again(
     user = shell.in_folder(use_case.folder)
     first = user.start("submit", TRAINING, *LONG)
     run_id = _wait_for_checkpoint(shell)
-    _driver(shell, "jobs.train").kill()
+    job_driver(shell, "jobs.train").kill()
     told, _ = first.communicate(timeout=WAIT_S)
     assert first.returncode not in (0, 2, 3), told
 

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from rayapp.errors import DataError
-from rayapp.families.bundle import MODEL_FOLDER
+from rayapp.families.bundle import adapter_of
 from rayapp.schemas.language import Adapter
-from rayapp.schemas.model import BundleRef, LanguageSchema
+from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.record import short
 from rayapp.serve.follow import endpoint_of
 from rayapp.serve.loading import Store, sealed_for
@@ -46,12 +46,4 @@ class AdapterOpener:
                 f"it is an adapter of {base}, and no engine here that takes adapters has those",
                 "deploy an engine for these weights, or train again from weights that are served",
             )
-        return Adapted(endpoint, release_id, _as_sent(release_id, bundle), language)
-
-
-def _as_sent(release_id: str, bundle: BundleRef) -> Adapter:
-    """The model's files, without what describes the bundle."""
-    inside = f"{MODEL_FOLDER}/"
-    own = [f for f in bundle.files if f.path.startswith(inside)]
-    files = [(f.path.removeprefix(inside), f.sha256) for f in own]
-    return Adapter(release_id, f"{bundle.uri}/{MODEL_FOLDER}", tuple(files))
+        return Adapted(endpoint, release_id, adapter_of(release_id, bundle), language)
