@@ -4,7 +4,21 @@ from datetime import datetime
 
 from pydantic import Field
 
+from rayapp.config.language import VllmConfig
 from rayapp.config.load import Config
+
+
+class AnswersConfig(VllmConfig):
+    """How a language model's release answers rows: by an engine of the job's own."""
+
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    """Of one answer, which is cut there and told as an error; null: a quarter more than the longest
+    answer in training, as in evaluation."""
+    batch_rows: int = Field(default=64, ge=1)
+    """Rows that are handed to the engine together; it has up to eight times as many in hand."""
+    commit_rows: int = Field(default=1000, ge=1)
+    """Rows that are written at a time: about so many, and what the engine has in hand, are answered
+    again where a job was killed and is submitted once more."""
 
 
 class ScoreConfig(Config):
@@ -23,7 +37,9 @@ class ScoreConfig(Config):
     until: datetime | None = None
     """Prediction time, not included."""
     output_table: str
-    """Delta table in the workspace that receives row id, release and scores."""
+    """Delta table in the workspace that receives row id, release and scores, or answers."""
+    language: AnswersConfig | None = None
+    """Of a language model's release, and of none else; null: as the defaults are."""
 
 
 class FeatureFeedConfig(Config):

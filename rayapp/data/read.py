@@ -65,6 +65,18 @@ def sample_view(
     return rows
 
 
+def read_rows(
+    snapshot: Snapshot,
+    split: str | None,
+    columns: Sequence[str],
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> pa.Table:
+    """As `read_view`, into the memory of this process, which needs no CPU of the cluster for it.
+    Raises DataError where there is no row."""
+    return _scan(snapshot, split, columns, since, until)
+
+
 def label_shares(snapshot: Snapshot) -> tuple[LabelShare, ...]:
     """The label's mean per month and split; for several classes, the share of the most frequent.
 
@@ -104,8 +116,14 @@ def _most_frequent(values: pa.ChunkedArray) -> str:
     return str(min(counted, key=lambda e: (-e["counts"], e["values"]))["values"])
 
 
-def _scan(snapshot: Snapshot, split: str | None, columns: Sequence[str] | None) -> pa.Table:
-    wanted = _condition(snapshot, split, None, None)
+def _scan(
+    snapshot: Snapshot,
+    split: str | None,
+    columns: Sequence[str] | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> pa.Table:
+    wanted = _condition(snapshot, split, since, until)
     parts = []
     for uri in files_of(snapshot.view):
         filesystem, path = open_uri(uri)

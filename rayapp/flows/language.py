@@ -22,6 +22,7 @@ from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
 from rayapp.llm.environment import TUNING, runtime_env
 from rayapp.schemas.data import Profile, Snapshot
+from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import LanguageSchema, Run
 from rayapp.schemas.release import Evaluation, GoldenRef
 from rayapp.storage import fetch_bundle
@@ -55,13 +56,17 @@ def evaluate_language(
             if path.is_file()
         }
     assert schema.language is not None, "a language model's bundle says how it is asked"
-    base = _base(session, schema.language)
+    weights = weights_of(session, schema.language)
+    environment = runtime_env(session.environ, TUNING)
+    base = Base(weights, environment, schema.language.chat, schema.language.fields)
+    max_tokens = max_answer_tokens(profile)
+    assert max_tokens is not None, "training measures the answers that it learns from"
     asked = _questions(session, config, run, snapshot)
     session.say(
         f"evaluate {run.run_id}: answering {asked.num_rows:,} {asked.split} rows, tuned and untuned"
     )
     tell_if_it_waits(session, {"CPU": NUM_CPUS})
-    decoding = decoding_of(config.evaluation.samples, _max_tokens(profile))
+    decoding = decoding_of(config.evaluation.samples, max_tokens)
     answered = answer_rows(
         asked.rows,
         base,
@@ -122,7 +127,9 @@ def _questions(session: Session, config: ReleaseConfig, run: Run, snapshot: Snap
     return Questions(as_dataset(asked), len(asked), "golden", ref)
 
 
-def _base(session: Session, language: LanguageSchema) -> Base:
+def weights_of(session: Session, language: LanguageSchema) -> WeightsRef:
+    """Those that an adapter was tuned from. Raises TamperedError where the workspace has others
+    under their name, UserError where it has none."""
     weights = find_weights(session.ledger, language.base_name)
     if weights.digest != language.base_digest:
         raise TamperedError(
@@ -130,10 +137,10 @@ def _base(session: Session, language: LanguageSchema) -> Base:
             f"{language.base_digest[:12]}…",
             "train again from the weights that there are now",
         )
-    environment = runtime_env(session.environ, TUNING)
-    return Base(weights, environment, language.chat, language.fields)
+    return weights
 
 
-def _max_tokens(profile: Profile) -> int:
-    (answers,) = [column for column in profile.columns if column.name == "answer_tokens"]
-    return int(answers.edges[-1] * SPARE) + 1
+def max_answer_tokens(profile: Profile) -> int | None:
+    """Where answers are cut; None where the profile has no answers' lengths."""
+    found = [column.edges[-1] for column in profile.columns if column.name == "answer_tokens"]
+    return int(found[0] * SPARE) + 1 if found else None

@@ -15,9 +15,9 @@ from rayapp.ledger import Ledger
 from rayapp.register.manifest import manifest_uri, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import champion_pointer, promote
-from rayapp.schemas.data import Profile
+from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.language import WeightsRef
-from rayapp.schemas.model import BundleRef, BundleSchema, LanguageSchema
+from rayapp.schemas.model import BundleRef, BundleSchema, Feature, LanguageSchema
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.release import Manifest, Verdict
 from rayapp.storage import commit_folder, folder_digest
@@ -27,14 +27,21 @@ PASSED = Verdict(gate="useful", value="pass", reason="exact_match 0.68 [0.61, 0.
 
 
 def release_adapter(
-    shell: Shell, weights: str, endpoint: str, seed: int, rank: int = RANK, scale: float = 0.05
+    shell: Shell,
+    weights: str,
+    endpoint: str,
+    seed: int,
+    rank: int = RANK,
+    scale: float = 0.05,
+    reads: str | None = None,
 ) -> str:
-    """A champion, by its release id. weights: their name; the shapes are those of SmolLM2-135M."""
+    """A champion, by its release id. weights: their name; the shapes are those of SmolLM2-135M.
+    reads: the column that its prompt shows; None: its callers send whole chats."""
     workspace = shell.workspace
     ledger = Ledger.of(workspace, "test")
     base = find_weights(ledger, weights)
     folder = Path(workspace.uri).parent / f"adapter-{endpoint}-{seed}"
-    schema = _schema(endpoint, base)
+    schema = _schema(endpoint, base, reads)
     write_bundle(
         folder,
         schema,
@@ -82,14 +89,14 @@ def _write(folder: Path, base: str, seed: int, rank: int, scale: float) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def _schema(endpoint: str, base: WeightsRef) -> BundleSchema:
+def _schema(endpoint: str, base: WeightsRef, reads: str | None) -> BundleSchema:
     language = LanguageSchema(
         base_name=base.name,
         base_digest=base.digest,
         method="lora",
         system="Parse the user agent.",
-        prompt="{useragent}",
-        features=(),
+        prompt="{%s}" % (reads or "useragent"),
+        features=(Feature(name=reads, expression=reads),) if reads else (),
         fields=(),
     )
     return BundleSchema(
@@ -98,7 +105,7 @@ def _schema(endpoint: str, base: WeightsRef) -> BundleSchema:
         task="text",
         label="answer",
         classes=(),
-        inputs=(),
+        inputs=(Column(name=reads, type="string"),) if reads else (),
         features=(),
         language=language,
     )

@@ -66,6 +66,20 @@ def write_use_case(
     return UseCase(name, task, folder, golden, name.replace("_", "-"), frame)
 
 
+def write_text_rows(folder: Path, texts: list[str]) -> str:
+    """A snapshot config of rows that a language model could read: path relative to folder."""
+    frame = pd.DataFrame({"text": texts})
+    frame.insert(0, "sample_id", [f"s{n:04d}" for n in range(len(frame))])
+    frame["reply"] = "fine"
+    (folder / "data").mkdir(parents=True)
+    frame.to_csv(folder / "data/notes.csv", index=False)
+    _dump(folder / "configs/contracts/notes.odcs.yaml", _contract("notes", frame, "reply"))
+    snapshot = _snapshot("notes", "text", folder, "reply")
+    del snapshot["view"]["max_single_feature_auc"]  # type: ignore[attr-defined]
+    _dump(folder / "configs/snapshots/notes.yaml", snapshot)
+    return "configs/snapshots/notes.yaml"
+
+
 def _champion_metric(task: str) -> str:
     return {"binary": "auc", "multiclass": "accuracy", "regression": "mae"}[task]
 
