@@ -158,7 +158,7 @@ def _processor(asking: Asking, placed: Placed) -> Any:
         tokenize_stage=False,
         detokenize_stage=False,
     )
-    beside = {"num_cpus": 0, "concurrency": 1}
+    beside = {"num_cpus": 0, "compute": ray.data.TaskPoolStrategy(size=1)}
     processor = build_processor(
         made, postprocess=_kept, preprocess_map_kwargs=beside, postprocess_map_kwargs=beside
     )

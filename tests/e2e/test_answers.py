@@ -12,6 +12,8 @@ from deltalake.exceptions import TableNotFoundError
 from shells import Shell, job_driver
 from use_cases import write_text_rows
 
+# two engines start, beside whatever else a machine does
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 MODEL, ENDPOINT = "smollm2-135m-instruct", "notes"
 NUM_ROWS, LONG, WAIT_S = 24, 5, 600
 WEIGHTS = "configs/weights/smollm2_135m_instruct.yaml"

@@ -16,6 +16,7 @@ import pytest
 from rayapp.errors import UserError
 from rayapp.llm.environment import TUNING, runtime_env
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 

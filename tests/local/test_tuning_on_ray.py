@@ -33,7 +33,7 @@ from rayapp.schemas.release import Evaluation
 from rayapp.storage import digest_folder, folder_digest
 from rayapp.train.fit import FitResult, fit
 
-pytestmark = pytest.mark.usefixtures("ray_local")
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.slow]
 WORDS = [*(f"w{i}" for i in range(20)), "up", "down", "rises", "falls"]
 FEATURES = (Feature(name="said", expression="said"),)
 COLUMNS = (

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from llm_head import JSON, Served, chat, engines, until
 
+pytestmark = pytest.mark.slow
 NUM_CALLERS = 1_000
 
 
