@@ -31,7 +31,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from rayapp.errors import WorkspaceError
 from rayapp.observe.spool import SUFFIX, Read, read_segment, was_closed
-from rayapp.observe.tables import dataset_of
+from rayapp.storage import dataset_of
 
 log = logging.getLogger("rayapp.observe.commit")
 

@@ -11,9 +11,9 @@ from deltalake import DeltaTable
 
 from rayapp.observe.predictions import PREDICTIONS_TABLE
 from rayapp.observe.prompts import PROMPTS_TABLE
-from rayapp.observe.tables import dataset_of, on_dates, where
+from rayapp.observe.tables import on_dates, where
 from rayapp.schemas.traffic import Unit
-from rayapp.storage import Workspace
+from rayapp.storage import Workspace, dataset_of
 
 _TABLES = (PREDICTIONS_TABLE, PROMPTS_TABLE)
 _COLUMNS: dict[Unit, tuple[str, tuple[str, ...]]] = {

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs as fs
 import pyarrow.json as pj
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from rayapp.errors import WorkspaceError
+from rayapp.storage import dataset_of
 
 TIME = pa.timestamp("us", "UTC")
 _DATE = "%Y-%m-%d"
@@ -58,21 +58,6 @@ def where(
     if until is not None:
         wanted &= ds.field("at") < pa.scalar(until, TIME)
     return wanted
-
-
-def dataset_of(table: DeltaTable, since: datetime | None = None) -> ds.Dataset:
-    """Its files; with `since`, those that may have rows from then on. Each file of a dataset costs
-    0.4 ms before anything of it is read, and a table that is committed to every few seconds has ten
-    thousand of them after a day.
-
-    Arrow reads them by itself. Through the file system that deltalake would give it, its threads
-    call into Python, and one that is not done when the interpreter ends takes the process down.
-    """
-    root, path = fs.FileSystem.from_uri(table.table_uri)
-    pruned = None if since is None else [("at", ">=", since)]
-    return table.to_pyarrow_dataset(
-        filesystem=fs.SubTreeFileSystem(path, root), file_pruning_predicate=pruned
-    )
 
 
 def read_table(table_uri: str, schema: pa.Schema, wanted: ds.Expression) -> pa.Table:

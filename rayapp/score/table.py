@@ -12,6 +12,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from rayapp.errors import DataError, Refused, WorkspaceError
+from rayapp.storage import dataset_of
 
 log = logging.getLogger("rayapp.score.table")
 
@@ -73,7 +74,7 @@ def count_scored(uri: str, release_id: str, input_digest: str) -> dict[str, int]
     """Of the answers that an application has written: rows, those with an error, and tokens."""
     chosen = (pc.field("release_id") == release_id) & (pc.field("input_digest") == input_digest)
     columns = ["error", "num_prompt_tokens", "num_output_tokens"]
-    rows = DeltaTable(uri).to_pyarrow_dataset().to_table(columns=columns, filter=chosen)
+    rows = dataset_of(DeltaTable(uri)).to_table(columns=columns, filter=chosen)
     return {
         "num_rows": rows.num_rows,
         "num_errors": rows.num_rows - rows.column("error").null_count,

@@ -28,8 +28,7 @@ from rayapp.observe.predictions import (
 )
 from rayapp.observe.predictions import read_predictions as read_table
 from rayapp.observe.spool import Spool
-from rayapp.observe.tables import dataset_of
-from rayapp.storage import Workspace
+from rayapp.storage import Workspace, dataset_of
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
