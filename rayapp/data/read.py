@@ -58,23 +58,11 @@ def sample_view(
 ) -> pa.Table:
     """At most max_rows rows of a split, evenly spaced over it, so in time order where it has
     time."""
-    rows = _scan(snapshot, split, columns)
+    rows = read_rows(snapshot, split, columns)
     if rows.num_rows > max_rows:
         step = rows.num_rows / max_rows
         rows = rows.take(pa.array([int(i * step) for i in range(max_rows)]))
     return rows
-
-
-def read_rows(
-    snapshot: Snapshot,
-    split: str | None,
-    columns: Sequence[str],
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> pa.Table:
-    """As `read_view`, into the memory of this process, which needs no CPU of the cluster for it.
-    Raises DataError where there is no row."""
-    return _scan(snapshot, split, columns, since, until)
 
 
 def label_shares(snapshot: Snapshot) -> tuple[LabelShare, ...]:
@@ -83,7 +71,7 @@ def label_shares(snapshot: Snapshot) -> tuple[LabelShare, ...]:
     Without time there is one period, "all".
     """
     times = [snapshot.time_column] if snapshot.time_column else []
-    rows = _scan(snapshot, None, [snapshot.label, SPLIT_COLUMN, *times])
+    rows = read_rows(snapshot, None, [snapshot.label, SPLIT_COLUMN, *times])
     values = rows.column(snapshot.label)
     if snapshot.task == "multiclass":
         values = pc.cast(pc.equal(values, _most_frequent(values)), pa.int8())
@@ -116,13 +104,15 @@ def _most_frequent(values: pa.ChunkedArray) -> str:
     return str(min(counted, key=lambda e: (-e["counts"], e["values"]))["values"])
 
 
-def _scan(
+def read_rows(
     snapshot: Snapshot,
     split: str | None,
     columns: Sequence[str] | None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> pa.Table:
+    """As `read_view`, into the memory of this process, which needs no CPU of the cluster for it.
+    Raises DataError where there is no row."""
     wanted = _condition(snapshot, split, since, until)
     parts = []
     for uri in files_of(snapshot.view):

@@ -50,7 +50,7 @@ def corrected_share(
     sensitivity = anchors.called_right / anchors.num_right
     specificity = anchors.called_wrong / anchors.num_wrong
     power = sensitivity + specificity - 1
-    if power <= z * math.sqrt(_variances(anchors)):
+    if power <= z * math.sqrt(sum(_variances(anchors))):
         return Corrected(None, None, None)
     value = min(max((called_right / num_items + specificity - 1) / power, 0.0), 1.0)
     centre, half = _interval(called_right, num_items, anchors, z)
@@ -61,29 +61,30 @@ def corrected_share(
     )
 
 
-def _variances(anchors: Anchors) -> float:
-    """Of sensitivity + specificity."""
-    (sensitivity, num_right), (specificity, num_wrong) = _moved(anchors)
-    return sensitivity * (1 - sensitivity) / num_right + specificity * (1 - specificity) / num_wrong
-
-
-def _moved(anchors: Anchors) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Sensitivity and specificity with one anchor more on each side, and how many those are."""
-    num_right, num_wrong = anchors.num_right + 2, anchors.num_wrong + 2
+def _moved(anchors: Anchors) -> tuple[float, float]:
+    """Sensitivity and specificity with one anchor more on each side."""
     return (
-        ((anchors.called_right + 1) / num_right, num_right),
-        ((anchors.called_wrong + 1) / num_wrong, num_wrong),
+        (anchors.called_right + 1) / (anchors.num_right + 2),
+        (anchors.called_wrong + 1) / (anchors.num_wrong + 2),
+    )
+
+
+def _variances(anchors: Anchors) -> tuple[float, float]:
+    """Of these two."""
+    sensitivity, specificity = _moved(anchors)
+    return (
+        sensitivity * (1 - sensitivity) / (anchors.num_right + 2),
+        specificity * (1 - specificity) / (anchors.num_wrong + 2),
     )
 
 
 def _interval(called_right: int, num_items: int, anchors: Anchors, z: float) -> tuple[float, float]:
-    (sensitivity, num_right), (specificity, num_wrong) = _moved(anchors)
+    sensitivity, specificity = _moved(anchors)
+    of_right, of_wrong = _variances(anchors)
     size = num_items + z**2
     share = (called_right + z**2 / 2) / size
     power = sensitivity + specificity - 1
     value = min(max((share + specificity - 1) / power, 0.0), 1.0)
-    of_right = sensitivity * (1 - sensitivity) / num_right
-    of_wrong = specificity * (1 - specificity) / num_wrong
     variance = share * (1 - share) / size + value**2 * of_right + (1 - value) ** 2 * of_wrong
     shift = 2 * z**2 * (value * of_right - (1 - value) * of_wrong)
     return value + shift, z * math.sqrt(variance) / power

@@ -197,9 +197,14 @@ def _grades(
         pairs = zip(expected, answers, strict=True)
         return np.array([[grade(right, a) for a in item] for right, item in pairs], np.float64)
 
+    both = [
+        [score_answer(right, a.text, fields) for a in item]
+        for right, item in zip(expected, answers, strict=True)
+    ]
+    exact_NK, f1_NK = np.moveaxis(np.array(both, np.float64), -1, 0)
     return {
-        "exact_match": graded(lambda right, a: score_answer(right, a.text, fields)[0]),
-        "field_f1": graded(lambda right, a: score_answer(right, a.text, fields)[1]),
+        "exact_match": exact_NK,
+        "field_f1": f1_NK,
         **{name: graded(grade_of(name, g)) for name, g in config.graders.items()},
     }
 

@@ -21,11 +21,11 @@ from rayapp.serve.background import Background
 from rayapp.serve.batching import Batcher
 from rayapp.serve.callers.budgets import Bank, Budgets
 from rayapp.serve.callers.identity import KeyRing
-from rayapp.serve.callers.limits import Grant, Keeper, Limiter
+from rayapp.serve.callers.limits import Grant, Keeper, Lease, Limiter
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.grpc_ingress import GrpcMethods
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
-from rayapp.serve.cluster.shared import Owner, shared_actor
+from rayapp.serve.cluster.shared import Owner, SharedActor, shared_actor
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers, endpoint_of
@@ -208,13 +208,18 @@ def make_limiter(config: GatewayConfig, owner: Owner) -> Limiter | None:
     if config.limits is None:
         return None
     keeper = shared_actor(owner, "limits", Keeper, config.limits, config.limits)
+    return Limiter(config.limits, lease_by(keeper, "lease"), share=1 / config.max_replicas)
+
+
+def lease_by(keeper: SharedActor, method: str) -> Lease:
+    """Asks a Keeper by one of its methods, and does not wait for it long."""
 
     async def lease(tenant: str, wanted: float) -> Grant:
         async with asyncio.timeout(KEEPER_WAIT_S):
-            grant: Grant = await keeper.actor.lease.remote(tenant, wanted)
+            grant: Grant = await getattr(keeper.actor, method).remote(tenant, wanted)
         return grant
 
-    return Limiter(config.limits, lease, share=1 / config.max_replicas)
+    return lease
 
 
 def make_tracer(config: GatewayConfig, meter: ServeMeter) -> Tracer | None:

@@ -61,8 +61,10 @@ class TextCache:
                 if num_bytes <= self._max_bytes:
                     parts.append(part)
                 yield part
-        if num_bytes <= self._max_bytes and _is_whole(parts, is_stream):
-            self._kept.put(key, b"".join(parts), num_bytes)
+        if num_bytes <= self._max_bytes:
+            told = b"".join(parts)
+            if not is_stream or _is_whole_stream(told):
+                self._kept.put(key, told, num_bytes)
 
 
 def _is_certain(asked: Asked) -> bool:
@@ -76,10 +78,7 @@ def _key(ask: TextAsk) -> Key:
     return ask.tenant, question.digest()
 
 
-def _is_whole(parts: Sequence[bytes], is_stream: bool) -> bool:
-    if not is_stream:
-        return True
-    told = b"".join(parts)
+def _is_whole_stream(told: bytes) -> bool:
     return told.endswith(LAST_EVENT) and _FAILED not in told
 
 

@@ -1,6 +1,5 @@
 """The gateway of language models as a Ray Serve deployment."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Bank
 from rayapp.serve.callers.identity import KeyRing
-from rayapp.serve.callers.limits import Grant, Keeper
+from rayapp.serve.callers.limits import Keeper
 from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.cluster import door
 from rayapp.serve.cluster.scaling import Load
@@ -32,9 +31,9 @@ from rayapp.serve.loading import Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.replica import (
-    KEEPER_WAIT_S,
     BehindServe,
     deployment_options,
+    lease_by,
     make_budgets,
     make_limiter,
     make_tracer,
@@ -139,15 +138,11 @@ def make_token_limiter(config: LanguageConfig, owner: Owner) -> TokenLimiter | N
         return None
     keeper = shared_actor(owner, "token-limits", Keeper, config.token_limits, config.token_limits)
 
-    async def lease(tenant: str, wanted: float) -> Grant:
-        async with asyncio.timeout(KEEPER_WAIT_S):
-            grant: Grant = await keeper.actor.lease_whole.remote(tenant, wanted)
-        return grant
-
     def give_back(tenant: str, unused: float) -> None:
         keeper.actor.give_back.remote(tenant, unused)
 
-    return TokenLimiter(config.token_limits, lease, give_back, share=1 / config.max_replicas)
+    lease, share = lease_by(keeper, "lease_whole"), 1 / config.max_replicas
+    return TokenLimiter(config.token_limits, lease, give_back, share)
 
 
 def language_gateway(
