@@ -132,7 +132,7 @@ class Served:
     def account(self) -> tuple[int, int]:
         """What callers without a key have spent, and what is lent for them, in billionths."""
         (found,) = Accounts(self.shell.workspace.ledger_url, "test").all()
-        return found.spent_nano_usd, found.lent_nano_usd
+        return found.spent, found.lent
 
     def answers(self) -> bool:
         try:
