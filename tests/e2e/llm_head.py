@@ -1,9 +1,7 @@
 """A head that serves configs/serving/llm.yaml, with keys required and budgets."""
 
 import json
-import re
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +14,9 @@ import psutil
 import yaml
 from shells import PROJECT, Shell
 
+from benchmarks.llm_faults import CORE, num_running
 from rayapp.cli.head_state import running_head
 
-_CORE = "VLLM::EngineCore"
-_RUNNING = re.compile(r"^ray_vllm_num_requests_running\{.*\} (\S+)$", re.MULTILINE)
 MODEL, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ENGINE = "smollm2-135m"
 WEIGHTS = ("smollm2_135m_instruct", "all_minilm_l6_v2")
@@ -59,16 +56,7 @@ class Served:
         return httpx.Client(base_url=self.url, headers=headers, timeout=300)
 
     def num_running(self) -> int | None:
-        """Requests that engines are working on, by vLLM's own count, which Ray exports every few
-        seconds; None where it cannot be read. Some of the targets that Ray lists have ports that
-        are the same for all heads of a machine, and answer only of one of them."""
-        folder = Path(running_head(self.shell.workspace).temp_dir)
-        found = json.loads((folder / "prom_metrics_service_discovery.json").read_bytes())
-        counts: list[float] = []
-        for target in found[0]["targets"]:
-            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics") as response:
-                counts += map(float, _RUNNING.findall(response.read().decode()))
-        return int(sum(counts)) if counts else None
+        return num_running(self.shell.workspace)
 
 
 def serve(shell: Shell) -> Served:
@@ -114,7 +102,7 @@ def processes(served: Served, title: str, within: str = "") -> list[psutil.Proce
 
 def engines(served: Served) -> list[psutil.Process]:
     """Those that write, not the one that makes vectors."""
-    return processes(served, _CORE, within=f"ray::ServeReplica:{ENGINE}:")
+    return processes(served, CORE, within=f"ray::ServeReplica:{ENGINE}:")
 
 
 def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
