@@ -72,6 +72,9 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": DOOR,
         # Serve's default of 0.1 s takes its controller a twentieth of a core while nothing happens.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+        # Every replica and handle hands on its counts ten times a second by default; Ray exports
+        # them every ten seconds.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         # Ray starts every worker at the lowest priority but four, so that its own daemons stay
         # responsive. A replica would wait for each of them, tens of milliseconds on a full core;
         # what may wait (a fit) lowers itself.
