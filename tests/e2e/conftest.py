@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from shells import Shell, end_head, new_shell
+from shells import Shell, head_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,9 +14,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """A shell whose workspace has a running head with two CPUs."""
-    opened = new_shell(tmp_path_factory.mktemp("head") / "workspace")
-    started = opened.rayapp("up", "--num-cpus", "2")
-    assert started.returncode == 0, started.stderr
-    yield opened
-    end_head(opened)
+    with head_in(tmp_path_factory.mktemp("head")) as opened:
+        yield opened

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,16 @@ def new_shell(folder: Path) -> Shell:
     }
     environ.pop("RAY_AUTH_MODE")
     return Shell(environ, PROJECT)
+
+
+@contextmanager
+def head_in(folder: Path) -> Iterator[Shell]:
+    """A shell whose workspace, in this folder, has a running head with two CPUs."""
+    shell = new_shell(folder / "workspace")
+    started = shell.rayapp("up", "--num-cpus", "2")
+    assert started.returncode == 0, started.stderr
+    yield shell
+    end_head(shell)
 
 
 def end_head(shell: Shell) -> None:

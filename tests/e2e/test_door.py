@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 from serving_case import ROW, seal_release, triton_inputs
-from shells import Shell, end_head, new_shell
+from shells import Shell, head_in
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
@@ -144,16 +144,13 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("door")
-    shell = new_shell(folder / "workspace")
-    started = shell.rayapp("up", "--num-cpus", "2")
-    assert started.returncode == 0, started.stderr
-    signed = seal_release(shell.workspace, folder / "bundle", 1, ENDPOINT)
-    promote(Ledger.of(shell.workspace, "test"), signed, 0)
-    made = Served(shell)
-    made.deploy(SETTINGS)
-    _until(made.answers)
-    yield made
-    end_head(shell)
+    with head_in(folder) as shell:
+        signed = seal_release(shell.workspace, folder / "bundle", 1, ENDPOINT)
+        promote(Ledger.of(shell.workspace, "test"), signed, 0)
+        made = Served(shell)
+        made.deploy(SETTINGS)
+        _until(made.answers)
+        yield made
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 from serving_case import ROW, seal_release
-from shells import Shell, end_head, new_shell
+from shells import Shell, head_in
 
 from rayapp.data.feed_store import newest
 from rayapp.ledger import Ledger
@@ -165,7 +165,7 @@ def _dump(path: Path, value: object) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("feeds")
-    shell, project = new_shell(folder / "workspace"), folder / "project"
+    project = folder / "project"
     (project / "data").mkdir(parents=True)
     source = Source(project / "data/observations.csv")
     tables = {"observations": {"source": {"uri": str(project / "data/observations.csv")}}}
@@ -175,15 +175,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     _dump(project / "configs/snapshots/o.yaml", snapshot)
     _dump(project / "configs/features/weather.yaml", FEED)
     _dump(project / "configs/serving/gateway.yaml", SERVING)
-    ledger = Ledger.of(shell.workspace, "test")
-    promote(ledger, seal_release(shell.workspace, folder / "a", 1, ENDPOINT), 0)
-    basic = seal_release(shell.workspace, folder / "b", 2, BASIC, without=("temp",))
-    promote(ledger, basic, 0)
-    started = shell.rayapp("up", "--num-cpus", "2")
-    assert started.returncode == 0, started.stderr
-    yield Site(shell, project)
-    source.stop()
-    end_head(shell)
+    with head_in(folder) as shell:
+        ledger = Ledger.of(shell.workspace, "test")
+        promote(ledger, seal_release(shell.workspace, folder / "a", 1, ENDPOINT), 0)
+        basic = seal_release(shell.workspace, folder / "b", 2, BASIC, without=("temp",))
+        promote(ledger, basic, 0)
+        yield Site(shell, project)
+        source.stop()
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -1,11 +1,12 @@
-"""A head that serves language models, for all tests of this folder."""
+"""A head that serves language models, for all tests of this folder: its __init__.py makes it a
+package, at whose end a fixture of that scope is over."""
 
 from collections.abc import Iterator
 
 import pytest
 from llm_head import Served, serve
 from openai import OpenAI
-from shells import Shell, end_head, new_shell
+from shells import Shell, head_in
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,11 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    opened = new_shell(tmp_path_factory.mktemp("llm") / "workspace")
-    started = opened.rayapp("up", "--num-cpus", "2")
-    assert started.returncode == 0, started.stderr
-    yield opened
-    end_head(opened)
+    with head_in(tmp_path_factory.mktemp("llm")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="package")
