@@ -22,15 +22,19 @@ def show(found: Sequence[Spending]) -> None:
     table = Table(box=None)
     for title in ("period", "tenant"):
         table.add_column(title)
-    for title in ("spent", "lent", "logged"):
+    for title in ("budget", "spent", "lent", "logged"):
         table.add_column(title, justify="right")
     table.add_column("unit")
     for one in found:
-        amounts = [_told(amount, one.unit) for amount in (one.spent, one.lent, one.logged)]
+        amounts = [
+            _told(amount, one.unit) for amount in (one.limit, one.spent, one.lent, one.logged)
+        ]
         unit = "tokens" if one.unit == "tokens" else "USD"
         table.add_row(one.period, one.tenant or "(no key)", *amounts, unit)
     show_folded(table)
 
 
-def _told(amount: int, unit: Unit) -> str:
+def _told(amount: int | None, unit: Unit) -> str:
+    if amount is None:
+        return "-"
     return f"{amount:,}" if unit == "tokens" else f"{amount / NANO:.6f}"

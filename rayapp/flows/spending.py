@@ -39,14 +39,16 @@ def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:
 @dataclass(frozen=True)
 class Spending:
     """One tenant's period, in billionths of a dollar or in tokens, as unit says. spent and lent: by
-    the accounts; logged: what the committed answers cost. While gateways answer, spent and what
-    they have used of lent may be ahead of logged."""
+    the accounts; limit: the budget that a gateway last wanted a loan within, None where none has
+    said so; logged: what the committed answers cost. While gateways answer, spent and what they
+    have used of lent may be ahead of logged."""
 
     tenant: str
     period: str
     unit: Unit
     spent: int
     lent: int
+    limit: int | None
     logged: int
 
 
@@ -64,6 +66,7 @@ def spending(accounts: Accounts, workspace: Workspace) -> list[Spending]:
             a.unit,
             a.spent,
             a.lent,
+            a.limit,
             logged[a.period, a.unit].get(a.tenant, 0),
         )
         for a in listed

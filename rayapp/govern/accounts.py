@@ -41,6 +41,14 @@ _accounts = sa.Table(
     sa.Column("spent", sa.BigInteger, nullable=False),
     sa.Column("lent", sa.BigInteger, nullable=False),
 )
+# beside the accounts, which databases had first
+_limits = sa.Table(
+    "account_limits",
+    _metadata,
+    sa.Column("tenant", sa.String(200), primary_key=True),
+    sa.Column("period", sa.String(10), primary_key=True),
+    sa.Column("most", sa.BigInteger, nullable=False),
+)
 _loans = sa.Table(
     "loans",
     _metadata,
@@ -57,13 +65,15 @@ _loans = sa.Table(
 
 @dataclass(frozen=True)
 class Account:
-    """One tenant's period. lent: to gateways, to be spent by them."""
+    """One tenant's period. lent: to gateways, to be spent by them. limit: the budget that a gateway
+    last wanted a loan within; None where none has said so."""
 
     tenant: str
     period: str
     unit: Unit
     spent: int
     lent: int
+    limit: int | None = None
 
 
 class Accounts:
@@ -95,6 +105,7 @@ class Accounts:
             found = connection.execute(
                 sa.select(_accounts).where(_of(_accounts, holder, period))
             ).first()
+            _note_limit(connection, holder, period, limit)
             spent, lent = (found.spent, found.lent) if found is not None else (0, 0)
             left = limit - spent - lent
             amount = max(least, min(wanted, left // _NUM_PARTS))
@@ -158,10 +169,12 @@ class Accounts:
 
     def all(self) -> list[Account]:
         """By period, tenant and unit."""
+        of_it = sa.and_(*(_limits.c[name] == _accounts.c[name] for name in ("tenant", "period")))
+        wanted = sa.select(_accounts, _limits.c.most).join(_limits, of_it, isouter=True)
         with self._database.reading() as connection:
             found = [
-                Account(*_held(row.tenant, row.period), row.spent, row.lent)
-                for row in connection.execute(sa.select(_accounts))
+                Account(*_held(row.tenant, row.period), row.spent, row.lent, row.most)
+                for row in connection.execute(wanted)
             ]
         return sorted(found, key=lambda one: (one.period, one.tenant, one.unit))
 
@@ -189,6 +202,16 @@ def _held(holder: str, period: str) -> tuple[str, str, Unit]:
 
 def _of(table: sa.Table, holder: str, period: str) -> sa.ColumnElement[bool]:
     return (table.c.tenant == holder) & (table.c.period == period)
+
+
+def _note_limit(connection: sa.Connection, holder: str, period: str, limit: int) -> None:
+    where = _of(_limits, holder, period)
+    found = connection.execute(sa.select(_limits.c.most).where(where)).first()
+    if found is None:
+        values = {"tenant": holder, "period": period, "most": limit}
+        connection.execute(_limits.insert().values(**values))
+    elif found.most != limit:
+        connection.execute(_limits.update().where(where).values(most=limit))
 
 
 def _loan(connection: sa.Connection, loan_id: str) -> sa.Row[tuple[object, ...]] | None:

@@ -39,7 +39,7 @@ def test_what_a_loan_did_not_spend_comes_back(accounts: Accounts) -> None:
     loan = lend(accounts, wanted=20)
     assert (loan.amount, state(accounts)) == (20, (0, 20))
     assert accounts.close(loan.loan_id, 15)
-    assert accounts.all() == [Account("acme", MONTH, USD, 15, 0)]
+    assert accounts.all() == [Account("acme", MONTH, USD, 15, 0, 100)]
     assert not accounts.close(loan.loan_id, 15)
     assert not accounts.settle(loan.loan_id, 15)
     assert state(accounts) == (15, 0)
@@ -53,7 +53,20 @@ def test_a_loan_is_small_where_little_is_left(accounts: Accounts) -> None:
     assert lend(accounts, wanted=8, least=7).amount == 7
     assert accounts.lend("acme", MONTH, 100, 1, 1, NOON, USD) == NoLoan(coverable=100)
     assert lend(accounts, wanted=1, limit=101).amount == 1  # the budget was raised
+    assert [account.limit for account in accounts.all()] == [101]
     assert isinstance(accounts.lend("other", MONTH, 0, 1, 1, NOON, USD), NoLoan)
+
+
+def test_a_database_from_before_budgets_were_kept_goes_on(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    lend(accounts, wanted=20)
+    with sqlite3.connect(tmp_path / "ledger.db") as found:
+        found.execute("drop table account_limits")
+    again = Accounts(f"sqlite:///{tmp_path}/ledger.db", "node")
+    assert [(account.lent, account.limit) for account in again.all()] == [(20, None)]
+    lend(again, wanted=1)
+    assert [(account.lent, account.limit) for account in again.all()] == [(21, 100)]
 
 
 def test_periods_and_tenants_have_accounts_of_their_own(accounts: Accounts) -> None:
@@ -80,9 +93,9 @@ def test_money_and_tokens_of_a_tenant_are_apart(accounts: Accounts, tmp_path: Pa
     accounts.give_back(tokens.loan_id, 1)
     assert accounts.settle(nobodys.loan_id, 1)
     assert Accounts(f"sqlite:///{tmp_path}/ledger.db", "node").all() == [
-        Account("", MONTH, "tokens", 1, 0),
-        Account("acme", MONTH, USD, 5, 0),
-        Account("acme", MONTH, "tokens", 89, 0),
+        Account("", MONTH, "tokens", 1, 0, 100),
+        Account("acme", MONTH, USD, 5, 0, 100),
+        Account("acme", MONTH, "tokens", 89, 0, 100),
     ]
     with sqlite3.connect(tmp_path / "ledger.db") as found:
         rows = found.execute("select tenant, spent from accounts order by tenant").fetchall()
@@ -153,7 +166,7 @@ def test_nothing_is_overspent_and_nothing_leaks(
             assert getattr(accounts, step)(loan.loan_id, used)
             spent += used
         lent = sum(loan.amount for loan in loans)
-        assert accounts.all() in ([], [Account("acme", MONTH, USD, spent, lent)])
+        assert accounts.all() in ([], [Account("acme", MONTH, USD, spent, lent, limit)])
         assert spent + lent <= limit
     for loan in loans:
         accounts.close(loan.loan_id, 0)
