@@ -5,7 +5,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,11 +37,13 @@ class Answer:
     latency_ms: float
 
 
-def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> list[Answer]:
-    """One request per row of the champion's test split. Raises UserError, or Unavailable."""
+def ask(workspace: Workspace, base_url: str, endpoint: str, num_rows: int) -> Iterator[Answer]:
+    """One request per row of the champion's test split. Raises UserError, or Unavailable, which the
+    answers before it survive: they may have been paid for."""
     url = f"{base_url}/endpoints/{endpoint}/invocations"
     asked = _sample(workspace, endpoint, num_rows)
-    return [_ask_one(url, row, asked) for row in asked.rows]
+    for row in asked.rows:
+        yield _ask_one(url, row, asked)
 
 
 def sample_requests(workspace: Workspace, endpoint: str, num_rows: int) -> list[dict[str, Any]]:

@@ -62,12 +62,16 @@ def _ask_rows(endpoint: str, num_rows: int, json: bool, print_body: bool) -> Non
     if print_body:
         _print(body_of(sample_requests(workspace, endpoint, num_rows)))
         return
-    answers = ask_rows(workspace, running_head(workspace).endpoint_url, endpoint, num_rows)
-    if json:
-        emit_json([vars(answer) for answer in answers])
-        return
-    show(answers)
-    show_next([f"rayapp explain {answers[0].request_id}"] if answers else [])
+    answers = []
+    try:
+        for answer in ask_rows(workspace, running_head(workspace).endpoint_url, endpoint, num_rows):
+            answers.append(answer)
+    finally:  # where one was refused, those before it were answered, and paid for
+        if json and answers:
+            emit_json([vars(answer) for answer in answers])
+        elif answers:
+            show(answers)
+    show_next([f"rayapp explain {answers[0].request_id}"] if answers and not json else [])
 
 
 def _ask_model(body: bytes, json: bool, print_body: bool) -> None:

@@ -14,7 +14,7 @@ def summary(figures: str, *, seconds: int) -> None:
     workspace = own_workspace()
     head = running_head(workspace)
     read = summarizing.read_figures(figures)
-    answers = ask_rows(workspace, head.endpoint_url, read["endpoint"], 3)
+    answers = list(ask_rows(workspace, head.endpoint_url, read["endpoint"], 3))
     show(answers)
     show_titled(summarizing.summary(read, head, answers, workspace.mlflow_url))
     _show_seconds(seconds)

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -333,6 +334,30 @@ def test_summary_shows_release_urls_and_next_commands(workspace: Workspace, tmp_
     assert dict(shown["Look at"])["endpoint"] == "http://127.0.0.1:2/v2/models/flight-delay"
     assert len(shown["Next"]) == 3
     assert shown["Next"][0][0] == "rayapp explain req-1"
+
+
+@pytest.mark.parametrize("json_flag", [[], ["--json"]])
+def test_what_was_answered_before_a_refusal_is_shown(
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    json_flag: list[str],
+) -> None:
+    """Where a budget ends after the first row, that one was paid for."""
+    from rayapp.cli import ask as rows
+    from rayapp.cli import head_state
+
+    def ask(*_: object) -> Iterator[rows.Answer]:
+        yield rows.Answer("req-1", "ab" * 32, {}, 0.4, True, 3.0)
+        raise UserError("answered 429: the budget is spent", "wait")
+
+    monkeypatch.setattr(rows, "ask", ask)
+    monkeypatch.setattr(head_state, "running_head", lambda _: _head(workspace, 1, 0.0))
+    monkeypatch.setenv("RAYAPP_WORKSPACE", workspace.uri)
+    assert main(["ask", "flight-delay", *json_flag]) == 2
+    told = capsys.readouterr()
+    assert "req-1" in told.out
+    assert "budget is spent" in told.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"figures": 3}', '{"figures": {"endpoint": "a"}}'])
