@@ -1,11 +1,12 @@
 """Output tokens a second and the time to the first one, through rayapp and by vLLM alone.
 
-    python -m benchmarks.llm [--passes 3] [--servers bare rayapp stock] [--trace FILE] [OUTPUT.json]
+    python -m benchmarks.llm [OUTPUT.json] [--passes 3] [--servers bare rayapp ...] [--trace FILE]
 
 Needs a workspace (RAYAPP_WORKSPACE) that has the weights smollm2-135m-instruct and whose head is
 down, the environment of scripts/setup llm, and a quiet machine. The same model with the same
 settings behind vLLM's own server (bare), behind rayapp with every duty on (identity, rates,
-budgets, prices, prompt log, breaker, retry), and behind Ray Serve LLM as it comes (stock), one at a
+budgets, prices, prompt log, breaker), its engine in the gateway's replica (rayapp) or an
+application of its own (apart, with retry), and behind Ray Serve LLM as it comes (stock), one at a
 time, in another order at each pass: 1, 8 and 32 requests at a time, 64 tokens each, every answer's
 token count checked. --trace replays the beginning of an Azure LLM inference trace (its CSV), scaled
 down, as a second scenario. Ratios are of figures of the same pass; told are their medians, with the
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,7 +65,6 @@ EVERYTHING_ON: dict[str, Any] = {
     "limits": {"default": {"requests_per_s": 100_000, "burst": 100_000}},
     "budgets": {"default_usd": 1_000_000},
     "max_replicas": 1,
-    "num_cpus": 0.2,
 }
 
 
@@ -115,7 +116,7 @@ def started(command: list[str], log: Path) -> Iterator[psutil.Process]:
 
 
 @contextlib.contextmanager
-def ours(site: Site) -> Iterator[tuple[psutil.Process, Server]]:
+def ours(site: Site, is_inline: bool) -> Iterator[tuple[psutil.Process, Server]]:
     rayapp = f"{Path(sys.executable).parent}/rayapp"
     (dashboard,) = free_ports(1)
     port = http_port()  # the workspace's: a head that comes back brings its Serve back there
@@ -129,7 +130,7 @@ def ours(site: Site) -> Iterator[tuple[psutil.Process, Server]]:
     try:
         running = running_head(site.workspace)
         path = site.folder / "llm.yaml"
-        path.write_text(json.dumps(serve_file(port)))  # JSON is YAML
+        path.write_text(json.dumps(serve_file(port, is_inline)))  # JSON is YAML
         known = os.environ | client_environment(running)
         serve = f"{Path(sys.executable).parent}/serve"
         command = [serve, "deploy", str(path), "--address", running.dashboard_url]
@@ -139,7 +140,7 @@ def ours(site: Site) -> Iterator[tuple[psutil.Process, Server]]:
         subprocess.run([rayapp, "down"], check=True, env=environ, **quiet)
 
 
-def serve_file(port: int) -> dict[str, Any]:
+def serve_file(port: int, is_inline: bool) -> dict[str, Any]:
     engine = {
         "weights": WEIGHTS,
         "num_cpus": 1,
@@ -152,10 +153,10 @@ def serve_file(port: int) -> dict[str, Any]:
         "engines": {"smol": engine},
         "models": {MODEL: {"engine": "smol", **prices}},
     }
-    applications = [
-        application("smol", None, "build_engine", engine),
-        application("llm", "/v1", "build", args),
-    ]
+    placed = {"inline": "smol"} if is_inline else {"num_cpus": 0.2}
+    applications = [application("llm", "/v1", "build", args | placed)]
+    if not is_inline:
+        applications.append(application("smol", None, "build_engine", engine))
     options = {"host": "127.0.0.1", "port": port, "request_timeout_s": 600}
     return {"http_options": options, "applications": applications}
 
@@ -172,7 +173,8 @@ def application(name: str, prefix: str | None, builder: str, args: Any) -> dict[
 
 SERVERS: dict[str, Callable[[Site], AbstractContextManager[tuple[psutil.Process, Server]]]] = {
     "bare": bare,
-    "rayapp": ours,
+    "rayapp": partial(ours, is_inline=True),
+    "apart": partial(ours, is_inline=False),
     "stock": stock,
 }
 
@@ -290,6 +292,7 @@ def result(
         "num_passes": len(passes),
         "each_is": ["median", "lowest", "highest"],
         "ratio_to_bare_vllm": ratios.get("rayapp", {}),
+        "apart_ratio_to_bare_vllm": ratios.get("apart", {}),
         "stock_ratio_to_bare_vllm": ratios.get("stock", {}),
         "passes": passes,
     }

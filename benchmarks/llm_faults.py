@@ -147,7 +147,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="rayapp-llm-faults-") as folder:
             site = llm.Site(workspace, weights, text, Path(folder))
-            with llm.ours(site) as (root, server):
+            with llm.ours(site, is_inline=False) as (root, server):
                 llm.wait_until_it_answers(server)
                 trials = []
                 for _ in range(given.trials):

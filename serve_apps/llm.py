@@ -1,11 +1,13 @@
 """Language models as Ray Serve applications: `rayapp submit configs/serving/llm.yaml`.
 
 Each engine of vLLM is an application of its own, so that a change of another one, or of the gateway
-before them, loads no weights anew. All are built, and run, in the environment that has vLLM. No
-postponed annotations in this module: Serve checks a builder's arguments only when they are classes.
+before them, loads no weights anew; one may be in the gateway's replicas instead. All are built, and
+run, in the environment that has vLLM. No postponed annotations in this module: Serve checks a
+builder's arguments only when they are classes.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from ray import serve
 from ray.serve import Application
@@ -17,8 +19,9 @@ from rayapp.llm.tokens import PromptCounter
 from rayapp.llm.weights import local_tokenizer
 from rayapp.schemas.language import WeightsRef
 from rayapp.serve.language.directory import CountTokens
-from rayapp.serve.language.replica import LanguageParts, language_gateway
+from rayapp.serve.language.replica import LanguageParts, language_gateway, make_hooks
 from rayapp.serve.pool.router import ModelRouter
+from rayapp.serve.replica import inline_options
 from rayapp.storage import Workspace
 from serve_apps.common import champions_for, connected, store_of, workspace_of
 
@@ -38,7 +41,18 @@ def build(config: LanguageConfig) -> Application:
     weights = {
         name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()
     }
-    return language_gateway(config, connect, weights)
+    if config.inline is None:
+        return language_gateway(config, connect, weights)
+    from rayapp.llm.engine import engine_gateway
+
+    name, workspace = config.inline, workspace_of(config.workspace)
+    return engine_gateway(
+        config.engines[name],
+        weights[name],
+        workspace,
+        partial(make_hooks, config, connect, weights),
+        inline_options(config),
+    )
 
 
 def connect(config: LanguageConfig) -> LanguageParts:

@@ -22,6 +22,11 @@ OURS = {
     *("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank", "lora_modules"),
 }
 """Engine arguments that settings of ours stand for, or that belong to no engine of ours."""
+OF_AN_APPLICATION = {
+    *("min_replicas", "max_replicas", "target_ongoing_requests", "max_ongoing_requests"),
+    *("upscale_delay_s", "downscale_delay_s", "drain_s", "retry_share", "is_prefix_aware"),
+}
+"""Settings of an engine that is an application of its own."""
 AdapterRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """As vLLM has room for them."""
 
@@ -170,6 +175,10 @@ class LanguageConfig(GatewayConfig):
     engines: dict[EndpointName, EngineConfig] = Field(min_length=1)
     """By the names of their applications, each with the same `args` as it has there: a YAML anchor
     says them once."""
+    inline: EndpointName | None = None
+    """One of `engines` that runs in the gateway's own replicas, so that its answers pass one
+    process less. It has no application of its own: any change of these args loads its weights anew,
+    and replicas come and go by the gateway's settings. null: none."""
     models: dict[EndpointName, ModelConfig] = Field(min_length=1)
     """By the names that callers send."""
     token_limits: TokenLimitsConfig | None = None
@@ -191,6 +200,7 @@ class LanguageConfig(GatewayConfig):
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
         self._check_engines()
+        self._check_inline()
         self._check_models()
         check_replicas(self.min_replicas, self.max_replicas)
         return self
@@ -220,6 +230,22 @@ class LanguageConfig(GatewayConfig):
                 raise ValueError(
                     f"`engines`: {name}: `max_adapters` has no effect: set `adapters` of a model"
                 )
+
+    def _check_inline(self) -> None:
+        if self.inline is None:
+            return
+        if self.inline not in self.engines:
+            raise ValueError(f"`inline`: {self.inline!r} is not one of {list(self.engines)}")
+        idle = sorted(OF_AN_APPLICATION & self.engines[self.inline].model_fields_set)
+        if idle:
+            raise ValueError(
+                f"`engines`: {self.inline}: {idle[0]} has no effect where it is `inline`: its "
+                "replicas are the gateway's"
+            )
+        if "num_cpus" in self.model_fields_set:
+            raise ValueError(
+                f"`num_cpus` has no effect with `inline`: set that of engine {self.inline}"
+            )
 
     def _check_models(self) -> None:
         for name, model in self.models.items():

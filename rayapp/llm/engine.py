@@ -8,12 +8,13 @@ probabilities), it does here as it does alone, and a gateway pays one call for a
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
+from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_llm_deployment
@@ -34,8 +35,8 @@ from rayapp.telemetry import configure_logging
 log = logging.getLogger("rayapp.llm.engine")
 
 Message = MutableMapping[str, Any]
-PREFIX = "engine-"
-"""Begins the names of engines' deployments."""
+PREFIX, GATEWAY_PREFIX = "engine-", "gateway-"
+"""Begin the names of engines' deployments, alone and with the gateway."""
 ROUTING_EVERY_S = 1.0
 _PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "generate": ("/v1/completions", {"prompt": ".", "max_tokens": 1, "temperature": 0}),
@@ -73,7 +74,7 @@ class Engine(LLMServer):
         body: bytes,
         prefix: Prefix | None = None,
         adapter: Adapter | None = None,
-    ) -> AsyncIterator[int | bytes]:
+    ) -> AsyncGenerator[int | bytes, None]:
         """The answer's status, then its body as it comes. Whoever stops listening ends it. prefix:
         has led to this replica. Raises what Adapters.use does."""
         async with self._holding(adapter), aclosing(self._opened(path, body)) as parts:
@@ -167,6 +168,35 @@ class Engine(LLMServer):
             raise EngineStalled(f"a probe was answered with {answer}")
 
 
+class Hooks(Protocol):
+    """What a gateway does for the replica that it is in; serve.replica.ServeHooks is one."""
+
+    def asgi_app(self) -> Any: ...
+    def autoscaling_stats(self) -> dict[str, float]: ...
+
+
+Open = Callable[[str, bytes, Prefix | None, Adapter | None], AsyncGenerator[int | bytes, None]]
+
+
+@serve.ingress()
+class EngineGateway(Engine):
+    """An engine whose replicas are the gateway before it, too. make_hooks: makes that gateway, of
+    what opens an answer here."""
+
+    async def __init__(  # type: ignore[misc]  # as Ray Serve calls it
+        self, llm_config: LLMConfig, *, make_hooks: Callable[[Open], Hooks], **engine: Any
+    ) -> None:
+        await super().__init__(llm_config, **engine)
+        self._hooks = await asyncio.to_thread(make_hooks, self.open)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        return self._hooks.asgi_app()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve asks for these by this name."""
+        return self._hooks.autoscaling_stats()
+
+
 def engine_deployment(
     config: EngineConfig,
     weights: WeightsRef,
@@ -175,12 +205,31 @@ def engine_deployment(
 ) -> Application:
     """To be called in an environment that has vLLM: Ray takes the engine's arguments from there.
     router: sends requests for an adapter to a replica that holds it."""
-    made = llm_config(config, weights, workspace, router)
     return build_llm_deployment(
-        made,
+        llm_config(config, weights, workspace, router),
         name_prefix=PREFIX,
         deployment_cls=Engine,
         bind_kwargs={"config": config, "weights": weights, "workspace": workspace},
+    )
+
+
+def engine_gateway(
+    config: EngineConfig,
+    weights: WeightsRef,
+    workspace: Workspace,
+    make_hooks: Callable[[Open], Hooks],
+    options: Mapping[str, Any],
+) -> Application:
+    """As engine_deployment, for an engine in the gateway's replicas. make_hooks must be importable
+    there. options: of a gateway's deployment, which take the place of the engine's."""
+    made = llm_config(config, weights, workspace)
+    ours = {"config": config, "weights": weights, "workspace": workspace}
+    return build_llm_deployment(
+        made,
+        name_prefix=GATEWAY_PREFIX,
+        deployment_cls=EngineGateway,
+        bind_kwargs={**ours, "make_hooks": make_hooks},
+        override_serve_options=dict(options),
     )
 
 

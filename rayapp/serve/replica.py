@@ -76,6 +76,24 @@ class Parts:
     """None where no rule asks a feature flag."""
 
 
+class ServeHooks:
+    """What Ray Serve asks of a replica that is a gateway. paths: what its door opens to, as
+    door.open_to has it."""
+
+    def __init__(self, gateway: Front, paths: tuple[str, ...] = door.HOT_PATHS) -> None:
+        self._gateway = gateway
+        self._paths = paths
+        self._load = Load(lambda: gateway.num_ongoing)
+
+    def asgi_app(self) -> "BehindServe":
+        """To be called on the event loop of the replica's HTTP server."""
+        door.open_to(self._gateway, self._paths)
+        return BehindServe(self._gateway)
+
+    def autoscaling_stats(self) -> dict[str, float]:
+        return self._load.figures()
+
+
 class BehindServe:
     """The gateway inside Ray Serve's wrapper, which sends the x-request-id header itself."""
 
@@ -136,15 +154,14 @@ class GatewayReplica(GrpcMethods):
             flags=flags,
             tracer=make_tracer(config, meter),
         )
-        self._load = Load(lambda: self.gateway.num_ongoing)
+        self._hooks = ServeHooks(self.gateway)
 
     async def __serve_build_asgi_app__(self) -> BehindServe:
-        door.open_to(self.gateway)
-        return BehindServe(self.gateway)
+        return self._hooks.asgi_app()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
-        return self._load.figures()
+        return self._hooks.autoscaling_stats()
 
 
 @dataclass(frozen=True)
@@ -261,6 +278,14 @@ def deployment_options(config: GatewayConfig, num_gpus: float = 0) -> dict[str, 
         "max_ongoing_requests": config.max_ongoing_requests,
         "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": num_gpus},
     }
+
+
+def inline_options(config: GatewayConfig) -> dict[str, Any]:
+    """Of a deployment whose replicas are gateways and hold a model that takes their hardware: no
+    second one may be there for a moment, as with `max_surge_percent`."""
+    options = deployment_options(config)
+    names = ("autoscaling_config", "graceful_shutdown_timeout_s", "max_ongoing_requests")
+    return {name: options[name] for name in names}
 
 
 def gateway(

@@ -1,4 +1,5 @@
-"""What a gateway relies on of an engine: the fake of the unit tests and vLLM, by one suite.
+"""What a gateway relies on of an engine: the fake of the unit tests, alone and as an engine in the
+gateway's own process, and vLLM, by one suite.
 
 The fake always. vLLM where RAYAPP_TEST_LLM_URL names a bare one, for example
     .venv-llm/bin/python -m vllm.entrypoints.openai.api_server --model FOLDER --port 8001
@@ -7,7 +8,8 @@ with any model that has a chat template and a context of at most 4096 tokens.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from http_llm import HttpLlm
 
 from rayapp.errors import Unavailable
 from rayapp.schemas.language import LlmClient
+from rayapp.serve.language.client import InlineLlm, Open
 from rayapp.serve.wire.sse import DONE, EventReader
 
 URL = os.environ.get("RAYAPP_TEST_LLM_URL")
@@ -61,15 +64,16 @@ class Backend:
         return [orjson.loads(data) for data in found[:-1]]
 
 
-@pytest.fixture(params=["fake", "vllm"])
+@pytest.fixture(params=["fake", "inline", "vllm"])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
-    if request.param == "fake":
+    if request.param != "vllm":
         fake = FakeLlm("engine", max_context_tokens=64)
 
         async def num_ongoing() -> int:
             return fake.num_ongoing
 
-        yield Backend(fake, "engine", 64, num_ongoing, is_fake=True)
+        client = fake if request.param == "fake" else InlineLlm("engine", opened_by(fake))
+        yield Backend(client, "engine", 64, num_ongoing, is_fake=True)
         return
     if URL is None:
         pytest.skip("RAYAPP_TEST_LLM_URL names no bare vLLM")
@@ -83,6 +87,19 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
 
         length = model["max_model_len"]
         yield Backend(HttpLlm(client), model["id"], length, num_running, is_fake=False)
+
+
+def opened_by(fake: FakeLlm) -> Open:
+    """As an engine in the gateway's process opens an answer."""
+
+    async def opened(*asked: Any) -> AsyncGenerator[int | bytes, None]:
+        answering = await fake.open(*asked)
+        async with aclosing(answering.body) as body:
+            yield answering.status
+            async for part in body:
+                yield part
+
+    return opened
 
 
 def told(choice: dict[str, Any]) -> str:
@@ -196,7 +213,8 @@ async def test_closing_an_answer_ends_the_work_on_it(backend: Backend, num_read:
 async def test_nobody_is_there() -> None:
     fake = FakeLlm()
     fake.trouble.is_away = True
+    inline = InlineLlm("engine", opened_by(fake))
     async with httpx.AsyncClient(base_url="http://127.0.0.1:9", timeout=5) as client:
-        for absent in (fake, HttpLlm(client)):
+        for absent in (fake, inline, HttpLlm(client)):
             with pytest.raises(Unavailable):
                 await absent.open(CHAT, b"{}")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,9 +61,7 @@ class Served:
 
 def serve(shell: Shell) -> Served:
     """As a user does it: weights, then the config, with what makes callers known added."""
-    for name in WEIGHTS:
-        added = shell.rayapp("submit", f"configs/weights/{name}.yaml", timeout_s=600)
-        assert added.returncode == 0, added.stdout + added.stderr
+    add_weights(shell, WEIGHTS)
     config = yaml.safe_load((PROJECT / "configs/serving/llm.yaml").read_text())
     applications = {one["name"]: one for one in config["applications"]}
     applications[ENGINE]["args"] |= {"probe_every_s": 3, "stall_s": 12}
@@ -78,6 +76,18 @@ def serve(shell: Shell) -> Served:
         "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
         "commit_every_s": 1,
     }
+    deploy(shell, config)
+    return Served(shell)
+
+
+def add_weights(shell: Shell, names: Iterable[str]) -> None:
+    for name in names:
+        added = shell.rayapp("submit", f"configs/weights/{name}.yaml", timeout_s=600)
+        assert added.returncode == 0, added.stdout + added.stderr
+
+
+def deploy(shell: Shell, config: Any) -> None:
+    """config: of Serve, with MODEL."""
     path = Path(shell.workspace.uri).parent / "project/llm.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(config))
@@ -85,7 +95,6 @@ def serve(shell: Shell) -> Served:
     deployed = project.rayapp("submit", path.name, "--job", "deploy", timeout_s=900)
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert f"rayapp ask {MODEL}" in deployed.stderr
-    return Served(shell)
 
 
 def processes(served: Served, title: str, within: str = "") -> list[psutil.Process]:

@@ -89,9 +89,11 @@ def new_shell(folder: Path) -> Shell:
 
 
 @contextmanager
-def head_in(folder: Path) -> Iterator[Shell]:
-    """A shell whose workspace, in this folder, has a running head with two CPUs."""
+def head_in(folder: Path, **variables: str) -> Iterator[Shell]:
+    """A shell whose workspace, in this folder, has a running head with two CPUs. variables: of the
+    environment that it is started in."""
     shell = new_shell(folder / "workspace")
+    shell.environ.update(variables)
     started = shell.rayapp("up", "--num-cpus", "2")
     assert started.returncode == 0, started.stderr
     yield shell

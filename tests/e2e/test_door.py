@@ -144,7 +144,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("door")
-    with head_in(folder) as shell:
+    # a replica that cannot be constructed is tried three times by default, half a minute each
+    with head_in(folder, RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT="1") as shell:
         signed = seal_release(shell.workspace, folder / "bundle", 1, ENDPOINT)
         promote(Ledger.of(shell.workspace, "test"), signed, 0)
         made = Served(shell)

@@ -93,6 +93,14 @@ async def test_an_engine_is_asked_once_more() -> None:
     assert len(case.engine.asked) == 4
 
 
+async def test_an_engine_in_the_gateways_process_is_not_asked_again() -> None:
+    """Nobody else could answer."""
+    case = LanguageCase(with_settings(**RETRIED, inline="engine"))
+    case.engine.trouble.is_away = True
+    assert (await case.chat()).status_code == 503
+    assert case.meter.second_asks == []
+
+
 # another model
 
 

@@ -201,3 +201,16 @@ def test_an_engine_that_no_gateway_asks_is_refused(tmp_path: Path) -> None:
     path.write_text(LANGUAGE[: LANGUAGE.index("  - name: llm")])
     with pytest.raises(ConfigError, match="engine 'small' has no effect: no gateway names it"):
         check_serve_file(load(ServeFile, path), str(path))
+
+
+def test_an_engine_in_the_gateways_replicas_is_no_application(tmp_path: Path) -> None:
+    path = tmp_path / "llm.yaml"
+    small = LANGUAGE.index("  - name: small"), LANGUAGE.index("  - name: llm")
+    alone = LANGUAGE[: small[0]] + LANGUAGE[small[1] :]
+    inline = "engines: {small: {weights: tiny}}\n      inline: small"
+    path.write_text(alone.replace("engines: {small: *small}", inline))
+    check_serve_file(load(ServeFile, path), str(path))
+    both = LANGUAGE.replace("engines: {small: *small}", inline)
+    path.write_text(both.replace("      max_replicas: 2\n", ""))
+    with pytest.raises(ConfigError, match="engine 'small' has no effect: no gateway names it"):
+        check_serve_file(load(ServeFile, path), str(path))

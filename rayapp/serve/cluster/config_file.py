@@ -58,6 +58,8 @@ def _check_engines(configs: Mapping[str, Ours], path: str) -> None:
     gateways = {name: c for name, c in configs.items() if isinstance(c, LanguageConfig)}
     for name, gateway in gateways.items():
         for engine, config in gateway.engines.items():
+            if engine == gateway.inline:
+                continue
             if engine not in engines:
                 raise ConfigError(
                     f"{path}: {name}: there is no application {engine!r} that is an engine, only "
@@ -70,7 +72,7 @@ def _check_engines(configs: Mapping[str, Ours], path: str) -> None:
                     f"application: {_differing(config, engines[engine])}",
                     "write them once, with a YAML anchor",
                 )
-    used = {engine for gateway in gateways.values() for engine in gateway.engines}
+    used = {e for gateway in gateways.values() for e in gateway.engines if e != gateway.inline}
     for engine in sorted(engines.keys() - used):
         raise ConfigError(
             f"{path}: engine {engine!r} has no effect: no gateway names it",

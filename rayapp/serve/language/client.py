@@ -1,8 +1,9 @@
-"""An engine as a gateway sees it: Ray Serve's handle to its replicas, behind the LlmClient port."""
+"""An engine as a gateway sees it, behind the LlmClient port: replicas by Ray Serve's handle to
+them, or one in the gateway's own process."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,10 @@ from rayapp.schemas.language import Adapter, Answering, Prefix
 from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
+
+Open = Callable[[str, bytes, Prefix | None, Adapter | None], AsyncGenerator[int | bytes, None]]
+"""An engine's own: (path, body, prefix, adapter) → the status, then the body's parts. Whoever stops
+listening ends it."""
 
 
 class ServeLlm:
@@ -43,23 +48,7 @@ class ServeLlm:
             raise not_there(self._who, error) from error
         if adapter is not None:  # to a replica that holds it
             ask = ask.options(multiplexed_model_id=adapter.release_id)
-        parts = self._parts(ask, (path, body, prefix, adapter))
-        try:
-            status = await anext(parts)
-        except StopAsyncIteration:
-            raise Unavailable(
-                f"{self._who} ended a request without an answer", "try again"
-            ) from None
-        assert isinstance(status, int)
-        return Answering(status, self._body(parts))
-
-    async def _body(self, parts: AsyncGenerator[int | bytes, None]) -> AsyncGenerator[bytes, None]:
-        try:
-            async for part in parts:
-                assert isinstance(part, bytes)
-                yield part
-        finally:
-            await parts.aclose()
+        return await _begun(self._who, self._parts(ask, (path, body, prefix, adapter)))
 
     async def _parts(self, ask: Any, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
         response: Any = ask.remote(*asked)
@@ -73,12 +62,59 @@ class ServeLlm:
             raise not_there(self._who, error) from error
         except Exception as error:  # what a replica raised: by value it comes as it is
             is_over = True
-            log.error("engine_failed", extra={"engine": self._who}, exc_info=error)
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(cause, RayappError):  # of an adapter that it could not load
-                raise Unavailable(public_reason(cause), cause.next_step) from error
-            raise Unavailable(f"{self._who} failed", "try again") from error
+            raise _failed(self._who, error) from error
         finally:
             if not is_over:  # nobody wants the rest: the engine stops working on it
                 with suppress(RequestCancelledError):
                     response.cancel()
+
+
+class InlineLlm:
+    """An engine in this process: no message passes another one. open_: its own."""
+
+    def __init__(self, name: str, open_: Open) -> None:
+        self._who = f"engine {name!r}"
+        self._open = open_
+
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
+        return await _begun(self._who, self._parts(path, body, prefix, adapter))
+
+    async def _parts(self, *asked: Any) -> AsyncGenerator[int | bytes, None]:
+        try:
+            async with aclosing(self._open(*asked)) as parts:
+                async for part in parts:
+                    yield part
+        except Exception as error:
+            raise _failed(self._who, error) from error
+
+
+async def _begun(who: str, parts: AsyncGenerator[int | bytes, None]) -> Answering:
+    try:
+        status = await anext(parts)
+    except StopAsyncIteration:
+        raise Unavailable(f"{who} ended a request without an answer", "try again") from None
+    assert isinstance(status, int)
+    return Answering(status, _body(parts))
+
+
+async def _body(parts: AsyncGenerator[int | bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        async for part in parts:
+            assert isinstance(part, bytes)
+            yield part
+    finally:
+        await parts.aclose()
+
+
+def _failed(who: str, error: Exception) -> Unavailable:
+    log.error("engine_failed", extra={"engine": who}, exc_info=error)
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, RayappError):  # of an adapter that it could not load
+        return Unavailable(public_reason(cause), cause.next_step)
+    return Unavailable(f"{who} failed", "try again")

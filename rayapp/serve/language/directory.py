@@ -221,7 +221,7 @@ class Models:
             settings.is_prefix_aware,
         )
         share = settings.retry_share
-        if share:
+        if share and engine.name != self._config.inline:  # which has nobody else to ask
             on_again = partial(self._hooks.second_ask, name, "retry")
             built = Retry(built, Budget(share), on_again)
         if config.timeout_ms is not None:

@@ -11,20 +11,18 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.language import LanguageConfig
-from rayapp.schemas.language import WeightsRef
+from rayapp.schemas.language import LlmClient, WeightsRef
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Bank
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Keeper
 from rayapp.serve.callers.token_limits import TokenLimiter
-from rayapp.serve.cluster import door
-from rayapp.serve.cluster.scaling import Load
 from rayapp.serve.cluster.shared import Owner, shared_actor
 from rayapp.serve.follow import ChampionFollower, ReadPointers
 from rayapp.serve.language.adapters import AdapterOpener
 from rayapp.serve.language.charges import Payers
-from rayapp.serve.language.client import ServeLlm
+from rayapp.serve.language.client import InlineLlm, Open, ServeLlm
 from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
 from rayapp.serve.loading import Store
@@ -32,6 +30,7 @@ from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.replica import (
     BehindServe,
+    ServeHooks,
     deployment_options,
     lease_by,
     make_budgets,
@@ -75,60 +74,84 @@ class LanguageReplica:
         weights: Mapping[str, WeightsRef],
     ) -> None:
         configure_logging()
-        parts = connect(config)
-        keys = KeyRing(parts.read_keys, config.requires_key)
-        meter = ServeMeter()
-        engines = {
-            name: Engine(
-                name,
-                ServeLlm(name, partial(parts.find, name)),
-                weights[name],
-                engine.max_context_tokens or weights[name].max_context_tokens,
-                parts.counter(weights[name]),
-            )
-            for name, engine in config.engines.items()
-        }
-        takes = [name for name, engine in config.engines.items() if engine.max_adapters]
-        opener = AdapterOpener(parts.store, {weights[name].digest for name in takes})
-        follower = ChampionFollower(parts.read_pointers, opener) if takes else None
-
-        def commit() -> None:
-            parts.log.commit()
-            parts.settle()
-
-        def refresh(patience_s: float | None) -> None:
-            keys.refresh()
-            if follower is not None:
-                follower.refresh(patience_s)
-
-        owner = Owner.here(parts.store.workspace)
-        follow_s, commit_s = config.follow_every_ms / 1000, config.commit_every_s
-        self.gateway = LanguageGateway(
-            config,
-            engines,
-            parts.log.prompts,
-            meter,
-            Background(refresh, follow_s, commit, commit_s, parts.log.flush),
-            now=lambda: datetime.now(UTC),
-            keys=keys,
-            limiter=make_limiter(config, owner),
-            payers=Payers(
-                make_budgets(config.budgets, parts.bank, config.deadline_ms),
-                make_budgets(config.token_budgets, parts.bank, config.deadline_ms),
-            ),
-            tracer=make_tracer(config, meter),
-            follower=follower,
-            token_limiter=make_token_limiter(config, owner),
-        )
-        self._load = Load(lambda: self.gateway.num_ongoing)
+        self._hooks = make_hooks(config, connect, weights)
 
     async def __serve_build_asgi_app__(self) -> BehindServe:
-        door.open_to(self.gateway, (f"{ROOT}/",))
-        return BehindServe(self.gateway)
+        return self._hooks.asgi_app()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray Serve asks for these by this name."""
-        return self._load.figures()
+        return self._hooks.autoscaling_stats()
+
+
+def make_hooks(
+    config: LanguageConfig,
+    connect: Callable[[LanguageConfig], LanguageParts],
+    weights: Mapping[str, WeightsRef],
+    inline: Open | None = None,
+) -> ServeHooks:
+    """A gateway for this process. weights: by engine. inline: opens an answer of the engine that is
+    in this process, where the config has one there."""
+    gateway = make_gateway(config, connect(config), weights, inline)
+    return ServeHooks(gateway, (f"{ROOT}/",))
+
+
+def make_gateway(
+    config: LanguageConfig,
+    parts: LanguageParts,
+    weights: Mapping[str, WeightsRef],
+    inline: Open | None,
+) -> LanguageGateway:
+    keys = KeyRing(parts.read_keys, config.requires_key)
+    meter = ServeMeter()
+
+    def client(name: str) -> LlmClient:
+        if inline is not None and name == config.inline:
+            return InlineLlm(name, inline)
+        return ServeLlm(name, partial(parts.find, name))
+
+    engines = {
+        name: Engine(
+            name,
+            client(name),
+            weights[name],
+            engine.max_context_tokens or weights[name].max_context_tokens,
+            parts.counter(weights[name]),
+        )
+        for name, engine in config.engines.items()
+    }
+    takes = [name for name, engine in config.engines.items() if engine.max_adapters]
+    opener = AdapterOpener(parts.store, {weights[name].digest for name in takes})
+    follower = ChampionFollower(parts.read_pointers, opener) if takes else None
+
+    def commit() -> None:
+        parts.log.commit()
+        parts.settle()
+
+    def refresh(patience_s: float | None) -> None:
+        keys.refresh()
+        if follower is not None:
+            follower.refresh(patience_s)
+
+    owner = Owner.here(parts.store.workspace)
+    follow_s, commit_s = config.follow_every_ms / 1000, config.commit_every_s
+    return LanguageGateway(
+        config,
+        engines,
+        parts.log.prompts,
+        meter,
+        Background(refresh, follow_s, commit, commit_s, parts.log.flush),
+        now=lambda: datetime.now(UTC),
+        keys=keys,
+        limiter=make_limiter(config, owner),
+        payers=Payers(
+            make_budgets(config.budgets, parts.bank, config.deadline_ms),
+            make_budgets(config.token_budgets, parts.bank, config.deadline_ms),
+        ),
+        tracer=make_tracer(config, meter),
+        follower=follower,
+        token_limiter=make_token_limiter(config, owner),
+    )
 
 
 def make_token_limiter(config: LanguageConfig, owner: Owner) -> TokenLimiter | None:
