@@ -1,6 +1,7 @@
 """How who answers is chosen where no rule says so: by shares, by cost, or by the first model's
 own doubt."""
 
+from collections.abc import Collection, Mapping
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -34,12 +35,23 @@ class SplitConfig(Config):
 
     @model_validator(mode="after")
     def _at_most_all(self) -> Self:
-        total = sum(arm.share for arm in self.arms.values())
-        if total > 1 + 1e-9:
-            raise ValueError(f"the shares of `arms` are {total:g} together, at most 1 is possible")
-        if CHAMPION in self.arms:
-            raise ValueError("an arm of `arms` cannot be named champion: that is who gets the rest")
+        check_shares({name: arm.share for name, arm in self.arms.items()})
         return self
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Of a split's arms, by name. Raises ValueError."""
+    total = sum(shares.values())
+    if total > 1 + 1e-9:
+        raise ValueError(f"the shares of `arms` are {total:g} together, at most 1 is possible")
+    if CHAMPION in shares:
+        raise ValueError("an arm of `arms` cannot be named champion: that is who gets the rest")
+
+
+def check_candidates(names: Collection[str]) -> None:
+    """Of an objective's. Raises ValueError."""
+    if CHAMPION in names:
+        raise ValueError("none of `candidates` can be named champion: it is one by itself")
 
 
 class CandidateConfig(Target):
@@ -48,9 +60,8 @@ class CandidateConfig(Target):
     usd_per_1000_rows: Price
 
 
-class ObjectiveConfig(Config):
-    """The cheapest of the champion and the candidates answers that is quick enough by what this
-    gateway measures, and good enough by the evaluation that its release was sealed with."""
+class ObjectiveLimits(Config):
+    """What whoever answers must be, whatever is answered."""
 
     max_p95_ms: float = Field(gt=0)
     """Of a request, from the choice to its answer. One that fails took longer than any limit."""
@@ -59,8 +70,6 @@ class ObjectiveConfig(Config):
     min_quality: float
     """The worse end of the metric's confidence interval must not be worse than this: for a metric
     where less is better, the most that it may be."""
-    candidates: dict[str, CandidateConfig] = Field(min_length=1)
-    """By name, as the prediction log has it in `arm`."""
     explore: Share = 0.05
     """Of all units: they get one of those that are good enough, and quick enough or not measured
     yet, each with the same chance, so that all of them stay measured."""
@@ -69,6 +78,14 @@ class ObjectiveConfig(Config):
     window_s: float = Field(default=600, gt=0)
     """What was answered longer ago does not count."""
 
+
+class ObjectiveConfig(ObjectiveLimits):
+    """The cheapest of the champion and the candidates answers that is quick enough by what this
+    gateway measures, and good enough by the evaluation that its release was sealed with."""
+
+    candidates: dict[str, CandidateConfig] = Field(min_length=1)
+    """By name, as the prediction log has it in `arm`."""
+
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
         if self.metric not in HIGHER_IS_BETTER:
@@ -76,8 +93,7 @@ class ObjectiveConfig(Config):
                 f"`metric` {self.metric!r} is none that can be better or worse; there are "
                 f"{', '.join(HIGHER_IS_BETTER)}"
             )
-        if CHAMPION in self.candidates:
-            raise ValueError("none of `candidates` can be named champion: it is one by itself")
+        check_candidates(self.candidates)
         targets = [(one.endpoint, one.release) for one in self.candidates.values()]
         if len(set(targets)) < len(targets):
             raise ValueError("two of `candidates` are the same")

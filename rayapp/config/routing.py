@@ -7,7 +7,7 @@ ask.
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -139,7 +139,16 @@ class RuleConfig(Target):
     when: WhenConfig
 
 
-def check_rules(rules: Sequence[RuleConfig], arms: Collection[str]) -> None:
+class AnyRule(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> Any:
+        """A condition; all rules of a list have one of the same class."""
+        ...
+
+
+def check_rules(rules: Sequence[AnyRule], arms: Collection[str]) -> None:
     """arms: names of the split's. Raises ValueError for rules of which one has no effect, or could
     not be told from another arm in the prediction log."""
     taken = {CHAMPION, *arms}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from rayapp.errors import Unavailable
 from rayapp.serve.callers.budgets import Charge
-from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer
+from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer, propensity_of
 from rayapp.serve.tracing.span import CURRENT, parent_of
 
 log = logging.getLogger("rayapp.serve.predicting")
@@ -82,7 +82,8 @@ def prediction_records(
     shared = [common] * len(reply.scores_NK)
     if reply.by_row is not None:
         told = {
-            row: common | _of_row(row, reply.charge, ask.propensity) for row in set(reply.by_row)
+            row: common | _of_row(row, reply.charge, propensity_of(ask))
+            for row in set(reply.by_row)
         }
         shared = [told[row] for row in reply.by_row]
     return [

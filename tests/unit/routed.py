@@ -12,6 +12,7 @@ from rayapp.schemas.data import Column, Task
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.release import Estimate
 from rayapp.serve.endpoints.base import Ask, Reply
+from rayapp.serve.endpoints.cascade import RowCandidate
 from rayapp.serve.endpoints.objective import Candidate
 from rayapp.serve.follow import Loaded
 from rayapp.serve.loading import RowsOnly
@@ -83,7 +84,7 @@ class Answering:
         rows = Rows(p_N[:, None], inputs, (None,) * len(records))
         return Reply(self.loaded.release_id, self.loaded.schema, rows, scores_NK)
 
-    def candidate(self, name: str, row_nano_usd: int) -> Candidate:
+    def candidate(self, name: str, row_nano_usd: int) -> RowCandidate:
         return Candidate(name, self, row_nano_usd, self.now)
 
 

@@ -21,7 +21,7 @@ from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.rules import Rules
 from rayapp.serve.endpoints.shadow import Shadow
-from rayapp.serve.endpoints.split import REST, Arm, Split, position, unit_of
+from rayapp.serve.endpoints.split import REST, Arm, Split, position
 from rayapp.serve.wire.protocols import Parsed
 from rayapp.serve.wire.validation import Rows
 
@@ -373,9 +373,9 @@ def test_all_units_can_be_given_to_arms() -> None:
 
 def test_a_unit_is_the_header_the_rows_key_or_the_request() -> None:
     def of(given: Any) -> str | None:
-        return unit_of(replace(ask(), parsed=Parsed(given, 1)))
+        return replace(ask(), parsed=Parsed(given, 1)).unit
 
-    assert unit_of(ask(unit="u")) == "u"
+    assert ask(unit="u").unit == "u"
     assert of({"id": [7, 7]}) == "7"
     assert of({"id": pa.array([7])}) == "7"
     assert of([{"id": "k"}]) == "k"

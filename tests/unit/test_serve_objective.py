@@ -16,6 +16,7 @@ from rayapp.config.choosing import ObjectiveConfig
 from rayapp.errors import DeadlineExceeded, RequestError, Unavailable
 from rayapp.evaluate.metrics import METRICS
 from rayapp.schemas.release import HIGHER_IS_BETTER
+from rayapp.serve.endpoints.alike import RowTerms
 from rayapp.serve.endpoints.base import Assignment, Reply
 from rayapp.serve.endpoints.latency import Latency
 from rayapp.serve.endpoints.objective import Objective, Plan
@@ -54,6 +55,7 @@ class Choice:
                 for name, (_, cost) in zip(self.names, arms, strict=True)
             ],
             self.config,
+            RowTerms(self.config.metric, self.config.min_quality),
             "salt",
             lambda arm, reason: self.told.append((arm, reason)),
             self.clock,

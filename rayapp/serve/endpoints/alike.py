@@ -1,13 +1,13 @@
 """Whether one release may answer in another's place without a caller noticing, and what a release
 was measured to be."""
 
-from collections.abc import KeysView
+from collections.abc import KeysView, Sequence
 
 from rayapp.schemas.record import short
-from rayapp.schemas.release import HIGHER_IS_BETTER
+from rayapp.schemas.release import HIGHER_IS_BETTER, Estimate
 from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.aside import aside
-from rayapp.serve.endpoints.base import Ask
+from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer
 from rayapp.serve.follow import Loaded
 
 
@@ -50,7 +50,69 @@ def _are(keys: KeysView[str], names: frozenset[str]) -> bool:
 def quality_bound(loaded: Loaded, metric: str) -> float | None:
     """The worse end of the metric's interval over all rows of the release's evaluation; None where
     it has none."""
-    found = next((one for one in loaded.estimates if one.metric == metric), None)
+    return worse_end(loaded.estimates, metric, HIGHER_IS_BETTER[metric])
+
+
+def worse_end(estimates: Sequence[Estimate], metric: str, is_higher_better: bool) -> float | None:
+    found = next((one for one in estimates if one.metric == metric), None)
     if found is None:
         return None
-    return found.low if HIGHER_IS_BETTER[metric] else found.high
+    return found.low if is_higher_better else found.high
+
+
+def why_poor(
+    which: str, metric: str, bound: float | None, limit: float, is_higher_better: bool
+) -> str | None:
+    """Why a measured quality does not do; None where it does. which: what was measured. bound: the
+    worse end of its interval."""
+    if bound is None:
+        return f"{which}: its evaluation has no {metric} with an interval"
+    sign, word = (1, "least") if is_higher_better else (-1, "most")
+    if sign * (bound - limit) >= 0:
+        return None
+    return (
+        f"{which}: {metric} is {bound:.4f} at the worse end of its interval, at {word} {limit:g} "
+        "is required"
+    )
+
+
+class RowTerms:
+    """What an objective goes by where rows are answered (objective.Terms)."""
+
+    def __init__(self, metric: str, min_quality: float) -> None:
+        self._metric = metric
+        self._min_quality = min_quality
+        self._champion: Loaded | None = None
+        self._columns: frozenset[str] | None = None
+        """The champion's."""
+
+    def quality(self, loaded: Loaded) -> float:
+        bound = quality_bound(loaded, self._metric)
+        if bound is None:
+            return float("-inf")
+        return bound if HIGHER_IS_BETTER[self._metric] else -bound
+
+    def why_poor(self, loaded: Loaded) -> str | None:
+        bound, which = quality_bound(loaded, self._metric), f"release {short(loaded.release_id)}"
+        is_higher_better = HIGHER_IS_BETTER[self._metric]
+        return why_poor(which, self._metric, bound, self._min_quality, is_higher_better)
+
+    def why_unlike(self, loaded: Loaded, champion: Loaded | None) -> str | None:
+        return why_not_alike(loaded, champion)
+
+    async def may_choose(self, ask: Ask, champion: Loaded | None) -> bool:
+        if champion is not self._champion:
+            self._champion, self._columns = champion, columns_of(champion)
+        return await has_columns(ask, self._columns)
+
+    def is_timed(self, ask: Ask) -> bool:
+        return True
+
+    def told(self, reply: Reply, nano_usd: int, degraded: str | None) -> Reply:
+        degraded = reply.degraded or degraded
+        each = RowAnswer(reply.release_id, nano_usd, degraded)
+        by_row = (each,) * len(reply.scores_NK)
+        # replace() would take three times as long
+        return Reply(
+            reply.release_id, reply.schema, reply.rows, reply.scores_NK, degraded, None, by_row
+        )

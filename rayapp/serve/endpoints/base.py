@@ -14,9 +14,12 @@ from typing import Protocol, Self, TypeVar
 from rayapp.errors import DataError, RequestError, Unavailable
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.traffic import UNIT_ID
 from rayapp.serve.callers.budgets import Charge
-from rayapp.serve.wire.protocols import Parsed
+from rayapp.serve.wire.protocols import Parsed, is_key, key_text
 from rayapp.serve.wire.validation import Rows
+
+UNIT_HEADER = b"x-unit-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,37 @@ class AnyAsk(Protocol):
     """What those who stand between a request and a model need of it, whatever it asks for.
     deadline_s: of time.monotonic."""
 
+    assignment: Assignment | None
+    """Made by rules and a split on the way, whoever answers in the end."""
+
     @property
     def request_id(self) -> str: ...
     @property
     def deadline_s(self) -> float: ...
+    @property
+    def tenant(self) -> str | None:
+        """Of the key it came with."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """Names in lower case."""
+        ...
+
+    @property
+    def unit(self) -> str | None:
+        """Whom it is about, as splits keep it together; None where it is about several."""
+        ...
+
     def until(self, deadline_s: float) -> Self:
         """The same, with less time."""
         ...
+
+
+def propensity_of(ask: AnyAsk) -> float:
+    """The probability that such a request gets this far: a rule before may have taken a share of
+    the units."""
+    return 1.0 if ask.assignment is None else ask.assignment.propensity
 
 
 class AnyReply(Protocol):
@@ -65,7 +92,7 @@ class AnyEndpoint(Protocol[_AskT_contra, _ReplyT_co]):
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
     time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
-    assignment: made by rules and a split on the way, whoever answers in the end. looked_up: stands
+    looked_up: stands
     for the feature values that were added to what the caller sent; feature_age_s: the age of the
     oldest."""
 
@@ -81,10 +108,16 @@ class Ask:
     feature_age_s: float | None = None
 
     @property
-    def propensity(self) -> float:
-        """The probability that such a request gets this far: a rule before may have taken a share
-        of the units."""
-        return 1.0 if self.assignment is None else self.assignment.propensity
+    def unit(self) -> str | None:
+        """The header's, else the rows' business key, else the request itself."""
+        given = self.headers.get(UNIT_HEADER)
+        if given is not None:
+            return given.decode("latin-1")
+        keys = self.parsed.plain(UNIT_ID) or ()
+        units = {key_text(key) for key in keys if is_key(key)}
+        if len(units) > 1:
+            return None
+        return next(iter(units), None) or self.request_id
 
     def until(self, deadline_s: float) -> "Ask":
         return replace(self, deadline_s=deadline_s)

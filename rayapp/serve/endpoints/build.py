@@ -25,10 +25,11 @@ from rayapp.errors import Unavailable
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import STATIC
 from rayapp.serve.endpoints.again import Budget, Hedge, Retry
+from rayapp.serve.endpoints.alike import RowTerms
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.cache import Cache
-from rayapp.serve.endpoints.cascade import Cascade, Counts
+from rayapp.serve.endpoints.cascade import Cascade, Counts, RowCandidate
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.lookup import LookUp
@@ -111,7 +112,9 @@ class Builder:
                 self._candidate(name, arm, one, config) for arm, one in config.priced().items()
             ]
             on_choice = partial(self.hooks.choice, name)
-            objective = Objective([own, *others], config.objective, f"objective/{name}", on_choice)
+            limits = config.objective
+            terms = RowTerms(limits.metric, limits.min_quality)
+            objective = Objective([own, *others], limits, terms, f"objective/{name}", on_choice)
             self.choosing[name] = objective
             return objective
         if config.cascade is not None:
@@ -125,7 +128,7 @@ class Builder:
 
     def _candidate(
         self, name: str, arm: str, one: CandidateConfig, config: EndpointConfig, share: float = 1
-    ) -> Candidate:
+    ) -> RowCandidate:
         """A model that may have fewer columns than the champion. share: as `_release` has it."""
         key = release_key(one.endpoint or name, one.release)
         endpoint = self._release(name, key, config, stands_in=True, share=share)

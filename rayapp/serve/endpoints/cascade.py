@@ -34,6 +34,7 @@ from rayapp.serve.wire.validation import Rows
 
 log = logging.getLogger("rayapp.serve.cascade")
 
+RowCandidate = Candidate[Ask, Reply, Loaded]
 DEGRADED = "cascade"
 MERGE_S = 0.05
 """So long before the request's deadline, or in the last quarter of what is left, the champion is
@@ -60,8 +61,8 @@ class Cascade:
 
     def __init__(
         self,
-        first: Candidate,
-        champion: Candidate,
+        first: RowCandidate,
+        champion: RowCandidate,
         config: CascadeConfig,
         deadlines: Deadlines,
         on_rows: Callable[[Counts], None] = lambda counts: None,
@@ -119,7 +120,7 @@ class Cascade:
         reply = await self._champion.endpoint.predict(ask)
         num_rows = len(reply.scores_NK)
         each = RowAnswer(
-            reply.release_id, self._champion.row_nano_usd, reply.degraded, self._champion.name
+            reply.release_id, self._champion.nano_usd, reply.degraded, self._champion.name
         )
         self._on_rows(Counts(0, num_rows, 0))
         return replace(reply, by_row=(each,) * num_rows)
@@ -156,7 +157,7 @@ class Cascade:
     def _kept(self, small: Reply, given: frozenset[int]) -> Reply:
         """The first model's reply. given: rows that the champion should have answered."""
         num_rows, name = len(small.scores_NK), self._first.name
-        row_nano_usd = self._first.row_nano_usd
+        row_nano_usd = self._first.nano_usd
         sure = RowAnswer(small.release_id, row_nano_usd, None, name)
         self._on_rows(Counts(num_rows - len(given), 0, len(given)))
         if not given:  # replace() would take three times as long
@@ -170,11 +171,11 @@ class Cascade:
 
     def _merged(self, small: Reply, large: Reply, unsure: list[int]) -> Reply:
         """Row by row: the champion's answers where it was asked, under its name."""
-        first_nano_usd = self._first.row_nano_usd
+        first_nano_usd = self._first.nano_usd
         sure = RowAnswer(small.release_id, first_nano_usd, None, self._first.name)
         asked = RowAnswer(
             large.release_id,
-            first_nano_usd + self._champion.row_nano_usd,
+            first_nano_usd + self._champion.nano_usd,
             large.degraded,
             self._champion.name,
         )

@@ -1,9 +1,11 @@
 """The cheapest that is quick and good enough answers.
 
-    minimise  what a row costs
+    minimise  what an answer costs
     subject to  p95 latency ≤ max_p95_ms    measured here (endpoints/latency.py)
                 quality ≥ min_quality       the worse end of the interval in the evaluation that the
                                             release was sealed with
+
+What quality is, and which asks are measured, depends on what is answered: the terms say it.
 
 A small share of units explores: they get one of those that are good enough and not known to be
 slow, each with the same chance (ε-greedy), so that everybody stays measured and what was logged
@@ -12,39 +14,73 @@ the latter by rendezvous hashing (Thaler and Ravishankar 1998, IEEE/ACM Trans. N
 stays with its arm while that may be had.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from rayapp.config.choosing import ObjectiveConfig
+from rayapp.config.choosing import ObjectiveLimits
 from rayapp.errors import DeadlineExceeded
-from rayapp.schemas.record import short
-from rayapp.schemas.release import HIGHER_IS_BETTER
-from rayapp.serve.endpoints.alike import columns_of, has_columns, quality_bound, why_not_alike
 from rayapp.serve.endpoints.base import (
-    Ask,
+    AnyAsk,
+    AnyEndpoint,
+    AnyReply,
+    AskT,
     Assignment,
-    Endpoint,
-    Reply,
-    RowAnswer,
+    ReplyT,
     is_callers_fault,
+    propensity_of,
 )
 from rayapp.serve.endpoints.latency import FAILED_S, Latency, State
-from rayapp.serve.endpoints.split import position, unit_of
-from rayapp.serve.follow import Loaded
+from rayapp.serve.endpoints.split import position
+from rayapp.serve.follow import R, Release
+
+_AskT_contra = TypeVar("_AskT_contra", bound=AnyAsk, contravariant=True)
+_ReplyT = TypeVar("_ReplyT", bound=AnyReply)
+_R_contra = TypeVar("_R_contra", bound=Release, contravariant=True)
 
 PLAN_S = 0.1
 """So long a choice holds, unless another release is loaded meanwhile."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One who may answer. loaded: its release now."""
+class Candidate(Generic[AskT, ReplyT, R]):
+    """One who may answer. nano_usd: what a row costs, or a usual answer in words. loaded: its
+    release now."""
 
     name: str
-    endpoint: Endpoint
-    row_nano_usd: int
-    loaded: Callable[[], Loaded | None]
+    endpoint: AnyEndpoint[AskT, ReplyT]
+    nano_usd: int
+    loaded: Callable[[], R | None]
+
+
+class Terms(Protocol[_AskT_contra, _ReplyT, _R_contra]):
+    """What an objective must know of one kind of answers."""
+
+    def quality(self, loaded: _R_contra) -> float:
+        """The worse end of its interval, so turned that more is better; −∞ where there is none."""
+        ...
+
+    def why_poor(self, loaded: _R_contra) -> str | None:
+        """Why it is not good enough; None where it is."""
+        ...
+
+    def why_unlike(self, loaded: _R_contra, champion: _R_contra | None) -> str | None:
+        """Why it cannot answer in the champion's place at all; None where it can."""
+        ...
+
+    async def may_choose(self, ask: _AskT_contra, champion: _R_contra | None) -> bool:
+        """False where the champion must say what is wrong with what is asked."""
+        ...
+
+    def is_timed(self, ask: _AskT_contra) -> bool:
+        """Whether the time until the answer begins is what the limit is for."""
+        ...
+
+    def told(self, reply: _ReplyT, nano_usd: int, degraded: str | None) -> _ReplyT:
+        """What the caller gets. nano_usd: of who answered."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +101,7 @@ class Plan:
         return explored + (1 - explore) * (place == self.chosen)
 
 
-class Objective:
+class Objective(Generic[AskT, ReplyT, R]):
     """candidates: the champion first. on_choice: told the arm that a request got, and why:
     cheapest, explored, degraded, or columns that only the champion may judge.
 
@@ -76,40 +112,34 @@ class Objective:
 
     def __init__(
         self,
-        candidates: Sequence[Candidate],
-        config: ObjectiveConfig,
+        candidates: Sequence[Candidate[AskT, ReplyT, R]],
+        config: ObjectiveLimits,
+        terms: Terms[AskT, ReplyT, R],
         salt: str,
         on_choice: Callable[[str, str], None] = lambda arm, reason: None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._candidates = tuple(candidates)
         self._config = config
+        self._terms = terms
         self._salt = salt
         self._on_choice = on_choice
         self._clock_s = clock_s
         self._latencies = [self._unmeasured() for _ in self._candidates]
-        self._loaded: tuple[Loaded | None, ...] = (None,) * len(self._candidates)
-        self._columns: frozenset[str] | None = None
-        """The champion's."""
+        self._loaded: tuple[R | None, ...] = (None,) * len(self._candidates)
         self._plan: Plan | None = None
         self._until_s = 0.0
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         begun_s = self._clock_s()
         plan = self.plan(begun_s)
         place, propensity, unit, reason = await self._choice(ask, plan)
         candidate = self._candidates[place]
-        ask.assignment = Assignment(candidate.name, propensity * ask.propensity, unit)
+        ask.assignment = Assignment(candidate.name, propensity * propensity_of(ask), unit)
         degraded = plan.degraded if reason == "degraded" else None
         self._on_choice(candidate.name, reason)
         reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])
-        degraded = reply.degraded or degraded
-        each = RowAnswer(reply.release_id, candidate.row_nano_usd, degraded)
-        by_row = (each,) * len(reply.scores_NK)
-        # replace() would take three times as long
-        return Reply(
-            reply.release_id, reply.schema, reply.rows, reply.scores_NK, degraded, None, by_row
-        )
+        return self._terms.told(reply, candidate.nano_usd, degraded)
 
     def problems(self) -> Mapping[str, str]:
         """Why a candidate cannot be chosen, by its name."""
@@ -120,11 +150,10 @@ class Objective:
         is_same = all(a is b for a, b in zip(loaded, self._loaded, strict=True))
         if self._plan is None or not is_same or now_s >= self._until_s:
             for place, (now, before) in enumerate(zip(loaded, self._loaded, strict=True)):
-                if now is not before and before is not None:  # another release, a clean slate
+                if _is_another(now, before):
                     self._latencies[place] = self._unmeasured()
             states = [latency.look(now_s) for latency in self._latencies]
             self._plan = self._planned(loaded, states)
-            self._columns = columns_of(loaded[0])
             self._loaded, self._until_s = loaded, now_s + PLAN_S
         return self._plan
 
@@ -132,13 +161,12 @@ class Objective:
         config = self._config
         return Latency(config.max_p95_ms / 1000, config.min_answers, config.window_s)
 
-    async def _choice(self, ask: Ask, plan: Plan) -> tuple[int, float, str | None, str]:
-        """Who answers, with what probability, the unit that it is chosen for, and why. Rows of
-        other columns than the champion's are its matter: it says what is wrong."""
-        if not await has_columns(ask, self._columns):
+    async def _choice(self, ask: AskT, plan: Plan) -> tuple[int, float, str | None, str]:
+        """Who answers, with what probability, the unit that it is chosen for, and why."""
+        if not await self._terms.may_choose(ask, self._loaded[0]):
             return 0, 1.0, None, "columns"
         usual = "degraded" if plan.degraded else "cheapest"
-        unit = unit_of(ask)
+        unit = ask.unit
         if unit is None:
             return plan.chosen, 1.0, None, usual
         place = self._place_of(unit, plan)
@@ -154,8 +182,8 @@ class Objective:
         )
 
     async def _measured(
-        self, endpoint: Endpoint, ask: Ask, begun_s: float, latency: Latency
-    ) -> Reply:
+        self, endpoint: AnyEndpoint[AskT, ReplyT], ask: AskT, begun_s: float, latency: Latency
+    ) -> ReplyT:
         try:
             reply = await endpoint.predict(ask)
         except BaseException as error:
@@ -163,11 +191,12 @@ class Objective:
             if now_s - begun_s > latency.limit_s or _is_its_own(error, ask, now_s):
                 latency.note(FAILED_S, now_s)
             raise
-        now_s = self._clock_s()
-        latency.note(now_s - begun_s, now_s)
+        if self._terms.is_timed(ask):
+            now_s = self._clock_s()
+            latency.note(now_s - begun_s, now_s)
         return reply
 
-    def _planned(self, loaded: Sequence[Loaded | None], states: Sequence[State]) -> Plan:
+    def _planned(self, loaded: Sequence[R | None], states: Sequence[State]) -> Plan:
         reasons = [self._unfit(one, loaded[0]) for one in loaded]
         good = [place for place, reason in enumerate(reasons) if reason is None]
         for place in good:
@@ -180,44 +209,26 @@ class Objective:
             for place in good
             if states[place] == "quick" or not self._latencies[place].is_measured
         )
-        quality = [self._quality(one) for one in loaded]
+        quality = [-math.inf if one is None else self._terms.quality(one) for one in loaded]
         quick = [place for place in good if states[place] == "quick"]
         if quick:
-            cheapest = min(quick, key=lambda p: (self._candidates[p].row_nano_usd, -quality[p], p))
+            cheapest = min(quick, key=lambda p: (self._candidates[p].nano_usd, -quality[p], p))
             return Plan(cheapest, explorable, None, problems)
         unknown = [place for place in good if states[place] == "unknown"]
-        able = unknown or [p for p, one in enumerate(loaded) if _can_answer(one, loaded[0])]
+        able = unknown or [p for p, one in enumerate(loaded) if self._can_answer(one, loaded[0])]
         best = max(able or [0], key=lambda p: (quality[p], -p))
         constraint = "latency" if good else "quality"
         degraded = None if unknown or not able else f"objective:{constraint}"
         return Plan(best, explorable, degraded, problems)
 
-    def _quality(self, loaded: Loaded | None) -> float:
-        """The bound, so turned that more is better; −∞ where there is none."""
-        bound = None if loaded is None else quality_bound(loaded, self._config.metric)
-        if bound is None:
-            return float("-inf")
-        return bound if HIGHER_IS_BETTER[self._config.metric] else -bound
-
-    def _unfit(self, loaded: Loaded | None, champion: Loaded | None) -> str | None:
+    def _unfit(self, loaded: R | None, champion: R | None) -> str | None:
         """Why this release may not answer whatever its latency; None where it may."""
-        metric, limit = self._config.metric, self._config.min_quality
         if loaded is None:
             return "it is not loaded"
-        which = f"release {short(loaded.release_id)}"
-        unlike = why_not_alike(loaded, champion)
-        if unlike is not None:
-            return unlike
-        bound = quality_bound(loaded, metric)
-        if bound is None:
-            return f"{which}: its evaluation has no {metric} with an interval"
-        sign, word = (1, "least") if HIGHER_IS_BETTER[metric] else (-1, "most")
-        if sign * (bound - limit) < 0:
-            return (
-                f"{which}: {metric} is {bound:.4f} at the worse end of its interval, "
-                f"at {word} {limit:g} is required"
-            )
-        return None
+        return self._terms.why_unlike(loaded, champion) or self._terms.why_poor(loaded)
+
+    def _can_answer(self, loaded: R | None, champion: R | None) -> bool:
+        return loaded is not None and self._terms.why_unlike(loaded, champion) is None
 
     def _slow(self, latency: Latency) -> str:
         config = self._config
@@ -233,11 +244,12 @@ class Objective:
         )
 
 
-def _can_answer(loaded: Loaded | None, champion: Loaded | None) -> bool:
-    return loaded is not None and why_not_alike(loaded, champion) is None
+def _is_another(now: Release | None, before: Release | None) -> bool:
+    """It begins with a clean slate."""
+    return before is not None and (now is None or now.release_id != before.release_id)
 
 
-def _is_its_own(error: BaseException, ask: Ask, now_s: float) -> bool:
+def _is_its_own(error: BaseException, ask: AnyAsk, now_s: float) -> bool:
     """Whether a failure says something about who was asked: not where a caller's rows are not in
     order, where it left too little time, or where it went away."""
     if isinstance(error, DeadlineExceeded) and now_s >= ask.deadline_s:

@@ -12,43 +12,49 @@ Flags divide units independently of each other, so probabilities of different fl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Generic
 
 from rayapp.config.routing import RuleConfig
-from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
-from rayapp.serve.endpoints.split import REST, unit_of
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, Assignment, ReplyT
+from rayapp.serve.endpoints.split import REST
 from rayapp.serve.flags import Decisions, Flags
 from rayapp.serve.matching import Matcher, wire_matcher
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Generic[AskT, ReplyT]):
     """flag: the one it asks and the variant that it must have, None for a rule without one."""
 
     name: str
     matcher: Matcher[bytes]
     flag: tuple[str, str] | None
-    endpoint: Endpoint
+    endpoint: AnyEndpoint[AskT, ReplyT]
 
     @classmethod
-    def of(cls, config: RuleConfig, endpoint: Endpoint) -> "Rule":
+    def of(cls, config: RuleConfig, endpoint: AnyEndpoint[AskT, ReplyT]) -> "Rule[AskT, ReplyT]":
         return cls(config.name, wire_matcher(config.when), config.when.asked, endpoint)
 
 
-class Rules:
+class Rules(Generic[AskT, ReplyT]):
     """rest: answers what no rule takes. flags: None where none are published here."""
 
-    def __init__(self, rest: Endpoint, rules: Sequence[Rule], flags: Flags | None = None) -> None:
+    def __init__(
+        self,
+        rest: AnyEndpoint[AskT, ReplyT],
+        rules: Sequence[Rule[AskT, ReplyT]],
+        flags: Flags | None = None,
+    ) -> None:
         self._rest = rest
         self._rules = rules
         self._flags = flags
 
-    async def predict(self, ask: Ask) -> Reply:
-        unit = unit_of(ask)
+    async def predict(self, ask: AskT) -> ReplyT:
+        unit = ask.unit
         rule, propensity = self._chosen(ask, unit)
         ask.assignment = Assignment(REST if rule is None else rule.name, propensity, unit)
         return await (self._rest if rule is None else rule.endpoint).predict(ask)
 
-    def _chosen(self, ask: Ask, unit: str | None) -> tuple[Rule | None, float]:
+    def _chosen(self, ask: AskT, unit: str | None) -> tuple[Rule[AskT, ReplyT] | None, float]:
         """The rule that takes the request, None where none does; and the probability of that."""
         decisions: Decisions | None = None
         passed: dict[str, dict[str, float]] = {}  # flag → variants it might have had, and did not

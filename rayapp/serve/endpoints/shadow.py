@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from rayapp.errors import Unavailable
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
-from rayapp.serve.endpoints.split import position, unit_of
+from rayapp.serve.endpoints.split import position
 
 log = logging.getLogger("rayapp.serve.shadow")
 
@@ -36,7 +36,7 @@ class Shadow:
 
     async def predict(self, ask: Ask) -> Reply:
         reply = await self._inner.predict(ask)
-        is_in = position(self._salt, unit_of(ask) or ask.request_id) < self._share
+        is_in = position(self._salt, ask.unit or ask.request_id) < self._share
         if is_in and len(self._ongoing) < self._max_ongoing:
             task = asyncio.get_running_loop().create_task(self._listen(ask))
             self._ongoing.add(task)

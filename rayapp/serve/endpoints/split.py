@@ -1,8 +1,7 @@
 """Units are divided among endpoints, each unit always to the same one.
 
-A unit is what the caller says it is (the header x-unit-id), else the rows' business key, else the
-request itself, which is then not sticky. A request with rows of several units is not divided: the
-champion answers, and no assignment is noted.
+A unit is what the ask says it is. A request with rows of several units is not divided: the champion
+answers, and no assignment is noted.
 
 A salted hash of the unit is a number in [0, 1): the arms are asked in order, and each takes those
 whose number, hashed anew for it, lies under its part of what is left. So a larger share only adds
@@ -13,24 +12,22 @@ other salts are independent of each other.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 from rayapp.config.routing import CHAMPION
-from rayapp.schemas.traffic import UNIT_ID
-from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
-from rayapp.serve.wire.protocols import is_key, key_text
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, Assignment, ReplyT, propensity_of
 
-UNIT_HEADER = b"x-unit-id"
 REST = CHAMPION
 """The arm of everybody whom no other arm takes."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(Generic[AskT, ReplyT]):
     """share: of all units."""
 
     name: str
     share: float
-    endpoint: Endpoint
+    endpoint: AnyEndpoint[AskT, ReplyT]
 
 
 class Division:
@@ -53,37 +50,27 @@ class Division:
         return None
 
 
-class Split:
+class Split(Generic[AskT, ReplyT]):
     """rest: answers for the units that no arm takes."""
 
-    def __init__(self, rest: Endpoint, arms: Sequence[Arm], salt: str) -> None:
+    def __init__(
+        self, rest: AnyEndpoint[AskT, ReplyT], arms: Sequence[Arm[AskT, ReplyT]], salt: str
+    ) -> None:
         self._division = Division({arm.name: arm.share for arm in arms}, salt)
         self._arms = {arm.name: arm for arm in arms}
         self._rest = Arm(REST, self._division.rest, rest)
 
-    async def predict(self, ask: Ask) -> Reply:
-        unit = unit_of(ask)
+    async def predict(self, ask: AskT) -> ReplyT:
+        unit = ask.unit
         if unit is None:
             return await self._rest.endpoint.predict(ask)
         arm = self.arm_of(unit)
-        ask.assignment = Assignment(arm.name, arm.share * ask.propensity, unit)
+        ask.assignment = Assignment(arm.name, arm.share * propensity_of(ask), unit)
         return await arm.endpoint.predict(ask)
 
-    def arm_of(self, unit: str) -> Arm:
+    def arm_of(self, unit: str) -> Arm[AskT, ReplyT]:
         name = self._division.of(unit)
         return self._rest if name is None else self._arms[name]
-
-
-def unit_of(ask: Ask) -> str | None:
-    """None for a request with rows of several units."""
-    given = ask.headers.get(UNIT_HEADER)
-    if given is not None:
-        return given.decode("latin-1")
-    keys = ask.parsed.plain(UNIT_ID) or ()
-    units = {key_text(key) for key in keys if is_key(key)}
-    if len(units) > 1:
-        return None
-    return next(iter(units), None) or ask.request_id
 
 
 def position(salt: str, unit: str) -> float:

@@ -1,16 +1,17 @@
 """What a language model is asked, and what it has begun to answer."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
 
-from rayapp.serve.endpoints.base import AnyEndpoint
+from rayapp.serve.endpoints.base import UNIT_HEADER, AnyEndpoint, Assignment
 from rayapp.serve.wire.openai import Asked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TextAsk:
     """path: of OpenAI's interface. max_tokens: of each answer, at most; 0 for embeddings.
-    deadline_s: of time.monotonic. tenant: of the key it came with."""
+    deadline_s: of time.monotonic. tenant: of the key it came with. headers: of the request, names
+    in lower case. assignment: made on the way, whoever answers in the end."""
 
     request_id: str
     path: str
@@ -18,6 +19,17 @@ class TextAsk:
     max_tokens: int
     deadline_s: float
     tenant: str | None = None
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    assignment: Assignment | None = None
+
+    @property
+    def unit(self) -> str:
+        """The header's, else OpenAI's `user`, else the tenant, else the request itself."""
+        given = self.headers.get(UNIT_HEADER)
+        if given is not None:
+            return given.decode("latin-1")
+        user = self.asked.fields.get("user")
+        return (user if isinstance(user, str) else None) or self.tenant or self.request_id
 
     def until(self, deadline_s: float) -> "TextAsk":
         return replace(self, deadline_s=deadline_s)

@@ -167,7 +167,15 @@ class LanguageGateway(Front):
             written = self._log(call, await aside(keeping, is_long), served)
             tab = self._tab(call, asked, served, written, max_tokens)
             await tab.begin(sum(counts))
-            ask = TextAsk(call.request_id, path, asked, max_tokens, call.deadline_s, call.tenant)
+            ask = TextAsk(
+                call.request_id,
+                path,
+                asked,
+                max_tokens,
+                call.deadline_s,
+                call.tenant,
+                call.request.headers,
+            )
             try:
                 async with Presence(call.request.receive):
                     with step(f"model {served.name}", is_call=True):
