@@ -18,8 +18,9 @@ from rayapp.ledger import Ledger
 from rayapp.llm.tokens import PromptCounter
 from rayapp.llm.weights import local_tokenizer
 from rayapp.schemas.language import WeightsRef
-from rayapp.serve.language.directory import CountTokens
+from rayapp.serve.language.fitting import require_fitting
 from rayapp.serve.language.replica import LanguageParts, language_gateway, make_hooks
+from rayapp.serve.language.served import CountTokens
 from rayapp.serve.pool.router import ModelRouter
 from rayapp.serve.replica import inline_options
 from rayapp.storage import Workspace
@@ -41,6 +42,7 @@ def build(config: LanguageConfig) -> Application:
     weights = {
         name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()
     }
+    require_fitting(config, weights)
     if config.inline is None:
         return language_gateway(config, connect, weights)
     from rayapp.llm.engine import engine_gateway

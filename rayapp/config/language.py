@@ -7,14 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.config.models import ModelConfig
 from rayapp.config.routing import EndpointName
-from rayapp.config.serving import BreakerConfig, CacheConfig, GatewayConfig, check_replicas
+from rayapp.config.serving import GatewayConfig, check_replicas
 from rayapp.config.tenants import TokenBudgetsConfig, TokenLimitsConfig
-from rayapp.schemas.traffic import NANO
 
 WeightsName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,99}$")]
-TokenPrice = Annotated[float, Field(ge=0.001, le=1e6)]
-"""Of a million tokens, in US dollars; to a thousandth, which is a billionth a token."""
 Redaction = Literal["nothing", "contacts", "text"]
 OURS = {
     *("model", "tokenizer", "served_model_name", "max_model_len", "tensor_parallel_size"),
@@ -121,54 +119,6 @@ class EngineConfig(VllmConfig):
         return 0 if self.accelerator == "cpu" and each == 1 else each
 
 
-def token_cost(usd_per_million: float | None) -> int:
-    """Of one token, in billionths of a dollar."""
-    return 0 if usd_per_million is None else round(usd_per_million * NANO / 10**6)
-
-
-class ModelFallbackConfig(Config):
-    model: EndpointName
-    """Another one of `models`."""
-
-
-class ModelConfig(Config):
-    """A model as callers name it."""
-
-    engine: EndpointName
-    """One of `engines`."""
-    endpoint: EndpointName | None = None
-    """Its champion answers, an adapter of the engine's weights; null: the weights as they are."""
-    adapters: bool = False
-    """Each adapter that is released for the engine's weights answers too, under the name of its
-    endpoint and by these settings, from the moment that it is champion."""
-    usd_per_million_input_tokens: TokenPrice | None = None
-    """null: nothing, as for usd_per_million_output_tokens."""
-    usd_per_million_output_tokens: TokenPrice | None = None
-    max_output_tokens: int = Field(default=1024, ge=1)
-    """Of one answer, where a caller does not say how many; never more than the context leaves."""
-    timeout_ms: float | None = Field(default=None, gt=0)
-    """The engine has so long until an answer begins, or is complete where it is not streamed,
-    before the next of `fallback` is asked."""
-    fallback: tuple[ModelFallbackConfig, ...] = ()
-    """Asked in order where an answer does not begin. Such answers carry x-degraded."""
-    breaker: BreakerConfig | None = BreakerConfig()
-    """null: none."""
-    cache: CacheConfig | None = None
-    """A tenant's equal questions are answered once, where nothing is left to chance: vectors, and
-    text at temperature 0. They cost the same. null: none."""
-
-    @model_validator(mode="after")
-    def _with_effect(self) -> Self:
-        if self.timeout_ms is not None and not self.fallback:
-            raise ValueError("`timeout_ms` has no effect without `fallback`")
-        if self.adapters and self.endpoint is not None:
-            raise ValueError(
-                "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
-                "of one adapter"
-            )
-        return self
-
-
 class LanguageConfig(GatewayConfig):
     """A gateway for language models, by OpenAI's HTTP interface, before engines."""
 
@@ -249,11 +199,10 @@ class LanguageConfig(GatewayConfig):
 
     def _check_models(self) -> None:
         for name, model in self.models.items():
-            for fallback in model.fallback:
-                if fallback.model not in self.models or fallback.model == name:
-                    raise ValueError(
-                        f"`models`: {name}: fallback {fallback.model!r} is no other model"
-                    )
+            named = [("fallback", fallback.model) for fallback in model.fallback]
+            for where, other in (*model.targets().items(), *named):
+                if other not in self.models or other == name:
+                    raise ValueError(f"`models`: {name}: {where} {other!r} is no other model")
             if model.timeout_ms is not None and model.timeout_ms >= self.deadline_ms:
                 raise ValueError(
                     f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "

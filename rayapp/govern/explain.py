@@ -10,6 +10,7 @@ from rayapp.errors import TamperedError, UserError, WorkspaceError
 from rayapp.govern.seals import seal_problem, trusted_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.data import Snapshot, TableVersion
+from rayapp.schemas.language import PromptRecord
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import OTHER_VERSION, EventKind
 from rayapp.schemas.record import Record, mismatch
@@ -131,19 +132,19 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
         who = "declared answer" if prediction.release_id == STATIC else "stand-in"
         branch.add(_plain(f"degraded: {prediction.degraded}, answered by a {who}"))
     if prediction.arm is not None:
-        branch.add(_plain(_arm_line(prediction)))
+        branch.add(_plain(arm_line(prediction)))
     if prediction.trace_id is not None:
         branch.add(_plain(f"in trace {prediction.trace_id}"))
     for name, value in prediction.inputs.items():
         branch.add(_plain(f"{name} = {value!r}"))
 
 
-def _arm_line(prediction: PredictionRecord) -> str:
+def arm_line(answered: PredictionRecord | PromptRecord) -> str:
     """Which arm, of rules or a split, and how likely that was."""
-    if prediction.propensity is None or prediction.propensity >= 1:
-        return f"arm {prediction.arm}: where every such request goes"
-    share = f"{100 * prediction.propensity:.3g}% of such units"
-    return f"arm {prediction.arm}: unit {prediction.unit!r} is on it, as {share} are"
+    if answered.propensity is None or answered.propensity >= 1:
+        return f"arm {answered.arm}: where every such request goes"
+    share = f"{100 * answered.propensity:.3g}% of such units"
+    return f"arm {answered.arm}: unit {answered.unit!r} is on it, as {share} are"
 
 
 def add_release(tree: Tree, found: Provenance) -> None:

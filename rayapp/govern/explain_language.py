@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from rayapp.govern.explain import Provenance, add_release, provenance
+from rayapp.govern.explain import Provenance, add_release, arm_line, provenance
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
@@ -163,6 +163,8 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         branch.add(escape(f"tenant: {last.tenant}"))
     if last.degraded is not None:
         branch.add(escape(f"degraded: {last.degraded}, answered by a stand-in"))
+    if last.arm is not None:
+        branch.add(escape(arm_line(last)))
     if last.trace_id is not None:
         branch.add(escape(f"in trace {last.trace_id}"))
     _add_prompt(branch, first)

@@ -23,8 +23,8 @@ from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.charges import Payers
-from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import LanguageGateway
+from rayapp.serve.language.served import CountTokens, Engine
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 TEXT = "one two three four five six"
@@ -44,8 +44,12 @@ TASKS: dict[str, Task] = {"engine": "generate", "other": "generate", "vectors": 
 
 
 def with_settings(models: Mapping[str, Mapping[str, Any]] | None = None, **extra: Any) -> Any:
-    """The config of these tests, changed. models: settings of a model, by its name."""
-    changed = {name: {**one, **(models or {}).get(name, {})} for name, one in MODELS.items()}
+    """The config of these tests, changed. models: settings of a model, by its name; of one that is
+    not there all of them."""
+    given = models or {}
+    changed = {
+        name: {**MODELS.get(name, {}), **given.get(name, {})} for name in {**MODELS, **given}
+    }
     return LanguageConfig.model_validate({**CONFIG, "models": changed, **extra})
 
 

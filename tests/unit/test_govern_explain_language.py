@@ -104,6 +104,12 @@ def test_parts_are_one_answer_and_lead_to_the_weights(workspace: Workspace) -> N
         assert expected in text
 
 
+def test_an_arm_is_told_with_its_chance(workspace: Workspace) -> None:
+    part = _part(finish_reason="stop", arm="next", unit="u-17", propensity=0.05)
+    text = _text(explain_answers("req-1", [part], _ledger(workspace), workspace))
+    assert "arm next: unit 'u-17' is on it, as 5% of such units are" in text
+
+
 def test_an_id_that_was_used_again_is_two_answers(workspace: Workspace) -> None:
     parts = [
         _part(0),

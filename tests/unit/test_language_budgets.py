@@ -324,7 +324,8 @@ def test_a_tab_never_spends_more_than_there_is(
             parts.append(part)
             part.charges.settle()
 
-        tab = Tab(Payers(budgets), None, Prices(IN, OUT), tokens_at_a_time, 1000, record)
+        tab = Tab(Payers(budgets), None, Prices(IN, OUT), tokens_at_a_time, 1000)
+        tab.record = record
         usage = Usage()
         try:
             await tab.begin(num_counted)
@@ -352,7 +353,8 @@ async def test_a_tab_whose_record_fails_is_over() -> None:
             raise Unavailable("no room", "try again")
         parts.append(part)
 
-    tab = Tab(NOBODY, None, Prices(IN, OUT), 2, 100, record)
+    tab = Tab(NOBODY, None, Prices(IN, OUT), 2, 100)
+    tab.record = record
     await tab.begin(1)
     await tab.grow(Usage(1, 0, 2), lambda: [])
     await tab.grow(Usage(1, 0, 4), lambda: [{"text": "a"}])

@@ -7,7 +7,8 @@ import pytest
 from language_case import CONFIG, with_settings
 from pydantic import ValidationError
 
-from rayapp.config.language import EngineConfig, LanguageConfig, token_cost
+from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.config.models import token_cost
 
 GPU = {"weights": "big", "accelerator": "H100"}
 

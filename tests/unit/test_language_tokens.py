@@ -209,7 +209,8 @@ def test_a_tab_never_uses_more_than_there_is(
             parts.append(part)
             part.charges.settle()
 
-        tab = Tab(payers, None, Prices(IN, OUT), at_a_time, 1000, record)
+        tab = Tab(payers, None, Prices(IN, OUT), at_a_time, 1000)
+        tab.record = record
         usage = Usage()
         try:
             await tab.begin(num_counted)

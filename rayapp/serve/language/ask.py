@@ -4,22 +4,25 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 
 from rayapp.serve.endpoints.base import UNIT_HEADER, AnyEndpoint, Assignment
+from rayapp.serve.language.tab import Tab
 from rayapp.serve.wire.openai import Asked
 
 
 @dataclass(slots=True)
 class TextAsk:
-    """path: of OpenAI's interface. max_tokens: of each answer, at most; 0 for embeddings.
-    deadline_s: of time.monotonic. tenant: of the key it came with. headers: of the request, names
-    in lower case. assignment: made on the way, whoever answers in the end."""
+    """path: of OpenAI's interface. deadline_s: of time.monotonic. tenant: of the key it came with.
+    headers: of the request, names in lower case. is_long: it is better looked at in a thread.
+    max_tokens: of each answer, at most; 0 for embeddings, and until it is known who is asked.
+    assignment: made on the way, whoever answers in the end."""
 
     request_id: str
     path: str
     asked: Asked
-    max_tokens: int
     deadline_s: float
     tenant: str | None = None
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    is_long: bool = False
+    max_tokens: int = 0
     assignment: Assignment | None = None
 
     @property
@@ -36,14 +39,24 @@ class TextAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class Bill:
+    """prompt: what was asked, as the log keeps it."""
+
+    tab: Tab
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextReply:
     """The beginning of an answer, and the rest of it as it comes; whoever has the reply closes
-    `body`. degraded: why it is not the intended model's, or None when it is."""
+    `body`. degraded: why it is not the intended model's, or None when it is. bill: what has been
+    reserved for it, which whoever has the reply ends too; None inside of who reserves."""
 
     release_id: str
     first: bytes
     body: AsyncGenerator[bytes, None]
     degraded: str | None = None
+    bill: Bill | None = None
 
     def instead(self, reason: str) -> "TextReply":
         return replace(self, degraded=reason)

@@ -3,125 +3,25 @@
 Some are in the config; others are there as soon as an adapter is released, and gone with it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
-from rayapp.config.language import LanguageConfig, ModelConfig, token_cost
+from rayapp.config.language import LanguageConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
-from rayapp.schemas.language import LlmClient, WeightsRef
 from rayapp.serve.endpoints.again import Budget, Retry
 from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
-from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
+from rayapp.serve.language.billed import Desk
 from rayapp.serve.language.cache import TextCache
-from rayapp.serve.language.charges import Prices
 from rayapp.serve.language.model import Model
-from rayapp.serve.wire.openai import CONTENT, Asked
+from rayapp.serve.language.routes import Routes
+from rayapp.serve.language.served import Choice, Engine, Served
 
-SYSTEM_ROLES = ("system", "developer")
 NO_ADAPTERS: Mapping[str, Adapted] = {}
-CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
-"""The tokens of each prompt of a request, or of each input. Raises RequestError where the model
-cannot take it."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What answers for a model. max_context_tokens: prompt and answer together."""
-
-    name: str
-    client: LlmClient
-    weights: WeightsRef
-    max_context_tokens: int
-    count: CountTokens
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Who answers for a name, and by which settings. adapted: None where the engine's weights
-    answer as they are."""
-
-    config: ModelConfig
-    engine: Engine
-    adapted: Adapted | None = None
-
-    @property
-    def release_id(self) -> str:
-        """The weights' digest stands for a release where they answer."""
-        return self.engine.weights.digest if self.adapted is None else self.adapted.release_id
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model as callers name it."""
-
-    name: str
-    choice: Choice
-    endpoint: TextEndpoint
-    prices: Prices
-
-    @property
-    def release_id(self) -> str:
-        return self.choice.release_id
-
-    @property
-    def engine(self) -> Engine:
-        return self.choice.engine
-
-    @property
-    def adapted(self) -> Adapted | None:
-        return self.choice.adapted
-
-    def prepared(self, asked: Asked) -> Asked:
-        """An adapter is told what it was trained and judged with, where the caller says nothing of
-        that kind."""
-        system = None if self.adapted is None else self.adapted.language.system
-        if system is None or asked.kind != "chat":
-            return asked
-        messages = asked.fields["messages"]
-        if any(message["role"] in SYSTEM_ROLES for message in messages):
-            return asked
-        told = [{"role": "system", "content": system}, *messages]
-        return replace(asked, fields={**asked.fields, "messages": told})
-
-    def require_task(self, asked: Asked) -> None:
-        """Raises RequestError 400 where the model does something else."""
-        task = self.engine.weights.task
-        if (task == "embed") != (asked.kind == "embedding"):
-            does = {"embed": "makes vectors of texts", "generate": "writes text"}[task]
-            path = "/v1/embeddings" if task == "embed" else "/v1/chat/completions"
-            raise RequestError(
-                f"the model {self.name!r} {does}",
-                f"ask it at {path}, or ask another model",
-                400,
-                "wrong_task",
-                "model",
-            )
-
-    def room(self, asked: Asked, num_prompt: int) -> int:
-        """Tokens that each answer may have. num_prompt: of the longest prompt. Raises RequestError
-        400 where the prompt, or the prompt and what the caller wants, is more than the model can
-        take."""
-        most = self.engine.max_context_tokens
-        left = most - num_prompt
-        if asked.kind == "embedding":
-            if left < 0:
-                raise _too_long(f"the input has {num_prompt} tokens", most, asked)
-            return 0
-        if left < 1:
-            raise _too_long(f"the prompt has {num_prompt} tokens", most, asked)
-        if asked.max_tokens is None:
-            return min(left, self.choice.config.max_output_tokens)
-        if asked.max_tokens > left:
-            wanted = f"the prompt has {num_prompt} tokens and max_tokens is {asked.max_tokens}"
-            raise _too_long(wanted, most, asked)
-        return asked.max_tokens
 
 
 class Models:
@@ -134,6 +34,7 @@ class Models:
         engines: Mapping[str, Engine],
         deadlines: Deadlines,
         hooks: Hooks,
+        desk: Desk,
         released: Callable[[], Mapping[str, Adapted]] = lambda: NO_ADAPTERS,
     ) -> None:
         self._config = config
@@ -141,6 +42,10 @@ class Models:
         self._deadlines = deadlines
         self._hooks = hooks
         self._released = released
+        self._routes = Routes(config.models, self.find, desk)
+        self._endpoints = {
+            name: self._routes.endpoint(name, config.models[name]) for name in config.models
+        }
         self._guards: dict[tuple[str, str], TextEndpoint] = {}
         self._seen: Mapping[str, Adapted] | None = None
         self._served: Mapping[str, Served] = {}
@@ -157,13 +62,40 @@ class Models:
                 keys[name]: self._guards.get(keys[name]) or self._guarded(name, choice)
                 for name, choice in chosen.items()
             }
-            guarded = {name: self._guards[key] for name, key in keys.items()}
-            self._served = {name: _made(name, choice, guarded) for name, choice in chosen.items()}
+            self._served = {
+                name: Served(name, choice, self._guards[keys[name]])
+                for name, choice in chosen.items()
+            }
             self._seen = released
         return self._served
 
     def names(self) -> list[str]:
         return list(self._now)
+
+    def endpoint(self, name: str) -> TextEndpoint:
+        """Who answers under a name. Raises RequestError 404."""
+        built = self._endpoints.get(name)
+        if built is not None:
+            return built
+        return self._routes.endpoint(name, self.find(name).choice.config)
+
+    def intended(self, name: str) -> str | None:
+        """The release that answers under a name; None where it is one of several, or none."""
+        config = self._config.models.get(name)
+        if config is not None and config.targets():
+            return None
+        return self.find(name).release_id
+
+    def problems(self) -> dict[str, str]:
+        """Arms that nobody can answer for: `name/arm`."""
+        found = {}
+        for name, config in self._config.models.items():
+            for arm, model in config.targets().items():
+                try:
+                    self.find(model)
+                except Unavailable as error:
+                    found[f"{name}/{arm}"] = error.what
+        return found
 
     def find(self, name: str) -> Served:
         """Raises RequestError 404, Unavailable where nothing answers for a model of the config."""
@@ -201,7 +133,14 @@ class Models:
             if not config.adapters:
                 continue
             engine = self._engines[config.engine]
-            like = config.model_copy(update={"adapters": False, "fallback": (), "timeout_ms": None})
+            alone = {
+                "adapters": False,
+                "fallback": (),
+                "timeout_ms": None,
+                "rules": (),
+                "split": None,
+            }
+            like = config.model_copy(update=alone)
             for endpoint, adapted in released.items():
                 is_free = endpoint not in named and endpoint not in self._config.models
                 if is_free and _fits(adapted, engine):
@@ -236,29 +175,3 @@ class Models:
 
 def _fits(adapted: Adapted, engine: Engine) -> bool:
     return adapted.language.base_digest == engine.weights.digest
-
-
-def _made(name: str, choice: Choice, guarded: Mapping[str, TextEndpoint]) -> Served:
-    """guarded: by name, also those that answer instead of it."""
-    config, endpoint = choice.config, guarded[name]
-    others = [guarded[f.model] for f in config.fallback if f.model in guarded]
-    if others:
-        endpoint = Fallback([endpoint, *others])
-    prices = Prices(
-        token_cost(config.usd_per_million_input_tokens),
-        token_cost(config.usd_per_million_output_tokens),
-    )
-    return Served(name, choice, endpoint, prices)
-
-
-def _too_long(what: str, most: int, asked: Asked) -> RequestError:
-    content = CONTENT[asked.kind]
-    return RequestError(
-        f"{what}, the model takes at most {most} together",
-        f"shorten `{content}` or lower `max_tokens`"
-        if asked.kind != "embedding"
-        else f"shorten `{content}`",
-        400,
-        "context_length_exceeded",
-        content,
-    )

@@ -14,7 +14,6 @@ from rayapp.serve.language.ask import TextReply
 from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
-from rayapp.serve.language.tab import Tab
 from rayapp.serve.wire.http import ClientGone, Emit, Response, failed, json_response
 from rayapp.serve.wire.openai import error_response
 from rayapp.serve.wire.sse import LAST_EVENT, event
@@ -29,7 +28,6 @@ class Flow:
         call: Call,
         reply: TextReply,
         relay: Relay,
-        tab: Tab,
         written: AnswerLog,
         deadlines: Deadlines,
         meter: Meter,
@@ -37,7 +35,9 @@ class Flow:
         self._call = call
         self._reply = reply
         self._relay = relay
-        self._tab = tab
+        assert reply.bill is not None, "whoever answers a gateway is paid"
+        self._tab = reply.bill.tab
+        self._tab.record = written.record
         self._written = written
         self._deadlines = deadlines
         self._meter = meter
@@ -141,7 +141,7 @@ class Flow:
             "output": usage.num_output,
         }
         if any(counts.values()):
-            who = written.endpoint, written.release_id, self._call.tenant
+            who = written.endpoint, self._reply.release_id, self._call.tenant
             self._meter.tokens(*who, counts)
             if self._tab.cost_nano_usd:
                 self._meter.cost(*who, self._tab.cost_nano_usd)

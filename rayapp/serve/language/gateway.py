@@ -25,14 +25,15 @@ from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.front import Front
 from rayapp.serve.language.adapters import Adapted
-from rayapp.serve.language.ask import TextAsk
+from rayapp.serve.language.ask import TextAsk, TextReply
+from rayapp.serve.language.billed import Desk
 from rayapp.serve.language.charges import NOBODY, Payers
-from rayapp.serve.language.directory import NO_ADAPTERS, Engine, Models, Served
+from rayapp.serve.language.directory import NO_ADAPTERS, Models
 from rayapp.serve.language.flow import Flow
-from rayapp.serve.language.log import AnswerLog, prompt_text
+from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
-from rayapp.serve.language.tab import Tab
+from rayapp.serve.language.served import Engine
 from rayapp.serve.paths import Handler, Routed
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.tracing.span import Tracer, step
@@ -47,7 +48,6 @@ from rayapp.serve.wire.http import (
 from rayapp.serve.wire.openai import (
     KINDS,
     MODELS,
-    Asked,
     error_response,
     model_entry,
     model_list,
@@ -85,9 +85,9 @@ class LanguageGateway(Front):
         self._prompts = prompts
         self._now = now
         self._payers = payers
-        self._token_limiter = token_limiter
         self._follower = follower
-        self._models = Models(config, engines, self._deadlines, meter, self._adapted)
+        desk = Desk(config.record_every_tokens, config.redacts, payers, token_limiter)
+        self._models = Models(config, engines, self._deadlines, meter, desk, self._adapted)
         self._created_s = int(now().timestamp())
         ready = {"GET": self._ready}
         self.open_paths = {f"{ROOT}/ping": ready, "/ping": ready}
@@ -123,9 +123,10 @@ class LanguageGateway(Front):
         return error_response(refused)
 
     def _blamed(self, call: Call) -> tuple[str | None, str | None]:
-        if call.endpoint not in self._models.names():  # callers send what they like
+        name = call.endpoint
+        if name is None or name not in self._models.names():  # callers send what they like
             return None, None
-        return call.endpoint, self._models.find(call.endpoint).release_id
+        return name, self._models.intended(name)
 
     async def _drained(self) -> None:
         await self._payers.drain()
@@ -133,8 +134,10 @@ class LanguageGateway(Front):
     async def _ready(self, call: Call) -> Answer:
         """A model that lacks its adapter keeps no other from being asked."""
         state: dict[str, Any] = {}
-        if self._may_look(call) and self._follower is not None:
-            state = {"models": self._models.names(), "problems": dict(self._follower.problems)}
+        if self._may_look(call):
+            followed = {} if self._follower is None else self._follower.problems
+            problems = {**followed, **self._models.problems()}
+            state = {"models": self._models.names(), "problems": problems}
         return Answer(json_response(200, {"ready": True, **state}))
 
     async def _list(self, call: Call) -> Answer:
@@ -156,53 +159,30 @@ class LanguageGateway(Front):
                 is_long = len(body) > INLINE_BYTES
                 path = call.route or ""
                 asked = await aside(partial(parse, path, body, self._config.max_choices), is_long)
-                served = self._models.find(asked.model)
-                call.endpoint = served.name
-                served.require_task(asked)
-                asked = served.prepared(asked)
-                counting = partial(served.engine.count, asked.fields)
-                counts = await aside(counting, is_long)
-            max_tokens = served.room(asked, max(counts, default=0))
-            keeping = partial(prompt_text, asked.fields, self._config.redacts)
-            written = self._log(call, await aside(keeping, is_long), served)
-            tab = self._tab(call, asked, served, written, max_tokens)
-            await tab.begin(sum(counts))
+            endpoint = self._models.endpoint(asked.model)
+            call.endpoint = asked.model
             ask = TextAsk(
                 call.request_id,
                 path,
                 asked,
-                max_tokens,
                 call.deadline_s,
                 call.tenant,
                 call.request.headers,
+                is_long,
             )
-            try:
-                async with Presence(call.request.receive):
-                    with step(f"model {served.name}", is_call=True):
-                        reply = await served.endpoint.predict(ask)
-            except BaseException:
-                tab.drop()
-                raise
-            written.release_id, written.degraded = reply.release_id, reply.degraded
-            relay = Relay(asked, served.name, f"fp_{short(reply.release_id)}")
-            flow = Flow(call, reply, relay, tab, written, self._deadlines, self._meter)
+            async with Presence(call.request.receive):
+                reply = await endpoint.predict(ask)
+            flow = self._flow(call, ask, reply)
             response: Response | Streamed
             if asked.is_stream:
                 response = Streamed(flow.stream, CONTENT_TYPE)
             else:
                 response = await flow.whole()
-        return Answer(response, served.name, reply.release_id, degraded=reply.degraded)
+        return Answer(response, asked.model, reply.release_id, degraded=reply.degraded)
 
-    def _log(self, call: Call, prompt: str, served: Served) -> AnswerLog:
-        sink = self._prompts(served.name)
-        return AnswerLog(sink, call, prompt, served.name, self._config.redacts, self._now)
-
-    def _tab(
-        self, call: Call, asked: Asked, served: Served, written: AnswerLog, max_tokens: int
-    ) -> Tab:
-        """What is not streamed is one part: all of it is reserved, as nothing of it can be given
-        for less."""
-        most = max_tokens * asked.num_answers
-        tokens = self._config.record_every_tokens * asked.num_answers if asked.is_stream else most
-        paying = self._payers, call.tenant, served.prices
-        return Tab(*paying, tokens, most, written.record, self._token_limiter)
+    def _flow(self, call: Call, ask: TextAsk, reply: TextReply) -> Flow:
+        name = ask.asked.model
+        sink, redacts = self._prompts(name), self._config.redacts
+        written = AnswerLog(sink, call, name, redacts, self._now, reply, ask.assignment)
+        relay = Relay(ask.asked, name, f"fp_{short(reply.release_id)}")
+        return Flow(call, reply, relay, written, self._deadlines, self._meter)

@@ -10,9 +10,12 @@ import orjson
 
 from rayapp.config.language import Redaction
 from rayapp.serve.call import Call
+from rayapp.serve.endpoints.base import Assignment
+from rayapp.serve.language.ask import TextReply
 from rayapp.serve.language.redaction import redacted
 from rayapp.serve.language.tab import Part
 from rayapp.serve.predicting import RecordSink, store_charged, trace_id
+from rayapp.storage import sha256
 
 _TEXTS = ("messages", "prompt", "input", "suffix", "stop", "user")
 """The fields of a request that hold what somebody wrote; tools and schemas are kept as they are."""
@@ -25,20 +28,26 @@ def prompt_text(fields: Mapping[str, Any], level: Redaction) -> str:
     return orjson.dumps(given | texts).decode()
 
 
+def kept_unit(unit: str, level: Redaction) -> str:
+    """As the log keeps it: a unit may be somebody's address. What is left out is stood for by a
+    digest, by which a unit's rows still belong together."""
+    if redacted(unit, level) == unit:
+        return unit
+    return f"sha256:{sha256(unit.encode('utf-8', 'surrogatepass'))}"
+
+
 @dataclass(slots=True)
 class AnswerLog:
-    """prompt: as prompt_text has it. endpoint: the model as the caller called it. release_id and
-    degraded: who answered, once that is known. first_token_s: of time.monotonic, once there was
-    one."""
+    """endpoint: the model as the caller called it. assignment: by which the reply came to be.
+    first_token_s: of time.monotonic, once there was one."""
 
     sink: RecordSink
     call: Call
-    prompt: str
     endpoint: str
     redacts: Redaction
     now: Callable[[], datetime]
-    release_id: str = ""
-    degraded: str | None = None
+    reply: TextReply
+    assignment: Assignment | None
     first_token_s: float | None = None
 
     def record(self, part: Part) -> None:
@@ -47,12 +56,13 @@ class AnswerLog:
 
     def _fields(self, part: Part) -> dict[str, Any]:
         call = self.call
-        begun_s = self.first_token_s
+        begun_s, reply = self.first_token_s, self.reply
+        prompt = reply.bill.prompt if reply.bill is not None else None
         return {
             "request_id": call.request_id,
             "part": part.number,
             "endpoint": self.endpoint,
-            "release_id": self.release_id,
+            "release_id": reply.release_id,
             "at": self.now(),
             "route": call.route,
             "num_prompt_tokens": part.usage.num_prompt,
@@ -61,15 +71,23 @@ class AnswerLog:
             "latency_ms": round((time.monotonic() - call.start_s) * 1000, 3),
             "first_token_ms": None if begun_s is None else round((begun_s - call.start_s) * 1e3, 3),
             "finish_reason": part.finish_reason,
-            "prompt": self.prompt if part.number == 0 else None,
+            "prompt": prompt if part.number == 0 else None,
             "output": self._text(part.said) if part.said else None,
-            "degraded": self.degraded,
+            "degraded": reply.degraded,
+            **self._assigned(),
             "tenant": call.tenant,
             "trace_id": trace_id(call.request.headers),
             "cost_nano_usd": part.charges.money.amount,
             "loan_id": part.charges.money.loan_id,
             "token_loan_id": part.charges.tokens.loan_id,
         }
+
+    def _assigned(self) -> dict[str, Any]:
+        made = self.assignment
+        if made is None:
+            return {}
+        unit = None if made.unit is None else kept_unit(made.unit, self.redacts)
+        return {"arm": made.arm, "propensity": made.propensity, "unit": unit}
 
     def _text(self, said: list[dict[str, Any]]) -> str:
         return orjson.dumps(redacted(said, self.redacts)).decode()

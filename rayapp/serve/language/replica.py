@@ -23,8 +23,8 @@ from rayapp.serve.follow import ChampionFollower, ReadPointers
 from rayapp.serve.language.adapters import AdapterOpener
 from rayapp.serve.language.charges import Payers
 from rayapp.serve.language.client import InlineLlm, Open, ServeLlm
-from rayapp.serve.language.directory import CountTokens, Engine
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
+from rayapp.serve.language.served import CountTokens, Engine
 from rayapp.serve.loading import Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.predicting import RecordSink

@@ -29,9 +29,12 @@ class Part:
 
 
 class Tab:
-    """tokens_at_a_time: of one part. max_output_tokens: of all answers; more do not come. record:
-    writes a part down and ends its charges; what it raises ends the answer. limiter: None where
-    nobody's tokens are limited."""
+    """tokens_at_a_time: of one part. max_output_tokens: of all answers; more do not come. limiter:
+    None where nobody's tokens are limited."""
+
+    record: Callable[[Part], None]
+    """Writes a part down and ends its charges; what it raises ends the answer. To be set before
+    anything is given, by whoever knows who answered."""
 
     def __init__(
         self,
@@ -40,7 +43,6 @@ class Tab:
         prices: Prices,
         tokens_at_a_time: int,
         max_output_tokens: int,
-        record: Callable[[Part], None],
         limiter: TokenLimiter | None = None,
     ) -> None:
         self._payers = payers
@@ -49,7 +51,6 @@ class Tab:
         self._prices = prices
         self._tokens_at_a_time = tokens_at_a_time
         self._max_output_tokens = max_output_tokens
-        self._record = record
         self._charges: Charges | None = None
         self._taken: Taken | None = None
         self._number = 0
@@ -141,7 +142,7 @@ class Tab:
             self.given.num_output - self._recorded.num_output,
         )
         try:
-            self._record(Part(self._number, usage, said, finish_reason, charges))
+            self.record(Part(self._number, usage, said, finish_reason, charges))
         except BaseException:  # it is not paid for either, so nothing may follow it
             self.is_over, self.given = True, self._recorded
             raise

@@ -1,0 +1,121 @@
+"""configs/serving/*.yaml: a model as callers of a gateway for language models name it, and who
+answers for it, where that need not be its own engine."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rayapp.config.choosing import check_shares
+from rayapp.config.load import Config
+from rayapp.config.routing import ConditionConfig, EndpointName, Name, Share, check_rules
+from rayapp.config.serving import BreakerConfig, CacheConfig
+from rayapp.schemas.traffic import NANO
+
+TokenPrice = Annotated[float, Field(ge=0.001, le=1e6)]
+"""Of a million tokens, in US dollars; to a thousandth, which is a billionth a token."""
+
+
+class ModelTarget(Config):
+    model: EndpointName
+    """Another one of `models`. Its engine, or the adapter of its `endpoint`, answers; who else may
+    answer under its own name does not matter here."""
+
+
+class ModelFallbackConfig(ModelTarget):
+    """Who answers where others cannot."""
+
+
+class ModelRuleConfig(ModelTarget):
+    """Requests that another model answers, whatever a split says."""
+
+    name: Name
+    """The arm's name in the prompt log."""
+    when: ConditionConfig
+
+
+class ModelArmConfig(ModelTarget):
+    share: Share
+    """Of all units. The same unit stays with its arm; a larger share only adds units to it."""
+
+
+class ModelSplitConfig(Config):
+    """Units are divided between a name's own model and others by a salted hash. A unit is the
+    header x-unit-id, else OpenAI's `user`, else the tenant, else the request."""
+
+    salt: str = Field(min_length=1)
+    """Another salt divides anew, independently of the old one."""
+    arms: dict[Name, ModelArmConfig] = Field(min_length=1)
+    """By name, as the prompt log has it. What they leave stays with the name's own model."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        check_shares({name: arm.share for name, arm in self.arms.items()})
+        return self
+
+
+def token_cost(usd_per_million: float | None) -> int:
+    """Of one token, in billionths of a dollar."""
+    return 0 if usd_per_million is None else round(usd_per_million * NANO / 10**6)
+
+
+class ModelConfig(Config):
+    """A model as callers name it."""
+
+    engine: EndpointName
+    """One of `engines`."""
+    endpoint: EndpointName | None = None
+    """Its champion answers, an adapter of the engine's weights; null: the weights as they are."""
+    adapters: bool = False
+    """Each adapter that is released for the engine's weights answers too, under the name of its
+    endpoint and by these settings, from the moment that it is champion."""
+    usd_per_million_input_tokens: TokenPrice | None = None
+    """null: nothing, as for usd_per_million_output_tokens."""
+    usd_per_million_output_tokens: TokenPrice | None = None
+    max_output_tokens: int = Field(default=1024, ge=1)
+    """Of one answer, where a caller does not say how many; never more than the context leaves."""
+    timeout_ms: float | None = Field(default=None, gt=0)
+    """The engine has so long until an answer begins, or is complete where it is not streamed,
+    before the next of `fallback` is asked."""
+    fallback: tuple[ModelFallbackConfig, ...] = ()
+    """Asked in order where an answer does not begin. Such answers carry x-degraded."""
+    rules: tuple[ModelRuleConfig, ...] = ()
+    """Asked in order, before `split`: the first whose condition holds says who answers, at this
+    name's prices."""
+    split: ModelSplitConfig | None = None
+    """null: nobody else answers but by a rule. An arm answers at this name's prices."""
+    breaker: BreakerConfig | None = BreakerConfig()
+    """null: none."""
+    cache: CacheConfig | None = None
+    """A tenant's equal questions are answered once, where nothing is left to chance: vectors, and
+    text at temperature 0. They cost the same. null: none."""
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.timeout_ms is not None and not self.fallback:
+            raise ValueError("`timeout_ms` has no effect without `fallback`")
+        check_rules(self.rules, self.split.arms if self.split else ())
+        if self.adapters and self.endpoint is not None:
+            raise ValueError(
+                "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
+                "of one adapter"
+            )
+        return self
+
+    def targets(self) -> dict[str, str]:
+        """The models that they name, by arm."""
+        by_rule = {rule.name: rule.model for rule in self.rules}
+        arms = self.split.arms if self.split else {}
+        return by_rule | {name: arm.model for name, arm in arms.items()}
+
+    def unseen(self) -> set[str]:
+        """The models that may answer without anything that a caller did."""
+        return {arm.model for arm in self.split.arms.values()} if self.split else set()
+
+    def others(self) -> set[str]:
+        """The models that may answer instead of its own."""
+        return {*self.targets().values(), *(fallback.model for fallback in self.fallback)}
+
+    def alone(self) -> Self:
+        """The settings of an adapter that answers by these, where nobody else does."""
+        others = {"fallback": (), "timeout_ms": None, "rules": (), "split": None}
+        return self.model_copy(update={"adapters": False, **others})
