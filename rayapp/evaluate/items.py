@@ -6,7 +6,7 @@ each other, so an item counts once, with their mean. Items that share a document
 other too; a cluster is then the document (Miller 2024, "Adding Error Bars to Evals",
 arXiv:2411.00640).
 
-Shape suffix: N items.
+Shape suffixes: N items, K samples of each.
 """
 
 import math
@@ -17,16 +17,19 @@ import numpy as np
 
 from rayapp.evaluate.estimates import MIN_ROWS, student, wilson
 from rayapp.evaluate.metrics import Metric
-from rayapp.evaluate.statistics import Bools, Floats, Ints, as_float, exact_sum
+from rayapp.evaluate.ranking import calibration_error, calibration_influence, calibration_noise
+from rayapp.evaluate.statistics import Bools, Floats, Ints, RankTable, as_float, exact_sum
 from rayapp.schemas.release import Difference, Estimate
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's value over items and each item's influence on it, whose mean is 0."""
+    """A metric's value over items and each item's influence on it, whose mean is 0. noise: what
+    chance alone adds to the value."""
 
     value: float
     influence_N: Floats
+    noise: float = 0.0
 
 
 def mean_of(values_N: Floats) -> Measured:
@@ -45,6 +48,16 @@ def exponential_of(measured: Measured) -> Measured:
     """e to the value, by the delta method."""
     value = math.exp(measured.value)
     return Measured(value, value * measured.influence_N)
+
+
+def calibration_of(confidence_NK: Floats, is_right_NK: Bools) -> Measured:
+    """How far it is from how likely a model finds its answers to how often they are right, as for
+    scores of rows (evaluate.ranking). K samples of an item."""
+    score_N, is_right_N = confidence_NK.ravel(), is_right_NK.ravel()
+    table = RankTable.from_batch(is_right_N, score_N)
+    each_N = calibration_influence(table, is_right_N, score_N, table.place(score_N))
+    influence_N: Floats = each_N.reshape(confidence_NK.shape).mean(axis=1)
+    return Measured(calibration_error(table), influence_N, calibration_noise(table))
 
 
 def clusters_of(values: list[object]) -> Ints:
@@ -76,7 +89,7 @@ def estimate(
     error, size = clustered_error(measured.influence_N, cluster_N)
     low = high = None
     if size >= MIN_ROWS:
-        low, high = _bounds(name, metric, measured.value, error, size, confidence)
+        low, high = _bounds(name, metric, measured, error, size, confidence)
     return Estimate(
         metric=name,
         value=measured.value,
@@ -88,14 +101,15 @@ def estimate(
 
 
 def _bounds(
-    name: str, metric: Metric, value: float, error: float, size: int, confidence: float
+    name: str, metric: Metric, measured: Measured, error: float, size: int, confidence: float
 ) -> tuple[float, float]:
+    value = measured.value
     if metric.is_share:
         return wilson(value, error, size, confidence)
     half = student(confidence, size) * error
     if name == "perplexity":  # e to the bounds of the loss, which is nearer to normal
         return max(value * math.exp(-half / value), 1.0), value * math.exp(half / value)
-    return max(value - half, 0.0), value + half  # no metric of answers is negative
+    return max(value - measured.noise - half, 0.0), value + half  # no metric of answers is negative
 
 
 def difference(
@@ -134,11 +148,16 @@ class Items:
 
 
 NATS, TOKENS = "right_nats", "right_tokens"
+CONFIDENCE, IS_RIGHT = "confidence", "is_right"
 
 
 def measures(values: Mapping[str, Floats]) -> dict[str, Measured]:
     """Every metric of answers. values: a number for each item, by the name of a metric that is
-    their mean, or by NATS and TOKENS: the surprise of its right answer, and the tokens of that."""
-    means = {name: mean_of(values_N) for name, values_N in values.items()}
+    their mean, or by NATS and TOKENS: the surprise of its right answer, and the tokens of that. By
+    CONFIDENCE and IS_RIGHT, of each of its samples [N, K]: how likely the model finds it, and
+    whether it is the right one."""
+    means = {n: mean_of(of_N) for n, of_N in values.items() if n not in (CONFIDENCE, IS_RIGHT)}
+    calibration = calibration_of(values[CONFIDENCE], values[IS_RIGHT] == 1)
     loss = ratio_of(values[NATS], values[TOKENS])
-    return means | {"answer_loss": loss, "perplexity": exponential_of(loss)}
+    of_all = {"answer_loss": loss, "perplexity": exponential_of(loss)}
+    return means | of_all | {"calibration_error": calibration}

@@ -78,8 +78,9 @@ METRICS: dict[str, Metric] = {
     ),
     "calibration_error": Metric(
         "mean distance of predicted from observed rates in 15 equal-mass groups; with several "
-        "classes of the most likely one",
-        _CLASSIFIERS,
+        "classes of the most likely one, in words of how likely the model finds its whole answer, "
+        "which is right by exact_match",
+        (*_CLASSIFIERS, "text"),
         False,
         "share",
     ),

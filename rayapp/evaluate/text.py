@@ -18,9 +18,12 @@ from rayapp.errors import DataError
 from rayapp.evaluate.declared import as_records, declared_metrics
 from rayapp.evaluate.graders import Answered, Grade, grade_of, score_answer
 from rayapp.evaluate.items import (
+    CONFIDENCE,
+    IS_RIGHT,
     NATS,
     TOKENS,
     Items,
+    Measured,
     clusters_of,
     difference,
     estimate,
@@ -33,7 +36,14 @@ from rayapp.evaluate.tries import tries_of
 from rayapp.families.base import Base
 from rayapp.families.llm.answer import TUNED, UNTUNED, Answers, Decoding
 from rayapp.schemas.model import LanguageSchema
-from rayapp.schemas.release import AnswerCost, Answering, Evaluation, GoldenRef, SliceEvaluation
+from rayapp.schemas.release import (
+    AnswerCost,
+    Answering,
+    Estimate,
+    Evaluation,
+    GoldenRef,
+    SliceEvaluation,
+)
 
 BATCH_ROWS = 32
 Rows = Any  # ray.data.Dataset; what comes in is only mapped and read
@@ -124,6 +134,7 @@ def evaluate_answers(
         answering=_answering(decoding, config.cluster_by),
         costs=(_cost("tuned", said[TUNED]), _cost("untuned", said[UNTUNED])),
         golden=golden,
+        untuned=_estimates(measures(items.base), items.cluster_N, metrics, config.confidence),
     )
 
 
@@ -177,6 +188,8 @@ def item_values(
     found["answer_tokens"] = np.array([np.mean([a.num_tokens for a in item]) for item in answers])
     for name in (NATS, TOKENS):
         found[name] = np.array([one[name] for one in said], np.float64)
+    found[CONFIDENCE] = np.exp(-np.array([one["nats"] for one in said], np.float64))
+    found[IS_RIGHT] = grades["exact_match"]
     if config.samples is not None:
         for success in config.samples.success:
             right_N = (grades[success] == 1).sum(axis=1)
@@ -221,9 +234,18 @@ def _slice(
     return SliceEvaluation(
         slice=name,
         num_rows=len(clusters_N),
-        estimates=tuple(
-            estimate(metric, told, candidate[metric], clusters_N, confidence)
-            for metric, told in metrics.items()
-        ),
+        estimates=_estimates(candidate, clusters_N, metrics, confidence),
         differences=tuple(found for found in differences if found is not None),
+    )
+
+
+def _estimates(
+    measured: Mapping[str, Measured],
+    clusters_N: Ints,
+    metrics: Mapping[str, Metric],
+    confidence: float,
+) -> tuple[Estimate, ...]:
+    return tuple(
+        estimate(metric, told, measured[metric], clusters_N, confidence)
+        for metric, told in metrics.items()
     )

@@ -18,6 +18,13 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 """Metrics by which one release is better than another (evaluate.metrics says what they mean)."""
 
 
+HIGHER_IS_BETTER_IN_WORDS: dict[str, bool] = {
+    **dict.fromkeys(("exact_match", "field_f1"), True),
+    **dict.fromkeys(("answer_loss", "perplexity", "calibration_error"), False),
+}
+"""The same of answers in words; an evaluation says it of those that its config declares."""
+
+
 class Estimate(Record):
     """A metric with its interval. value is None where the rows do not define it (one class
     only)."""
@@ -164,12 +171,14 @@ class Evaluation(Record):
     """Of answers in words."""
     golden: GoldenRef | None = None
     """What was asked, where it was no split of the snapshot."""
+    untuned: tuple[Estimate, ...] = ()
+    """Of text: the weights that it was tuned from, asked the same over all rows."""
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""
         found: dict[str, Any] = serialise(self)
-        for name in ("metrics", "answering", "costs", "golden"):
+        for name in ("metrics", "answering", "costs", "golden", "untuned"):
             if not getattr(self, name):
                 del found[name]
         return found

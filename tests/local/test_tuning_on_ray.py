@@ -188,8 +188,12 @@ def verdicts(found: Evaluation) -> dict[str, str]:
 def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
     assert killed.result.metrics["exact_match"] == 1
     found = held_out(base, killed.folder / "r1")
-    assert found.overall.estimates[0].value == 1
-    assert found.overall.differences[0].low > 0.5
+    exact = {one.metric: one for one in found.overall.estimates}["exact_match"]
+    assert exact.value == 1
+    assert {d.metric: d for d in found.overall.differences}["exact_match"].low > 0.5
+    untuned = {one.metric: one.value for one in found.untuned}
+    assert untuned["exact_match"] < 0.5
+    assert 0 <= untuned["calibration_error"] <= 1
     assert set(verdicts(found).values()) == {"pass"}
     of = {e.metric: e for e in found.overall.estimates}
     # as the fit itself measured it, on other rows: the right answer, and the token that ends it

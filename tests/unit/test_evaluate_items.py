@@ -13,6 +13,7 @@ from rayapp.config.release import EvaluationConfig
 from rayapp.errors import ConfigError
 from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.items import (
+    calibration_of,
     clustered_error,
     clusters_of,
     difference,
@@ -23,6 +24,7 @@ from rayapp.evaluate.items import (
 )
 from rayapp.evaluate.metrics import METRICS
 from rayapp.evaluate.tries import pass_all, pass_at
+from rayapp.schemas.release import Estimate
 
 VALUES = arrays(np.float64, st.integers(2, 40), elements=st.floats(-10, 10))
 
@@ -78,6 +80,34 @@ def test_a_ratio_and_its_influence() -> None:
     assert measured.value == 1
     assert measured.influence_N.tolist() == [0, -0.5, 0.5]
     assert exponential_of(measured).influence_N == pytest.approx(np.e * measured.influence_N)
+
+
+def calibration(confidence: float, num_right: int, num_items: int = 300) -> Estimate:
+    confidence_NK = np.full((num_items, 1), confidence)
+    is_right_NK = (np.arange(num_items) < num_right)[:, None]
+    measured = calibration_of(confidence_NK, is_right_NK)
+    assert measured.influence_N.mean() == pytest.approx(0, abs=1e-5)
+    told = METRICS["calibration_error"]
+    return estimate("calibration_error", told, measured, np.arange(num_items), 0.95)
+
+
+def test_who_is_as_sure_as_it_is_right_is_calibrated_and_who_is_surer_is_not() -> None:
+    true, sure = calibration(0.8, 240), calibration(0.9, 150)
+    assert (true.value, true.low) == (pytest.approx(0, abs=1e-3), 0.0)
+    assert sure.value == pytest.approx(0.4, abs=1e-3)
+    assert sure.low is not None
+    assert sure.high is not None
+    assert 0.3 < sure.low < sure.value < sure.high < 0.5
+    few = calibration(0.9, 10, num_items=20)
+    assert few.high is None  # no evidence
+
+
+def test_samples_of_an_item_count_once_for_its_calibration() -> None:
+    confidence_NK, is_right_NK = np.full((50, 1), 0.9), np.arange(50)[:, None] < 30
+    once = calibration_of(confidence_NK, is_right_NK)
+    thrice = calibration_of(confidence_NK.repeat(3, 1), is_right_NK.repeat(3, 1))
+    assert thrice.value == pytest.approx(once.value)
+    assert thrice.influence_N == pytest.approx(once.influence_N)
 
 
 @pytest.mark.parametrize(

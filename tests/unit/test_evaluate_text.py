@@ -68,6 +68,7 @@ def said(answer: Answer, right_nats: float) -> dict[str, Any]:
     return {
         "texts": texts,
         "num_tokens": [len(text) for text in texts],
+        "nats": [0.5] * len(texts),
         "right_nats": right_nats,
         "right_tokens": 10,
         "prompt_tokens": 5,
@@ -130,17 +131,28 @@ def verdicts(found: Evaluation) -> dict[str, str]:
     return {verdict.gate: verdict.value for verdict in decide(found, POLICY)}
 
 
+def test_the_weights_beneath_are_measured_on_the_same_rows() -> None:
+    expected = answers(200)
+    found = evaluation(expected, [a if i % 4 else "?" for i, a in enumerate(expected)], expected)
+    untuned = {one.metric: one for one in found.untuned}
+    assert {*untuned} == {one.metric for one in found.overall.estimates}
+    exact = untuned["exact_match"]
+    assert exact.value == 0.75
+    assert exact.low is not None
+    assert exact.low < 0.75
+    assert untuned["calibration_error"].value == pytest.approx(0.75 - np.exp(-0.5), abs=1e-4)
+
+
 def test_one_that_learned_passes() -> None:
     expected = answers(200)
     tuned = [a if i % 10 else "?" for i, a in enumerate(expected)]
     found = evaluation(tuned, ["?"] * 200, expected)
-    (exact, f1) = found.overall.estimates[:2]
-    assert (exact.metric, f1.metric) == ("exact_match", "field_f1")
+    (exact,) = [one for one in found.overall.estimates if one.metric == "exact_match"]
     assert exact.value == pytest.approx(0.9)
     assert exact.low is not None
     assert exact.high is not None
     assert exact.low < 0.9 < exact.high
-    difference = found.overall.differences[0]
+    (difference,) = [d for d in found.overall.differences if d.metric == "exact_match"]
     # the mean of independent rows: √(p(1−p)/(n−1)), times Student's quantile of 199
     half = 1.97196 * np.sqrt(0.9 * 0.1 / 199)
     assert (difference.low, difference.high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-5)

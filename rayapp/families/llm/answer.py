@@ -29,6 +29,7 @@ SAID = pa.struct(
     [
         ("texts", pa.list_(pa.string())),  # one for each sample
         ("num_tokens", pa.list_(pa.int32())),  # of each text, with the token that ends it
+        ("nats", pa.list_(pa.float64())),  # the surprise of each text, as the model itself reads it
         ("right_nats", pa.float64()),  # the surprise of the row's right answer, over its tokens
         ("right_tokens", pa.int32()),
         ("prompt_tokens", pa.int32()),
@@ -118,7 +119,8 @@ class Answers:
         return [
             {
                 "texts": [answers[i][0] for answers in samples],
-                "num_tokens": [answers[i][1] for answers in samples],
+                "num_tokens": [len(answers[i][1]) for answers in samples],
+                "nats": [self._nats(model, _answered(one, answers[i][1])) for answers in samples],
                 "right_nats": self._nats(model, one),
                 "right_tokens": len(one.tokens) - one.num_prompt_tokens,
                 "prompt_tokens": one.num_prompt_tokens,
@@ -128,12 +130,13 @@ class Answers:
             for i, one in enumerate(made)
         ]
 
-    def _nats(self, model: Any, right: Example) -> float:
-        """Row by row: a batch's logits over a whole vocabulary can be larger than the model."""
+    def _nats(self, model: Any, one: Example) -> float:
+        """The surprise of what follows the prompt. Row by row: a batch's logits over a whole
+        vocabulary can be larger than the model."""
         import torch
 
-        num_tokens = len(right.tokens) - right.num_prompt_tokens
-        tokens = torch.tensor([right.tokens], device=self._device)
+        num_tokens = len(one.tokens) - one.num_prompt_tokens
+        tokens = torch.tensor([one.tokens], device=self._device)
         with torch.no_grad():
             found = model(input_ids=tokens, logits_to_keep=num_tokens + 1, use_cache=False)
         logits = found.logits[0, :-1].float()
@@ -142,8 +145,8 @@ class Answers:
 
     def _answers(
         self, model: Any, asked: Sequence[Sequence[int]], sample: int
-    ) -> list[tuple[str, int]]:
-        """One for each prompt, with how many tokens it has."""
+    ) -> list[tuple[str, list[int]]]:
+        """One for each prompt, with its tokens."""
         import torch
 
         longest = max((len(tokens) for tokens in asked), default=0)
@@ -164,10 +167,16 @@ class Answers:
             )
         said = found[:, longest:]
         texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
-        counts = [_num_tokens(tokens, end) for tokens in said.tolist()]
-        return [(text.strip(), count) for text, count in zip(texts, counts, strict=True)]
+        ended = [_ended(tokens, end) for tokens in said.tolist()]
+        return [(text.strip(), tokens) for text, tokens in zip(texts, ended, strict=True)]
 
 
-def _num_tokens(tokens: Sequence[int], end: int) -> int:
+def _ended(tokens: list[int], end: int) -> list[int]:
     """Up to the first that ends an answer, which counts; what follows fills up the batch."""
-    return tokens.index(end) + 1 if end in tokens else len(tokens)
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def _answered(asked: Example, answer: Sequence[int]) -> Example:
+    """The same prompt, with this answer."""
+    prompt = asked.tokens[: asked.num_prompt_tokens]
+    return Example([*prompt, *answer], asked.num_prompt_tokens)
