@@ -208,11 +208,38 @@ class LanguageConfig(GatewayConfig):
                     f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "
                     f"deadline_ms {self.deadline_ms:g}"
                 )
+            self._check_priced(name, model)
         if self.budgets is not None and not any(_prices(self.models.values())):
             raise ValueError(
                 "`budgets` has no effect without prices: set usd_per_million_input_tokens and "
                 "usd_per_million_output_tokens"
             )
+
+    def _check_priced(self, name: str, model: ModelConfig) -> None:
+        """Those that are chosen by what they cost."""
+        for one in (name, *(target.model for target in model.priced().values())):
+            if model.priced() and not self.models[one].has_price:
+                raise ValueError(
+                    f"`models`: {name}: costs cannot be compared without those of {one}: set its "
+                    "usd_per_million_input_tokens and usd_per_million_output_tokens"
+                )
+        limit = model.objective
+        if limit is not None and limit.max_p95_ms >= self.deadline_ms:
+            raise ValueError(
+                f"`models`: {name}: max_p95_ms {limit.max_p95_ms:g} has no effect with "
+                f"deadline_ms {self.deadline_ms:g}"
+            )
+
+    def judged(self) -> set[str]:
+        """Endpoints whose releases are chosen by what was measured when they were evaluated."""
+        models = {
+            one
+            for name, model in self.models.items()
+            if model.priced()
+            for one in (name, *(target.model for target in model.priced().values()))
+        }
+        found = {self.models[one].endpoint for one in models}
+        return {endpoint for endpoint in found if endpoint is not None}
 
 
 def _prices(models: Iterable[ModelConfig]) -> list[float | None]:

@@ -1,11 +1,12 @@
 """configs/serving/*.yaml: a model as callers of a gateway for language models name it, and who
 answers for it, where that need not be its own engine."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rayapp.config.choosing import check_shares
+from rayapp.config.choosing import ObjectiveLimits, check_candidates, check_shares
 from rayapp.config.load import Config
 from rayapp.config.routing import ConditionConfig, EndpointName, Name, Share, check_rules
 from rayapp.config.serving import BreakerConfig, CacheConfig
@@ -58,6 +59,35 @@ def token_cost(usd_per_million: float | None) -> int:
     return 0 if usd_per_million is None else round(usd_per_million * NANO / 10**6)
 
 
+class ModelObjectiveConfig(ObjectiveLimits):
+    """The cheapest of the name's own model and the candidates answers, at its own prices, that is
+    quick enough by what this gateway measures, and good enough by the evaluation that its release
+    was sealed with. Weights as they are have been measured by the evaluation of the first of these
+    models that is an adapter of them."""
+
+    max_p95_ms: float = Field(gt=0)
+    """Of what `latency` says, from the choice on. A request that fails took longer than any
+    limit."""
+    latency: Literal["first_token", "answer"] = "first_token"
+    """first_token: until a streamed answer begins; answers that are not streamed are not measured.
+    answer: until one is complete that is not streamed; streamed ones are not measured, as they take
+    as long as their readers do."""
+    candidates: dict[Name, ModelTarget] = Field(min_length=1)
+    """By name, as the prompt log has it in `arm`."""
+    usual_prompt_tokens: int = Field(ge=1)
+    """What a request of this name usually has; with usual_output_tokens it says whose prices are
+    lower."""
+    usual_output_tokens: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        check_candidates(self.candidates)
+        models = [one.model for one in self.candidates.values()]
+        if len(set(models)) < len(models):
+            raise ValueError("two of `candidates` are the same")
+        return self
+
+
 class ModelConfig(Config):
     """A model as callers name it."""
 
@@ -79,10 +109,12 @@ class ModelConfig(Config):
     fallback: tuple[ModelFallbackConfig, ...] = ()
     """Asked in order where an answer does not begin. Such answers carry x-degraded."""
     rules: tuple[ModelRuleConfig, ...] = ()
-    """Asked in order, before `split`: the first whose condition holds says who answers, at this
-    name's prices."""
+    """Asked in order, before `split` and the like: the first whose condition holds says who
+    answers, at this name's prices."""
     split: ModelSplitConfig | None = None
     """null: nobody else answers but by a rule. An arm answers at this name's prices."""
+    objective: ModelObjectiveConfig | None = None
+    """Instead of a split: the cheapest that is quick and good enough."""
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
     cache: CacheConfig | None = None
@@ -93,7 +125,9 @@ class ModelConfig(Config):
     def _with_effect(self) -> Self:
         if self.timeout_ms is not None and not self.fallback:
             raise ValueError("`timeout_ms` has no effect without `fallback`")
-        check_rules(self.rules, self.split.arms if self.split else ())
+        if self.split is not None and self.objective is not None:
+            raise ValueError("`split` and `objective` both say who answers: keep one")
+        check_rules(self.rules, self._arms())
         if self.adapters and self.endpoint is not None:
             raise ValueError(
                 "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
@@ -101,15 +135,26 @@ class ModelConfig(Config):
             )
         return self
 
+    def _arms(self) -> Mapping[str, ModelTarget]:
+        """What answers by no rule, beside its own model."""
+        return {**(self.split.arms if self.split else {}), **self.priced()}
+
+    def priced(self) -> Mapping[str, ModelTarget]:
+        """Those that answer at prices of their own, by the names of their arms."""
+        return self.objective.candidates if self.objective else {}
+
     def targets(self) -> dict[str, str]:
-        """The models that they name, by arm."""
+        """The models that answer by intention beside its own, by arm."""
         by_rule = {rule.name: rule.model for rule in self.rules}
-        arms = self.split.arms if self.split else {}
-        return by_rule | {name: arm.model for name, arm in arms.items()}
+        return by_rule | {name: arm.model for name, arm in self._arms().items()}
 
     def unseen(self) -> set[str]:
         """The models that may answer without anything that a caller did."""
-        return {arm.model for arm in self.split.arms.values()} if self.split else set()
+        return {arm.model for arm in self._arms().values()}
+
+    @property
+    def has_price(self) -> bool:
+        return bool(self.usd_per_million_input_tokens or self.usd_per_million_output_tokens)
 
     def others(self) -> set[str]:
         """The models that may answer instead of its own."""
@@ -117,5 +162,6 @@ class ModelConfig(Config):
 
     def alone(self) -> Self:
         """The settings of an adapter that answers by these, where nobody else does."""
-        others = {"fallback": (), "timeout_ms": None, "rules": (), "split": None}
-        return self.model_copy(update={"adapters": False, **others})
+        others = {"fallback": (), "timeout_ms": None, "rules": ()}
+        chosen = {"split": None, "objective": None}
+        return self.model_copy(update={"adapters": False, **others, **chosen})

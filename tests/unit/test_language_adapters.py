@@ -9,11 +9,11 @@ import pytest
 from language_case import CONFIG, LanguageCase, chat, with_settings
 from serving_case import signed_manifest
 
-from rayapp.errors import DataError
+from rayapp.errors import DataError, TamperedError
 from rayapp.schemas.language import Adapter
 from rayapp.schemas.model import BundleSchema, FileDigest, LanguageSchema
 from rayapp.schemas.operations import Pointer
-from rayapp.schemas.release import SignedManifest
+from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted, AdapterOpener
 from rayapp.serve.loading import Store
@@ -63,11 +63,21 @@ class Site:
         self.pointers: dict[str, Pointer] = {}
         self.manifests: dict[str, SignedManifest] = {}
         self.now_s = 0.0
-        store = Store(self.manifests.__getitem__, lambda ref, folder: None)
+        self.evaluations: dict[str, Evaluation] = {}
+        """By endpoint; of one that has none another one is found than what was sealed."""
+        store = Store(
+            self.manifests.__getitem__, lambda ref, folder: None, evaluation=self._evaluation
+        )
+        opener = AdapterOpener(store, {"digest-of-engine"}, config.judged())
         self.follower: ChampionFollower[Adapted] = ChampionFollower(
-            lambda: self.pointers, AdapterOpener(store, {"digest-of-engine"}), lambda: self.now_s
+            lambda: self.pointers, opener, lambda: self.now_s
         )
         self.case = LanguageCase(config, follower=self.follower)
+
+    def _evaluation(self, manifest: Manifest) -> Evaluation:
+        if manifest.endpoint not in self.evaluations:
+            raise TamperedError("it is another one", "release again")
+        return self.evaluations[manifest.endpoint]
 
     def promote(self, release: str, endpoint: str = "tuned", told: Any = None) -> None:
         self.manifests[release] = released(release, endpoint, told or language())

@@ -1,39 +1,49 @@
 """Released adapters, as the gateway follows them: verified here, loaded by engines when asked."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from rayapp.errors import DataError
+from rayapp.errors import DataError, TamperedError
 from rayapp.families.bundle import adapter_of
 from rayapp.schemas.language import Adapter
 from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.record import short
+from rayapp.schemas.release import Evaluation, Manifest
 from rayapp.serve.follow import endpoint_of
 from rayapp.serve.loading import Store, sealed_for
+
+log = logging.getLogger("rayapp.serve.language.adapters")
 
 
 @dataclass(frozen=True)
 class Adapted:
     """A release whose model is an adapter. language: how it was tuned to be asked, and of which
-    weights it is."""
+    weights it is. evaluation: what it was sealed with, where it is chosen by that; else None."""
 
     endpoint: str
     release_id: str
     adapter: Adapter
     language: LanguageSchema
+    evaluation: Evaluation | None = None
 
 
 class AdapterOpener:
     """Opens releases for ChampionFollower. digests: of the weights of those engines that take
-    adapters."""
+    adapters. judged: endpoints whose releases are chosen by their evaluations. One whose evaluation
+    is not what was sealed is not chosen, and still answers where there is no choice."""
 
-    def __init__(self, store: Store, digests: Collection[str]) -> None:
+    def __init__(
+        self, store: Store, digests: Collection[str], judged: Collection[str] = ()
+    ) -> None:
         self._store = store
         self._digests = digests
+        self._judged = judged
 
     def __call__(self, key: str, release_id: str, previous: Adapted | None) -> Adapted:
         endpoint = endpoint_of(key)
-        bundle = sealed_for(self._store, endpoint, release_id).bundle
+        manifest = sealed_for(self._store, endpoint, release_id)
+        bundle = manifest.bundle
         language = bundle.bundle_schema.language
         if language is None or language.method == "full":
             raise DataError(
@@ -46,4 +56,13 @@ class AdapterOpener:
                 f"it is an adapter of {base}, and no engine here that takes adapters has those",
                 "deploy an engine for these weights, or train again from weights that are served",
             )
-        return Adapted(endpoint, release_id, adapter_of(release_id, bundle), language)
+        evaluation = self._evaluation(manifest, release_id) if endpoint in self._judged else None
+        return Adapted(endpoint, release_id, adapter_of(release_id, bundle), language, evaluation)
+
+    def _evaluation(self, manifest: Manifest, release_id: str) -> Evaluation | None:
+        try:
+            return self._store.evaluation(manifest)
+        except TamperedError as error:
+            extra = {"endpoint": manifest.endpoint, "release_id": release_id}
+            log.error("evaluation_not_usable", extra=extra, exc_info=error)
+            return None

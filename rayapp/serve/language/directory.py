@@ -42,7 +42,7 @@ class Models:
         self._deadlines = deadlines
         self._hooks = hooks
         self._released = released
-        self._routes = Routes(config.models, self.find, desk)
+        self._routes = Routes(config.models, self.find, desk, hooks)
         self._endpoints = {
             name: self._routes.endpoint(name, config.models[name]) for name in config.models
         }
@@ -87,8 +87,12 @@ class Models:
         return self.find(name).release_id
 
     def problems(self) -> dict[str, str]:
-        """Arms that nobody can answer for: `name/arm`."""
-        found = {}
+        """Arms that nobody can answer for, or that cannot be chosen: `name/arm`."""
+        found = {
+            f"{name}/{arm}": problem
+            for name, chooses in self._routes.choosing.items()
+            for arm, problem in chooses.problems().items()
+        }
         for name, config in self._config.models.items():
             for arm, model in config.targets().items():
                 try:

@@ -121,7 +121,8 @@ def make_gateway(
         for name, engine in config.engines.items()
     }
     takes = [name for name, engine in config.engines.items() if engine.max_adapters]
-    opener = AdapterOpener(parts.store, {weights[name].digest for name in takes})
+    digests = {weights[name].digest for name in takes}
+    opener = AdapterOpener(parts.store, digests, config.judged())
     follower = ChampionFollower(parts.read_pointers, opener) if takes else None
 
     def commit() -> None:

@@ -1,26 +1,32 @@
 """What a model's configuration puts before it → the endpoints that make it up, from the inside out.
 
     Fallback( Rules( Split( Own, … )), … )
+    instead of Split: Objective( Own, … )
     each of them: Billed( what stands before its engine )
 
-Whoever answers by intention or instead does so at the name's prices.
+Whoever answers by a rule, a split or instead does so at the name's prices, a candidate of an
+objective at its own.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from rayapp.config.models import ModelConfig, token_cost
+from rayapp.config.models import ModelConfig, ModelObjectiveConfig, token_cost
+from rayapp.config.routing import CHAMPION
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import LanguageSchema
+from rayapp.serve.endpoints.build import Chooses, Hooks
 from rayapp.serve.endpoints.fallback import Fallback
+from rayapp.serve.endpoints.objective import Candidate, Objective
 from rayapp.serve.endpoints.rules import Rule, Rules
 from rayapp.serve.endpoints.split import Arm, Split
 from rayapp.serve.language.ask import TextAsk, TextEndpoint, TextReply
 from rayapp.serve.language.billed import Billed, Desk
 from rayapp.serve.language.charges import Prices
 from rayapp.serve.language.served import Served
+from rayapp.serve.language.standing import Standing, Standings, TextTerms
 from rayapp.serve.matching import wire_matcher
 
 
@@ -34,20 +40,16 @@ def prices_of(config: ModelConfig) -> Prices:
 @dataclass(frozen=True)
 class Routes:
     """models: those of the config, by name. find: who answers now under a name, or raises
-    Unavailable."""
+    Unavailable. choosing: all that were built, by name."""
 
     models: Mapping[str, ModelConfig]
     find: Callable[[str], Served]
     desk: Desk
+    hooks: Hooks
+    choosing: dict[str, Chooses] = field(default_factory=dict)
 
     def endpoint(self, name: str, config: ModelConfig) -> TextEndpoint:
-        built: TextEndpoint = self._by(name, config)
-        if config.split is not None:
-            arms = [
-                Arm[TextAsk, TextReply](arm_name, arm.share, self._by(arm.model, config))
-                for arm_name, arm in config.split.arms.items()
-            ]
-            built = Split(built, arms, config.split.salt)
+        built = self._chosen(name, config)
         if config.rules:
             rules = [
                 Rule[TextAsk, TextReply](
@@ -61,6 +63,46 @@ class Routes:
             others = [self._by(other.model, config, told) for other in config.fallback]
             built = Fallback([built, *others])
         return built
+
+    def _chosen(self, name: str, config: ModelConfig) -> TextEndpoint:
+        """Of the name's own model and the others that may answer."""
+        if config.split is not None:
+            arms = [
+                Arm[TextAsk, TextReply](arm_name, arm.share, self._by(arm.model, config))
+                for arm_name, arm in config.split.arms.items()
+            ]
+            return Split(self._by(name, config), arms, config.split.salt)
+        if config.objective is not None:
+            return self._objective(name, config, config.objective)
+        return self._by(name, config)
+
+    def _objective(
+        self, name: str, config: ModelConfig, limits: ModelObjectiveConfig
+    ) -> TextEndpoint:
+        arms = {CHAMPION: name, **{arm: one.model for arm, one in limits.candidates.items()}}
+        standings = Standings([*arms.values()], self.find)
+        usual = limits.usual_prompt_tokens, limits.usual_output_tokens
+
+        def candidate(arm: str, model: str) -> Candidate[TextAsk, TextReply, Standing]:
+            cost = prices_of(self.models[model]).of(*usual)
+            endpoint = self._measured(model, config, standings)
+            return Candidate(arm, endpoint, cost.nano_usd, partial(standings.of, model))
+
+        built = Objective(
+            [candidate(*pair) for pair in arms.items()],
+            limits,
+            TextTerms(limits),
+            f"objective/{name}",
+            partial(self.hooks.choice, name),
+        )
+        self.choosing[name] = built
+        return built
+
+    def _measured(self, model: str, config: ModelConfig, standings: Standings) -> Billed:
+        """A model, at its own prices, asked as it was when it was measured."""
+        prices, told = prices_of(self.models[model]), partial(standings.language, model)
+        find = partial(self.find, model)
+        return Billed(find, prices, config.max_output_tokens, self.desk, told)
 
     def _by(
         self,

@@ -1,0 +1,143 @@
+"""What was measured of a language model, by which it may be chosen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from rayapp.config.models import ModelObjectiveConfig
+from rayapp.errors import Unavailable
+from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.record import short
+from rayapp.schemas.release import HIGHER_IS_BETTER_IN_WORDS, Estimate, Evaluation
+from rayapp.serve.endpoints.alike import why_poor, worse_end
+from rayapp.serve.language.adapters import Adapted
+from rayapp.serve.language.ask import TextAsk, TextReply
+from rayapp.serve.language.served import Served
+
+
+@dataclass(frozen=True)
+class Standing:
+    """which: in words. estimates: over all rows of the evaluation that measured it, none where
+    nothing did. is_higher_better: by metric. language: how it was asked then."""
+
+    release_id: str
+    which: str
+    estimates: tuple[Estimate, ...] = ()
+    is_higher_better: Mapping[str, bool | None] = field(default_factory=dict)
+    language: LanguageSchema | None = None
+
+
+class Standings:
+    """Of models that are chosen among, by name. An adapter's is from its own evaluation. Weights as
+    they are were measured beside each adapter of them, on the same rows and with its prompt: theirs
+    is from the first of these models that is one. find: who answers now, or raises Unavailable."""
+
+    def __init__(self, models: Sequence[str], find: Callable[[str], Served]) -> None:
+        self._models = tuple(models)
+        self._find = find
+        self._known: dict[str, tuple[tuple[str, str | None], Standing]] = {}
+
+    def of(self, model: str) -> Standing | None:
+        """The same object while it stays the same; None while nobody answers."""
+        served = self._served(model)
+        if served is None:
+            return None
+        judge = served.adapted or self._judge(served)
+        key = served.release_id, None if judge is None else judge.release_id
+        known = self._known.get(model)
+        if known is None or known[0] != key:
+            known = self._known[model] = key, _standing(served, judge)
+        return known[1]
+
+    def language(self, model: str) -> LanguageSchema | None:
+        """How it was asked when it was measured."""
+        standing = self.of(model)
+        return None if standing is None else standing.language
+
+    def _served(self, model: str) -> Served | None:
+        try:
+            return self._find(model)
+        except Unavailable:
+            return None
+
+    def _judge(self, served: Served) -> Adapted | None:
+        """An adapter of these weights whose evaluation measured them."""
+        for model in self._models:
+            other = self._served(model)
+            adapted = None if other is None else other.adapted
+            if adapted is None or adapted.language.base_digest != served.engine.weights.digest:
+                continue
+            if adapted.evaluation is not None and adapted.evaluation.untuned:
+                return adapted
+        return None
+
+
+def _standing(served: Served, judge: Adapted | None) -> Standing:
+    if served.adapted is not None:
+        found = Standing(served.release_id, f"release {short(served.release_id)}")
+    else:
+        weights = served.engine.weights
+        found = Standing(served.release_id, f"weights {weights.name} ({short(weights.digest)})")
+    if judge is None or judge.evaluation is None:
+        return found
+    evaluation = judge.evaluation
+    is_own = judge is served.adapted
+    return replace(
+        found,
+        estimates=evaluation.overall.estimates if is_own else evaluation.untuned,
+        is_higher_better=_directions(evaluation),
+        language=judge.language,
+    )
+
+
+def _directions(evaluation: Evaluation) -> Mapping[str, bool | None]:
+    declared = {metric.name: metric.higher_is_better for metric in evaluation.metrics}
+    return {**declared, **HIGHER_IS_BETTER_IN_WORDS}
+
+
+class TextTerms:
+    """What an objective goes by where answers are in words (endpoints.objective.Terms)."""
+
+    def __init__(self, config: ModelObjectiveConfig) -> None:
+        self._config = config
+
+    def quality(self, loaded: Standing) -> float:
+        bound, is_higher_better = self._measured(loaded)
+        if bound is None:
+            return float("-inf")
+        return bound if is_higher_better else -bound
+
+    def why_poor(self, loaded: Standing) -> str | None:
+        metric = self._config.metric
+        if not loaded.estimates:
+            return (
+                f"{loaded.which}: no sealed evaluation measured it; weights as they are have been "
+                "where a candidate is an adapter of them"
+            )
+        bound, is_higher_better = self._measured(loaded)
+        if loaded.is_higher_better.get(metric) is None:
+            return f"{loaded.which}: its evaluation has no {metric} that can be better or worse"
+        limit = self._config.min_quality
+        return why_poor(loaded.which, metric, bound, limit, is_higher_better)
+
+    def _measured(self, loaded: Standing) -> tuple[float | None, bool]:
+        """The worse end of the metric's interval, and which way it is better."""
+        metric = self._config.metric
+        is_higher_better = loaded.is_higher_better.get(metric)
+        if is_higher_better is None:
+            return None, True
+        return worse_end(loaded.estimates, metric, is_higher_better), is_higher_better
+
+    def why_unlike(self, loaded: Standing, champion: Standing | None) -> str | None:
+        """Whether they do the same was looked at when they were deployed (language.fitting)."""
+        return None
+
+    async def may_choose(self, ask: TextAsk, champion: Standing | None) -> bool:
+        return True
+
+    def is_timed(self, ask: TextAsk) -> bool:
+        return ask.asked.is_stream == (self._config.latency == "first_token")
+
+    def told(self, reply: TextReply, nano_usd: int, degraded: str | None) -> TextReply:
+        if degraded is None or reply.degraded is not None:
+            return reply
+        return reply.instead(degraded)
