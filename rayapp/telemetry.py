@@ -88,8 +88,8 @@ METRICS: dict[str, MetricSpec] = {
     "rayapp_cascade_rows": MetricSpec(
         "counter",
         "rows",
-        "Rows of cascades: kept by the first model, escalated to the champion, or given by the "
-        "first model since the champion could not answer",
+        "Rows of cascades, or answers in words: kept by the first model, escalated to the "
+        "champion, or given by the first model since the champion could not answer",
         ("endpoint", "outcome"),
     ),
     "rayapp_breaker_open": MetricSpec(

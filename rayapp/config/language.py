@@ -223,6 +223,13 @@ class LanguageConfig(GatewayConfig):
                     f"`models`: {name}: costs cannot be compared without those of {one}: set its "
                     "usd_per_million_input_tokens and usd_per_million_output_tokens"
                 )
+        if model.cascade is not None:
+            first = self.models[model.cascade.first.model]
+            if not first.is_cheaper_than(model):
+                raise ValueError(
+                    f"`models`: {name}: the first model of a cascade must cost less than {name} "
+                    "by one price, and more by neither, or it saves nothing"
+                )
         limit = model.objective
         if limit is not None and limit.max_p95_ms >= self.deadline_ms:
             raise ValueError(

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rayapp.config.choosing import ObjectiveLimits, check_candidates, check_shares
 from rayapp.config.load import Config
 from rayapp.config.routing import ConditionConfig, EndpointName, Name, Share, check_rules
-from rayapp.config.serving import BreakerConfig, CacheConfig
+from rayapp.config.serving import FIRST, BreakerConfig, CacheConfig
 from rayapp.schemas.traffic import NANO
 
 TokenPrice = Annotated[float, Field(ge=0.001, le=1e6)]
@@ -88,6 +88,20 @@ class ModelObjectiveConfig(ObjectiveLimits):
         return self
 
 
+class ModelCascadeConfig(Config):
+    """A cheaper model answers first; the name's own answers where that is not sure. What both may
+    come to is reserved, what both did is paid, each at its own prices."""
+
+    first: ModelTarget
+    max_error: float = Field(gt=0, lt=1)
+    """The name's own model is asked where the first one's answer is wrong with a higher probability
+    than this, by its own: 1 − the product of the probabilities of the answer's tokens."""
+    max_calibration_error: float = Field(default=0.05, gt=0, le=1)
+    """The upper end of the interval of `calibration_error` in the evaluation that measured the
+    first model must not exceed it: else its probabilities say too little of its errors, and the
+    name's own model answers everything."""
+
+
 class ModelConfig(Config):
     """A model as callers name it."""
 
@@ -115,6 +129,8 @@ class ModelConfig(Config):
     """null: nobody else answers but by a rule. An arm answers at this name's prices."""
     objective: ModelObjectiveConfig | None = None
     """Instead of a split: the cheapest that is quick and good enough."""
+    cascade: ModelCascadeConfig | None = None
+    """Instead of a split: a cheaper model first, the name's own where that is not sure."""
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
     cache: CacheConfig | None = None
@@ -123,10 +139,11 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
-        if self.timeout_ms is not None and not self.fallback:
-            raise ValueError("`timeout_ms` has no effect without `fallback`")
-        if self.split is not None and self.objective is not None:
-            raise ValueError("`split` and `objective` both say who answers: keep one")
+        if self.timeout_ms is not None and not self.fallback and self.cascade is None:
+            raise ValueError("`timeout_ms` has no effect without `fallback` or `cascade`")
+        choosing = [n for n in ("split", "objective", "cascade") if getattr(self, n) is not None]
+        if len(choosing) > 1:
+            raise ValueError(f"`{choosing[0]}` and `{choosing[1]}` both say who answers: keep one")
         check_rules(self.rules, self._arms())
         if self.adapters and self.endpoint is not None:
             raise ValueError(
@@ -141,7 +158,9 @@ class ModelConfig(Config):
 
     def priced(self) -> Mapping[str, ModelTarget]:
         """Those that answer at prices of their own, by the names of their arms."""
-        return self.objective.candidates if self.objective else {}
+        if self.objective is not None:
+            return self.objective.candidates
+        return {} if self.cascade is None else {FIRST: self.cascade.first}
 
     def targets(self) -> dict[str, str]:
         """The models that answer by intention beside its own, by arm."""
@@ -151,6 +170,14 @@ class ModelConfig(Config):
     def unseen(self) -> set[str]:
         """The models that may answer without anything that a caller did."""
         return {arm.model for arm in self._arms().values()}
+
+    def is_cheaper_than(self, other: "ModelConfig") -> bool:
+        """By one price at least, and by neither dearer."""
+        own, others = self._prices(), other._prices()
+        return own != others and all(a <= b for a, b in zip(own, others, strict=True))
+
+    def _prices(self) -> tuple[float, float]:
+        return self.usd_per_million_input_tokens or 0, self.usd_per_million_output_tokens or 0
 
     @property
     def has_price(self) -> bool:
@@ -163,5 +190,5 @@ class ModelConfig(Config):
     def alone(self) -> Self:
         """The settings of an adapter that answers by these, where nobody else does."""
         others = {"fallback": (), "timeout_ms": None, "rules": ()}
-        chosen = {"split": None, "objective": None}
+        chosen = {"split": None, "objective": None, "cascade": None}
         return self.model_copy(update={"adapters": False, **others, **chosen})

@@ -155,6 +155,12 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         f"tokens: {answer.num_prompt_tokens:,} of the prompt{cached}, "
         f"{answer.num_output_tokens:,} of the answer"
     )
+    for part in answer.parts:
+        if part.release_id != answer.release_id:
+            branch.add(
+                f"of these {part.num_prompt_tokens:,} and {part.num_output_tokens:,} for an answer "
+                f"of {short(part.release_id)}, asked before it, which was not sure"
+            )
     parts = f"{len(answer.parts)} parts" if len(answer.parts) > 1 else "one part"
     branch.add(f"cost: {answer.cost_nano_usd / NANO:.9f} USD, recorded in {parts}")
     began = f"first token after {answer.first_token_ms:,.0f} ms, " if answer.first_token_ms else ""

@@ -218,3 +218,28 @@ async def test_nobody_is_there() -> None:
         for absent in (fake, inline, HttpLlm(client)):
             with pytest.raises(Unavailable):
                 await absent.open(CHAT, b"{}")
+
+
+@pytest.mark.parametrize(("path", "wanted"), [(CHAT, True), (COMPLETIONS, 0)])
+async def test_every_token_has_a_logprob_where_it_is_asked_for(
+    backend: Backend, path: str, wanted: Any
+) -> None:
+    _, document = await backend.answer(path, logprobs=wanted)
+    (choice,) = document["choices"]
+    events = await backend.events(path, stream_options=BOTH, logprobs=wanted)
+    given = [event["choices"][0] for event in events[:-1]]
+    for found in (logprobs_of([choice]), logprobs_of(given)):
+        assert len(found) == 8
+        assert all(logprob <= 0 for logprob in found)
+    assert logprobs_of([choice]) == pytest.approx(logprobs_of(given), abs=0.01)
+    _, plain = await backend.answer(path)
+    assert plain["choices"][0]["logprobs"] is None
+
+
+def logprobs_of(choices: list[Any]) -> list[float]:
+    found: list[float] = []
+    for choice in choices:
+        told = choice["logprobs"] or {}
+        found += [token["logprob"] for token in told.get("content") or ()]
+        found += told.get("token_logprobs") or ()
+    return found

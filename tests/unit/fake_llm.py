@@ -7,7 +7,7 @@ last event has the sum. Another choice of the same answer is a word shorter for 
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,12 +69,14 @@ class Trouble:
 
 @dataclass
 class FakeLlm:
-    """pieces: how the bytes of a whole stream come, where that is not event by event. asked: every
-    request, as (path, fields). adapters: what each was to be answered by."""
+    """logprob: of every token, where it is asked for. pieces: how the bytes of a whole stream come,
+    where that is not event by event. asked: every request, as (path, fields). adapters: what each
+    was to be answered by."""
 
     model: str = "engine"
     max_context_tokens: int = 64
     trouble: Trouble = field(default_factory=Trouble)
+    logprob: float = -0.01
     pieces: Pieces | None = None
     num_ongoing: int = 0
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -133,7 +135,7 @@ class FakeLlm:
     def _answer(self, path: str, fields: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         if path == "/v1/embeddings":
             return self._document(self._embeddings(fields))
-        said = _Said(path == "/v1/chat/completions", fields)
+        said = _Said(path == "/v1/chat/completions", fields, self.logprob)
         if not fields.get("stream"):
             return self._document(said.document())
         return self._events(said) if self.pieces is None else self._cut(said, self.pieces)
@@ -191,8 +193,9 @@ def error(message: str, kind: str, code: int, param: str | None = None) -> dict[
 class _Said:
     """What is answered to one request, by choice, and how it is written."""
 
-    def __init__(self, is_chat: bool, fields: Mapping[str, Any]) -> None:
+    def __init__(self, is_chat: bool, fields: Mapping[str, Any], logprob: float) -> None:
         self._is_chat = is_chat
+        self._logprob = logprob
         self._fields = fields
         self._num_choices = fields.get("n") or 1
         self._counts = count(fields)
@@ -230,7 +233,11 @@ class _Said:
 
     def _choice(self, at: int) -> dict[str, Any]:
         tokens, reason = self._choices[at]
-        made: dict[str, Any] = {"index": at, "logprobs": None, "stop_reason": None}
+        made: dict[str, Any] = {
+            "index": at,
+            "logprobs": self._logprobs(tokens),
+            "stop_reason": None,
+        }
         if not self._is_chat:
             return made | {"text": "".join(tokens), "finish_reason": reason}
         message: dict[str, Any] = {"role": "assistant", "refusal": None, "tool_calls": []}
@@ -254,10 +261,20 @@ class _Said:
                 if number < len(tokens):
                     is_last = number + 1 == len(tokens)
                     delta = self._delta(tokens[number], number)
-                    yield self._event(at, number + 1, delta, reason if is_last else None)
+                    event = self._event(at, number + 1, delta, reason if is_last else None)
+                    event["choices"][0]["logprobs"] = self._logprobs([tokens[number]])
+                    yield event
         if told.get("include_usage"):
             num_output = sum(len(tokens) for tokens, _ in self._choices)
             yield {**self._base, "choices": [], "usage": _usage(sum(self._counts), num_output)}
+
+    def _logprobs(self, tokens: Sequence[str]) -> dict[str, Any] | None:
+        wanted = self._fields.get("logprobs")
+        if wanted is None or wanted is False:
+            return None
+        if self._is_chat:
+            return {"content": [{"token": one, "logprob": self._logprob} for one in tokens]}
+        return {"tokens": list(tokens), "token_logprobs": [self._logprob] * len(tokens)}
 
     def _delta(self, token: str, number: int) -> dict[str, Any]:
         if not self._is_chat:

@@ -110,6 +110,19 @@ def test_an_arm_is_told_with_its_chance(workspace: Workspace) -> None:
     assert "arm next: unit 'u-17' is on it, as 5% of such units are" in text
 
 
+def test_what_a_cascades_first_model_took_is_told_apart(workspace: Workspace) -> None:
+    parts = [
+        _part(0, release_id="f" * 64, arm="first"),
+        _part(1, finish_reason="stop", arm="champion", num_prompt_tokens=40),
+    ]
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
+    (answer,) = explanation.answers
+    assert (answer.release_id, answer.num_prompt_tokens) == (OLD, 71)
+    text = _text(explanation)
+    assert "of these 31 and 32 for an answer of ffffffffffff, asked before it" in text
+    assert "arm champion: where every such request goes" in text
+
+
 def test_an_id_that_was_used_again_is_two_answers(workspace: Workspace) -> None:
     parts = [
         _part(0),

@@ -59,7 +59,7 @@ def released(release: str, endpoint: str, told: LanguageSchema | None) -> Signed
 class Site:
     """A gateway that follows what `promote` moves."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, **case: Any) -> None:
         self.pointers: dict[str, Pointer] = {}
         self.manifests: dict[str, SignedManifest] = {}
         self.now_s = 0.0
@@ -72,7 +72,7 @@ class Site:
         self.follower: ChampionFollower[Adapted] = ChampionFollower(
             lambda: self.pointers, opener, lambda: self.now_s
         )
-        self.case = LanguageCase(config, follower=self.follower)
+        self.case = LanguageCase(config, follower=self.follower, **case)
 
     def _evaluation(self, manifest: Manifest) -> Evaluation:
         if manifest.endpoint not in self.evaluations:

@@ -1,9 +1,11 @@
 """The config of a gateway of language models: what has an effect loads, and nothing else does."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from language_case import CONFIG, with_settings
 from pydantic import ValidationError
 
@@ -104,6 +106,30 @@ def test_accounts_are_needed_where_anybody_has_a_budget(
     settings: dict[str, Any], needs: bool
 ) -> None:
     assert with_settings(**settings).needs_accounts == needs
+
+
+DOCS = Path(__file__).parents[2] / "docs/how-to"
+BLOCK = re.compile(r"^```yaml\n(models:.*?)^```", re.DOTALL | re.MULTILINE)
+EXAMPLES = [
+    block
+    for page in ("serve-language-models.md", "route-by-cost.md")
+    for block in BLOCK.findall((DOCS / page).read_text())
+]
+
+
+def test_examples_are_of_every_way_to_choose() -> None:
+    ways = ("rules:", "split:", "objective:", "cascade:", "fallback:")
+    assert [way for way in ways if not any(way in one for one in EXAMPLES)] == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_load_as_they_are_written(example: str) -> None:
+    models = yaml.safe_load(example)["models"]
+    engines: dict[str, Any] = {model["engine"]: {"weights": "big"} for model in models.values()}
+    for model in models.values():
+        if "endpoint" in model:
+            engines[model["engine"]]["max_adapters"] = 4
+    LanguageConfig.model_validate({"engines": engines, "models": models})
 
 
 ADAPTED: dict[str, Any] = {"engine": {"weights": "big", "max_adapters": 2}}

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 
 from rayapp.serve.endpoints.base import UNIT_HEADER, AnyEndpoint, Assignment
+from rayapp.serve.language.relay import Usage
 from rayapp.serve.language.tab import Tab
 from rayapp.serve.wire.openai import Asked
 
@@ -50,16 +51,30 @@ class Bill:
 class TextReply:
     """The beginning of an answer, and the rest of it as it comes; whoever has the reply closes
     `body`. degraded: why it is not the intended model's, or None when it is. bill: what has been
-    reserved for it, which whoever has the reply ends too; None inside of who reserves."""
+    reserved for it, which whoever has the reply ends too; None inside of who reserves.
+    hides_logprobs: the caller did not ask for them. spent: on an answer before it; None where there
+    was none."""
 
     release_id: str
     first: bytes
     body: AsyncGenerator[bytes, None]
     degraded: str | None = None
     bill: Bill | None = None
+    hides_logprobs: bool = False
+    spent: "Spent | None" = None
 
     def instead(self, reason: str) -> "TextReply":
         return replace(self, degraded=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """An answer that its model was not sure of, so that another one was asked. It is paid for, and
+    nobody gets it. assignment: of who gave it."""
+
+    reply: TextReply
+    usage: Usage
+    assignment: Assignment
 
 
 TextEndpoint = AnyEndpoint[TextAsk, TextReply]

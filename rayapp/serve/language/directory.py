@@ -42,7 +42,7 @@ class Models:
         self._deadlines = deadlines
         self._hooks = hooks
         self._released = released
-        self._routes = Routes(config.models, self.find, desk, hooks)
+        self._routes = Routes(config.models, self.find, desk, deadlines, hooks)
         self._endpoints = {
             name: self._routes.endpoint(name, config.models[name]) for name in config.models
         }

@@ -22,6 +22,11 @@ def require_fitting(config: LanguageConfig, weights: Mapping[str, WeightsRef]) -
                     f"{task}",
                     "name another model",
                 )
+        if task == "embed" and model.priced():
+            raise ConfigError(
+                f"`models`: {name} makes vectors of texts, of which no quality is measured",
+                "leave `objective` and `cascade` to models that write text",
+            )
         own = _context(config, weights, model.engine)
         for other in sorted(model.unseen()):
             engine = config.models[other].engine

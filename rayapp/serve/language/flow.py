@@ -3,6 +3,7 @@ however it ends."""
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from rayapp.serve.language.ask import TextReply
 from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
+from rayapp.serve.language.tab import Tab
 from rayapp.serve.wire.http import ClientGone, Emit, Response, failed, json_response
 from rayapp.serve.wire.openai import error_response
 from rayapp.serve.wire.sse import LAST_EVENT, event
@@ -41,6 +43,8 @@ class Flow:
         self._written = written
         self._deadlines = deadlines
         self._meter = meter
+        self._spent = reply.spent
+        """What is not recorded of it yet."""
         self._is_ended = False
 
     async def whole(self) -> Response:
@@ -52,9 +56,11 @@ class Flow:
             document = self._relay.document(b"".join(parts))
             self._relay.passed_on()
             self._note_first_token()
+            await self._record_spent()
             await self._tab.grow(self._relay.usage, self._said)
         except BaseException:
             self._tab.drop()
+            self._drop_spent()
             raise
         finally:
             await self._reply.body.aclose()
@@ -100,6 +106,7 @@ class Flow:
 
     async def _pass(self, data: bytes, emit: Emit) -> None:
         events = self._relay.events(data)
+        await self._record_spent()
         await self._tab.grow(self._relay.usage, self._said)
         self._relay.passed_on()
         self._note_first_token()
@@ -128,23 +135,47 @@ class Flow:
         if self._is_ended:
             return
         self._is_ended = True
+        self._drop_spent()
         try:
             self._tab.end(self._relay.said.taken(is_last=True), reason)
         finally:
-            self._count()
+            self._count(self._tab, self._reply.release_id)
 
-    def _count(self) -> None:
-        usage, written = self._tab.given, self._written
+    async def _record_spent(self) -> None:
+        """Before anything is given for which it was spent: the first part of what is recorded."""
+        spent, self._spent = self._spent, None
+        if spent is None or spent.reply.bill is None:
+            return
+        tab = spent.reply.bill.tab
+        log = replace(self._written, reply=spent.reply, assignment=spent.assignment)
+        tab.record = log.record
+        try:
+            await tab.grow(spent.usage, list)
+        except BaseException:
+            tab.drop()
+            raise
+        tab.end([], None)
+        self._tab.number = tab.number
+        self._count(tab, spent.reply.release_id)
+
+    def _drop_spent(self) -> None:
+        """Nobody got anything for it."""
+        spent, self._spent = self._spent, None
+        if spent is not None and spent.reply.bill is not None:
+            spent.reply.bill.tab.drop()
+
+    def _count(self, tab: Tab, release_id: str) -> None:
+        usage = tab.given
         counts = {
             "prompt": usage.num_prompt,
             "cached": usage.num_cached,
             "output": usage.num_output,
         }
         if any(counts.values()):
-            who = written.endpoint, self._reply.release_id, self._call.tenant
+            who = self._written.endpoint, release_id, self._call.tenant
             self._meter.tokens(*who, counts)
-            if self._tab.cost_nano_usd:
-                self._meter.cost(*who, self._tab.cost_nano_usd)
+            if tab.cost_nano_usd:
+                self._meter.cost(*who, tab.cost_nano_usd)
 
 
 def _reason(error: Exception) -> str:

@@ -184,5 +184,7 @@ class LanguageGateway(Front):
         name = ask.asked.model
         sink, redacts = self._prompts(name), self._config.redacts
         written = AnswerLog(sink, call, name, redacts, self._now, reply, ask.assignment)
-        relay = Relay(ask.asked, name, f"fp_{short(reply.release_id)}")
+        spent = None if reply.spent is None else reply.spent.usage
+        fingerprint = f"fp_{short(reply.release_id)}"
+        relay = Relay(ask.asked, name, fingerprint, reply.hides_logprobs, spent)
         return Flow(call, reply, relay, written, self._deadlines, self._meter)

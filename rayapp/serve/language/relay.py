@@ -43,12 +43,22 @@ class Usage:
 
 class Relay:
     """Of one answer. name: the model as the caller called it. fingerprint: stands for what
-    answered."""
+    answered. hides_logprobs: the caller did not ask for them. spent: on another model's answer
+    before it; what the caller is told of tokens is what is paid for, so it is among them."""
 
-    def __init__(self, asked: Asked, name: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        name: str,
+        fingerprint: str,
+        hides_logprobs: bool = False,
+        spent: Usage | None = None,
+    ) -> None:
         self._asked = asked
         self._name = name
         self._fingerprint = fingerprint
+        self._hides_logprobs = hides_logprobs
+        self._spent = spent
         self._reader = EventReader()
         self.usage = Usage()
         self.said = Said()
@@ -99,7 +109,7 @@ class Relay:
         if not choices:  # the last one, which has the token counts
             if not self._asked.wants_usage:
                 return None
-            event["usage"] = usage
+            event["usage"] = self._paid(usage)
         elif self._asked.wants_usage:
             event["usage"] = None
         return self._cleaned(event)
@@ -116,6 +126,7 @@ class Relay:
         if document is None:
             raise Unavailable("the engine's answer broke off", "ask again")
         self.usage = Usage.of(document.get("usage") or {})
+        document["usage"] = self._paid(document.get("usage"))
         for choice in document.get("choices") or []:
             self._note(choice)
         self.is_done = True
@@ -133,7 +144,18 @@ class Relay:
             made["system_fingerprint"] = self._fingerprint
         if "choices" in made:
             made["choices"] = [_without_nulls(choice) for choice in made["choices"]]
+        if self._hides_logprobs:
+            for choice in made.get("choices", ()):
+                choice["logprobs"] = None
         return made
+
+    def _paid(self, usage: dict[str, Any] | None) -> dict[str, Any] | None:
+        spent = self._spent
+        if spent is None or usage is None:
+            return usage
+        first = {"prompt_tokens": spent.num_prompt, "completion_tokens": spent.num_output}
+        both = {name: usage.get(name, 0) + number for name, number in first.items()}
+        return usage | both | {"total_tokens": sum(both.values()), "first_model": first}
 
 
 def _loaded(told: bytes) -> dict[str, Any] | None:

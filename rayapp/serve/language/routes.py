@@ -1,11 +1,11 @@
 """What a model's configuration puts before it → the endpoints that make it up, from the inside out.
 
     Fallback( Rules( Split( Own, … )), … )
-    instead of Split: Objective( Own, … )
+    instead of Split: Objective( Own, … ) or TextCascade( First, Own )
     each of them: Billed( what stands before its engine )
 
 Whoever answers by a rule, a split or instead does so at the name's prices, a candidate of an
-objective at its own.
+objective and the first model of a cascade at their own.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,17 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from rayapp.config.models import ModelConfig, ModelObjectiveConfig, token_cost
+from rayapp.config.models import ModelCascadeConfig, ModelConfig, ModelObjectiveConfig, token_cost
 from rayapp.config.routing import CHAMPION
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import LanguageSchema
 from rayapp.serve.endpoints.build import Chooses, Hooks
+from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.objective import Candidate, Objective
 from rayapp.serve.endpoints.rules import Rule, Rules
 from rayapp.serve.endpoints.split import Arm, Split
 from rayapp.serve.language.ask import TextAsk, TextEndpoint, TextReply
 from rayapp.serve.language.billed import Billed, Desk
+from rayapp.serve.language.cascade import TextCascade
 from rayapp.serve.language.charges import Prices
 from rayapp.serve.language.served import Served
 from rayapp.serve.language.standing import Standing, Standings, TextTerms
@@ -45,6 +47,7 @@ class Routes:
     models: Mapping[str, ModelConfig]
     find: Callable[[str], Served]
     desk: Desk
+    deadlines: Deadlines
     hooks: Hooks
     choosing: dict[str, Chooses] = field(default_factory=dict)
 
@@ -74,7 +77,23 @@ class Routes:
             return Split(self._by(name, config), arms, config.split.salt)
         if config.objective is not None:
             return self._objective(name, config, config.objective)
+        if config.cascade is not None:
+            return self._cascade(name, config, config.cascade)
         return self._by(name, config)
+
+    def _cascade(self, name: str, config: ModelConfig, cascade: ModelCascadeConfig) -> TextEndpoint:
+        model = cascade.first.model
+        standings = Standings([name, model], self.find)
+        built = TextCascade(
+            self._measured(model, config, standings),
+            self._by(name, config),
+            cascade,
+            partial(standings.of, model),
+            self.deadlines,
+            partial(self.hooks.cascade, name),
+        )
+        self.choosing[name] = built
+        return built
 
     def _objective(
         self, name: str, config: ModelConfig, limits: ModelObjectiveConfig

@@ -25,6 +25,14 @@ class Standing:
     is_higher_better: Mapping[str, bool | None] = field(default_factory=dict)
     language: LanguageSchema | None = None
 
+    def why_unmeasured(self) -> str | None:
+        if self.estimates:
+            return None
+        return (
+            f"{self.which}: no sealed evaluation measured it; weights as they are have been where "
+            "one of these models is an adapter of them"
+        )
+
 
 class Standings:
     """Of models that are chosen among, by name. An adapter's is from its own evaluation. Weights as
@@ -108,11 +116,9 @@ class TextTerms:
 
     def why_poor(self, loaded: Standing) -> str | None:
         metric = self._config.metric
-        if not loaded.estimates:
-            return (
-                f"{loaded.which}: no sealed evaluation measured it; weights as they are have been "
-                "where a candidate is an adapter of them"
-            )
+        unmeasured = loaded.why_unmeasured()
+        if unmeasured is not None:
+            return unmeasured
         bound, is_higher_better = self._measured(loaded)
         if loaded.is_higher_better.get(metric) is None:
             return f"{loaded.which}: its evaluation has no {metric} that can be better or worse"

@@ -53,7 +53,8 @@ class Tab:
         self._max_output_tokens = max_output_tokens
         self._charges: Charges | None = None
         self._taken: Taken | None = None
-        self._number = 0
+        self.number = 0
+        """Of the next part."""
         self._recorded = Usage()
         self.given = Usage()
         self.is_over = False
@@ -91,8 +92,9 @@ class Tab:
             self._charges = await self._payers.reserve(self._tenant, most)
         self.given = usage
 
-    def end(self, said: list[dict[str, Any]], finish_reason: str) -> None:
-        """Record what was given since the last part, and that there is no more. Again: nothing."""
+    def end(self, said: list[dict[str, Any]], finish_reason: str | None) -> None:
+        """Record what was given since the last part, and that there is no more. Again: nothing.
+        finish_reason: None where another model's answer follows."""
         try:
             if not self.is_over:
                 self.is_over = True
@@ -142,9 +144,9 @@ class Tab:
             self.given.num_output - self._recorded.num_output,
         )
         try:
-            self.record(Part(self._number, usage, said, finish_reason, charges))
+            self.record(Part(self.number, usage, said, finish_reason, charges))
         except BaseException:  # it is not paid for either, so nothing may follow it
             self.is_over, self.given = True, self._recorded
             raise
-        self._number += 1
+        self.number += 1
         self._recorded = self.given
