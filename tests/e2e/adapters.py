@@ -19,8 +19,8 @@ from rayapp.schemas.data import Column, Profile
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, BundleSchema, Feature, LanguageSchema
 from rayapp.schemas.operations import EventKind
-from rayapp.schemas.release import Manifest, Verdict
-from rayapp.storage import commit_folder, folder_digest
+from rayapp.schemas.release import Estimate, Evaluation, Manifest, SliceEvaluation, Verdict
+from rayapp.storage import commit_bytes, commit_folder, folder_digest
 
 RANK, NUM_LAYERS, WIDTH = 8, 30, 576
 PASSED = Verdict(gate="useful", value="pass", reason="exact_match 0.68 [0.61, 0.74] is over 0.60")
@@ -34,9 +34,11 @@ def release_adapter(
     rank: int = RANK,
     scale: float = 0.05,
     reads: str | None = None,
+    estimates: tuple[Estimate, ...] = (),
 ) -> str:
     """A champion, by its release id. weights: their name; the shapes are those of SmolLM2-135M.
-    reads: the column that its prompt shows; None: its callers send whole chats."""
+    reads: the column that its prompt shows; None: its callers send whole chats. estimates: of the
+    evaluation that it is sealed with; nobody measured them, as random weights have no task."""
     workspace = shell.workspace
     ledger = Ledger.of(workspace, "test")
     base = find_weights(ledger, weights)
@@ -51,7 +53,12 @@ def release_adapter(
     uri = workspace.artifact("bundles", f"{endpoint}-{seed}")
     files = commit_folder(folder, uri)
     bundle = BundleRef(uri=uri, digest=folder_digest(files), files=files, bundle_schema=schema)
-    signed = seal(_manifest(endpoint, bundle), load_or_create_key(workspace.keys))
+    evaluation = _evaluation(bundle, estimates)
+    evaluated = f"{workspace.artifact('evaluations', evaluation.content_digest())}/evaluation.json"
+    commit_bytes(evaluated, evaluation.canonical())
+    judged = {"evaluation_digest": evaluation.content_digest(), "evaluation_uri": evaluated}
+    manifest = _manifest(endpoint, bundle).model_copy(update=judged)
+    signed = seal(manifest, load_or_create_key(workspace.keys))
     write_manifest(workspace, signed)
     payload = {
         "release_id": signed.release_id,
@@ -108,6 +115,22 @@ def _schema(endpoint: str, base: WeightsRef, reads: str | None) -> BundleSchema:
         inputs=(Column(name=reads, type="string"),) if reads else (),
         features=(),
         language=language,
+    )
+
+
+def _evaluation(bundle: BundleRef, estimates: tuple[Estimate, ...]) -> Evaluation:
+    return Evaluation(
+        run_id=f"run-{bundle.digest[:8]}",
+        snapshot_id="0" * 64,
+        split="test",
+        task="text",
+        bundle_digest=bundle.digest,
+        champion=None,
+        overall=SliceEvaluation(slice="", num_rows=100, estimates=estimates),
+        slices=(),
+        curves=(),
+        label_shares=(),
+        latency=None,
     )
 
 

@@ -29,6 +29,29 @@ CROWD_TOKENS = NUM_STREAMS * (PROMPT_TOKENS + PART_TOKENS) + NUM_STREAMS // 2 * 
 """Covers the first part of so many streams, and the second part of half of them."""
 CUT_AFTER_TOKENS = range(60, 104)
 WAIT_S = 120
+SPLIT, SURE, UNSURE = "split", "sure", "unsure"
+"""Names that others answer for, too: half of the units, what is not quite improbable, and nothing
+that is not certain."""
+DEAR = {"usd_per_million_input_tokens": 5, "usd_per_million_output_tokens": 5}
+CHEAP = {"usd_per_million_input_tokens": 1, "usd_per_million_output_tokens": 1}
+ROUTED: dict[str, Any] = {
+    SPLIT: {
+        "engine": ENGINE,
+        "split": {"salt": "e2e", "arms": {"tuned": {"model": "split-tuned", "share": 0.5}}},
+    },
+    "split-tuned": {"engine": ENGINE, "endpoint": "split-tuned"},
+    SURE: {
+        "engine": ENGINE,
+        "cascade": {"first": {"model": "small"}, "max_error": 0.9999},
+        **DEAR,
+    },
+    UNSURE: {
+        "engine": ENGINE,
+        "cascade": {"first": {"model": "small"}, "max_error": 1e-9},
+        **DEAR,
+    },
+    "small": {"engine": ENGINE, "endpoint": "small", **CHEAP},
+}
 JSON = {"content-type": "application/json"}
 MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -76,6 +99,7 @@ def serve(shell: Shell) -> Served:
         "budgets": {"period": "month", "default_usd": 100, "tenants_usd": {POOR: POOR_USD}},
         "commit_every_s": 1,
     }
+    applications["llm"]["args"]["models"] |= ROUTED
     deploy(shell, config)
     return Served(shell)
 
