@@ -56,8 +56,8 @@ class Flow:
             document = self._relay.document(b"".join(parts))
             self._relay.passed_on()
             self._note_first_token()
-            await self._record_spent()
             await self._tab.grow(self._relay.usage, self._said)
+            await self._record_spent()
         except BaseException:
             self._tab.drop()
             self._drop_spent()
