@@ -10,6 +10,7 @@ from language_case import CONFIG, LanguageCase, weights, with_settings
 from memory_bank import MemoryBank
 from pydantic import ValidationError
 from test_language_adapters import ENGINES, Site, language
+from test_language_gateway import known_key
 from test_language_tokens import of_tokens
 
 from rayapp.errors import ConfigError
@@ -103,11 +104,15 @@ async def test_a_rule_comes_before_the_split_and_takes_nothing_from_it() -> None
     assert (case.sink.records[-1]["arm"], case.sink.records[-1]["propensity"]) == ("champion", 0.5)
 
 
-async def test_a_rule_by_tenant_takes_nobody_without_a_key() -> None:
+async def test_a_rule_by_tenant_goes_by_the_key_and_takes_nobody_without_one() -> None:
     rule = {"name": "acme", "when": {"tenants": ["acme"]}, "model": "small"}
-    case = LanguageCase(with_settings({"big": {"rules": [rule]}}))
-    assert (await case.chat()).headers["x-release"] == "digest-of-engine"
-    assert case.sink.records[-1]["arm"] == "champion"
+    case = LanguageCase(with_settings({"big": {"rules": [rule], "split": HALF}}))
+    await case.chat(headers=known_key(case))
+    made = {name: case.sink.records[-1][name] for name in ("arm", "propensity", "unit")}
+    assert made == {"arm": "acme", "propensity": 1.0, "unit": "acme"}
+    assert case.sink.records[-1]["release_id"] == "digest-of-other"
+    await case.chat()
+    assert case.sink.records[-1]["arm"] != "acme"
 
 
 WHOLE: dict[str, Any] = {"salt": SALT, "arms": {"next": {"model": "small", "share": 1}}}
