@@ -93,9 +93,8 @@ class Served:
 
     def room(self, asked: Asked, num_prompt: int, max_output_tokens: int) -> int:
         """Tokens that each answer may have. num_prompt: of the longest prompt. max_output_tokens:
-        where the caller does not say. Raises RequestError
-        400 where the prompt, or the prompt and what the caller wants, is more than the model can
-        take."""
+        where the caller does not say. Raises RequestError 400 where the prompt, or the prompt and
+        what the caller wants, is more than the model can take."""
         most = self.engine.max_context_tokens
         left = most - num_prompt
         if asked.kind == "embedding":
