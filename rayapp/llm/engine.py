@@ -187,7 +187,7 @@ class EngineGateway(Engine):
         self, llm_config: LLMConfig, *, make_hooks: Callable[[Open], Hooks], **engine: Any
     ) -> None:
         await super().__init__(llm_config, **engine)
-        self._hooks = await asyncio.to_thread(make_hooks, self.open)
+        self._hooks = make_hooks(self.open)  # on the event loop, where its tasks will run
 
     async def __serve_build_asgi_app__(self) -> Any:
         return self._hooks.asgi_app()

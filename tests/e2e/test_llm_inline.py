@@ -35,6 +35,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     args["engines"] = {ENGINE: args["engines"][ENGINE] | {"probe_every_s": 3, "stall_s": 12}}
     args["models"] = {MODEL: args["models"][MODEL]}
     args |= {"inline": ENGINE, "requires_key": True, "record_every_tokens": 8, "commit_every_s": 1}
+    args |= {
+        "limits": {"default": {"requests_per_s": 1000, "burst": 1000}},
+        "token_limits": {"default": {"tokens_per_s": 1e6, "burst": 1_000_000}},
+        "budgets": {"default_usd": 100},
+        "token_budgets": {"default_tokens": 10**9},
+    }
     del args["num_cpus"]
     with head_in(tmp_path_factory.mktemp("inline")) as shell:
         add_weights(shell, WEIGHTS[:1])
