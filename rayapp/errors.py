@@ -11,6 +11,7 @@
     ├── Refused              exit 3: a gate, a policy or a proof said no; retrying will not help
     │   ├── LeakageRefused       a feature would not exist at prediction time
     │   ├── ContaminationRefused held-out questions occur in the training data
+    │   ├── JudgeRefused         a judge's verdicts say nothing that could be relied on
     │   ├── GateRefused          an evaluation did not pass its gates
     │   ├── ChampionMoved        somebody else promoted meanwhile
     │   └── TamperedError        an artefact is not what its digest or signature says
@@ -96,6 +97,10 @@ class LeakageRefused(Refused):
 
 
 class ContaminationRefused(Refused):
+    pass
+
+
+class JudgeRefused(Refused):
     pass
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rayapp.config.grading import Grader, Name, SamplesConfig
+from rayapp.config.judging import JudgeConfig
 from rayapp.config.load import Config
 
 
@@ -78,6 +79,8 @@ class EvaluationConfig(Config):
     snapshot's split `test`."""
     samples: SamplesConfig | None = None
     """With `task: text`: several sampled answers an item. Unset: one, of the likeliest tokens."""
+    judge: JudgeConfig | None = None
+    """With `task: text`: a language model that says which answers are right. Unset: none."""
     cluster_by: str | None = None
     """With `task: text`: a column that is the same in rows which depend on each other, such as the
     document that they ask about. Unset: each row is independent."""

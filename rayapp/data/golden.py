@@ -18,14 +18,7 @@ from rayapp.transforms import arrow_type
 def golden_rows(config: GoldenConfig) -> list[dict[str, Any]]:
     """The objects of a golden set's file. Raises ConfigError where it is not the file that the
     config means, DataError where it is none of a golden set."""
-    raw = read_bytes(config.path)
-    if sha256(raw) != config.sha256:
-        raise ConfigError(
-            f"golden set {config.name} {config.version}: {config.path} has the digest "
-            f"{sha256(raw)}, not the sha256 that the config gives",
-            "restore the file, or give the new one a new version and this digest",
-        )
-    rows = [_object(config, n, line) for n, line in enumerate(raw.splitlines(), 1) if line.strip()]
+    rows = labelled_rows(config.path, config.sha256, f"golden set {config.name} {config.version}")
     if len(rows) < config.min_items:
         raise DataError(
             f"{config.path}: {len(rows)} items, min_items is {config.min_items}", "add items"
@@ -33,13 +26,25 @@ def golden_rows(config: GoldenConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _object(config: GoldenConfig, number: int, line: bytes) -> dict[str, Any]:
+def labelled_rows(path: str, digest: str, what: str) -> list[dict[str, Any]]:
+    """The objects of a file that people have labelled, which its digest fixes. what: it is called
+    in messages. Raises ConfigError for another file, DataError for lines that are no objects."""
+    raw = read_bytes(path)
+    if sha256(raw) != digest:
+        raise ConfigError(
+            f"{what}: {path} has the digest {sha256(raw)}, not the sha256 that the config gives",
+            "restore the file, or give the new one a new version and this digest",
+        )
+    return [_object(path, n, line) for n, line in enumerate(raw.splitlines(), 1) if line.strip()]
+
+
+def _object(path: str, number: int, line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DataError(f"{config.path}: line {number} is no JSON object", "mend that line")
+        raise DataError(f"{path}: line {number} is no JSON object", "mend that line")
     return found
 
 
@@ -56,20 +61,24 @@ def golden_table(
     view: Sequence[Column],
     label: str,
     fields: Sequence[str],
+    what: str = "golden set",
 ) -> pa.Table:
     """The items in their order, with the label spelled as training spells it. inputs: the columns
-    that a model is asked by. fields: of the label where it is an object. Raises DataError that
-    names the item where a value is missing, the column where one is of another type."""
+    that a model is asked by. fields: of the label where it is an object. what: it is called in
+    messages. Raises DataError that names the item where a value is missing, the column where one is
+    of another type."""
     for column in inputs:
         missing = [n for n, row in enumerate(rows, 1) if row.get(column.name) is None]
         if missing and not column.nullable:
             raise DataError(
-                f"golden set: item {missing[0]} has no {column.name!r}",
+                f"{what}: item {missing[0]} has no {column.name!r}",
                 "the model is asked by it: add it",
             )
     columns = [column for column in golden_columns(rows, view) if column.name != label]
-    made = {column.name: _array(column, rows) for column in columns}
-    answers = [_answer(n, row.get(label), label, fields) for n, row in enumerate(rows, 1)]
+    made = {column.name: _array(what, column, rows) for column in columns}
+    answers = [
+        _answer(f"{what}: item {n}", row.get(label), label, fields) for n, row in enumerate(rows, 1)
+    ]
     return pa.table(made | {label: pa.array(answers, pa.string())})
 
 
@@ -77,7 +86,7 @@ def as_dataset(table: pa.Table) -> ray.data.Dataset:
     return ray.data.from_arrow(table)
 
 
-def _array(column: Column, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
+def _array(what: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
     values = [row.get(column.name) for row in rows]
     try:
         if column.type == "timestamp":
@@ -85,12 +94,12 @@ def _array(column: Column, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
         return pa.array(values, arrow_type(column.type))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
-            f"golden set: column {column.name!r} must be of type {column.type}: {error}",
+            f"{what}: column {column.name!r} must be of type {column.type}: {error}",
             "write its values as the contract has them",
         ) from None
 
 
-def _answer(number: int, value: Any, label: str, fields: Sequence[str]) -> str:
+def _answer(item: str, value: Any, label: str, fields: Sequence[str]) -> str:
     if fields and isinstance(value, str):
         try:
             value = json.loads(value)
@@ -98,11 +107,11 @@ def _answer(number: int, value: Any, label: str, fields: Sequence[str]) -> str:
             value = None
     if fields and not (isinstance(value, dict) and set(value) == set(fields)):
         raise DataError(
-            f"golden set: item {number} has no {label!r} that is an object of {', '.join(fields)}",
+            f"{item} has no {label!r} that is an object of {', '.join(fields)}",
             "give it all of them; what is not there is null",
         )
     if value is None:
-        raise DataError(f"golden set: item {number} has no {label!r}", "give it its right answer")
+        raise DataError(f"{item} has no {label!r}", "give it its right answer")
     if isinstance(value, str):
         return value
     spelled = {name: value[name] for name in fields} if fields else value

@@ -129,17 +129,24 @@ def refuse_contaminated(golden: GoldenConfig, found: Contamination, num_items: i
     """Raises ContaminationRefused where more items are contaminated than may be, DataError where
     too few are left."""
     name, num_found = f"golden set {golden.name} {golden.version}", len(found.items)
-    if num_found / num_items > found.max_share:
-        rest = num_found - _MAX_NAMED
-        named = "; ".join(found.items[:_MAX_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
-        raise ContaminationRefused(
-            f"{name}: {num_found} of {num_items} items occur in the {found.num_training_rows:,} "
-            f"training rows, at most {found.max_share:.0%} may: {named}",
-            "take them out of the training data or of the set, or raise contamination.max_share",
-        )
+    refuse_share(name, found, num_items)
     if num_items - num_found < golden.min_items:
         raise DataError(
             f"{name}: {num_items - num_found} items are not contaminated, min_items is "
             f"{golden.min_items}",
             "add items that no training row has",
         )
+
+
+def refuse_share(what: str, found: Contamination, num_items: int) -> None:
+    """what: the items are called in messages. Raises ContaminationRefused."""
+    num_found = len(found.items)
+    if num_found / num_items <= found.max_share:
+        return
+    rest = num_found - _MAX_NAMED
+    named = "; ".join(found.items[:_MAX_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+    raise ContaminationRefused(
+        f"{what}: {num_found} of {num_items} items occur in the {found.num_training_rows:,} "
+        f"training rows, at most {found.max_share:.0%} may: {named}",
+        "take them out of the training data or of the set, or raise contamination.max_share",
+    )

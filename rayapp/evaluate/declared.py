@@ -1,7 +1,9 @@
 """Metrics that a release config declares for answers in words, beside those of the table."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from rayapp.config.judging import JudgeConfig
 from rayapp.config.release import EvaluationConfig
 from rayapp.errors import ConfigError
 from rayapp.evaluate.graders import grade_of
@@ -42,7 +44,20 @@ def declared_metrics(config: EvaluationConfig, task: Task) -> dict[str, Metric]:
         if settings.get("wanted") is False:
             says = "does not refuse"
         found[name] = _share(f"how often {what} {says}")
-    return found | _of_tries(config, found)
+    tries = _of_tries(config, found)
+    return found | tries | _of_judge(config.judge, {**METRICS, **found, **tries})
+
+
+def _of_judge(judge: JudgeConfig | None, known: Mapping[str, Metric]) -> dict[str, Metric]:
+    if judge is None:
+        return {}
+    if judge.metric in known:
+        raise ConfigError(
+            f"evaluation.judge.metric: {judge.metric!r} is a metric already",
+            "give the judge's its own name",
+        )
+    meaning = "share of right answers as a judge sees it, its errors on anchors taken out"
+    return {judge.metric: replace(_share(meaning), is_of_all_rows=True)}
 
 
 def _of_tries(config: EvaluationConfig, graders: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -75,7 +90,7 @@ def _share(meaning: str) -> Metric:
 
 
 def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
-    names = ("graders", "golden", "samples", "cluster_by")
+    names = ("graders", "golden", "samples", "cluster_by", "judge")
     set_of_text = [name for name in names if getattr(config, name)]
     if set_of_text:
         raise ConfigError(

@@ -135,7 +135,7 @@ def wilson(value: float, error: float, size: int, confidence: float) -> tuple[fl
     stands in, so that few rows never look like certainty.
     """
     value = min(max(value, 0.0), 1.0)
-    effective = value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(size)
+    effective = effective_size(value, error, size)
     z = float(ndtri((1 + confidence) / 2))
     centre = (value + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = (
@@ -144,6 +144,12 @@ def wilson(value: float, error: float, size: int, confidence: float) -> tuple[fl
         * math.sqrt(value * (1 - value) / effective + z**2 / (4 * effective**2))
     )
     return max(min(centre - half, value), 0.0), min(max(centre + half, value), 1.0)
+
+
+def effective_size(value: float, error: float, size: int) -> float:
+    """How many independent rows would give a share this standard error; `size` where there is none
+    to go by."""
+    return value * (1 - value) / error**2 if error > 0 and 0 < value < 1 else float(size)
 
 
 def standard_error(moments: Moments) -> float:

@@ -60,6 +60,12 @@ def check_policy(
                 f"metrics are {', '.join(known)}",
             )
         _check_direction(name, gate, known[gate.metric].higher_is_better)
+        if isinstance(gate, SliceGate | GapGate) and known[gate.metric].is_of_all_rows:
+            raise ConfigError(
+                f"gate {name!r} judges slices, but {gate.metric} is told of all rows alone: how a "
+                "judge errs in a slice is not known from its anchors",
+                "kind: floor, ceiling or champion; or another metric",
+            )
         if isinstance(gate, SliceGate) and not columns:
             raise ConfigError(
                 f"gate {name!r} judges slices, but evaluation.slices is empty",

@@ -47,6 +47,8 @@ class Metric:
     is_share: bool = False
     is_ranked: bool = False
     """Defined only where both classes have rows."""
+    is_of_all_rows: bool = False
+    """Not told of slices."""
 
 
 _CLASSIFIERS: tuple[Task, ...] = ("binary", "multiclass")

@@ -52,6 +52,7 @@ def render(
         metrics=_metric_rows(evaluation),
         pictures=_pictures(evaluation, bundle_schema),
         answering=_answering(evaluation),
+        judge=_judge(evaluation),
         forest=_forest(evaluation),
         forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
         changes=_slice_changes(evaluation),
@@ -149,6 +150,40 @@ def _answering(evaluation: Evaluation) -> str:
         )
     by = f", and items with the same {how.cluster_by} are one cluster" if how.cluster_by else ""
     return f"{said}{by}. Answers are cut after {how.max_tokens:,} tokens."
+
+
+def _judge(evaluation: Evaluation) -> dict[str, Any] | None:
+    """What a judge said and how it errs, a row for each share; None where there was none."""
+    judged = evaluation.judged
+    if judged is None:
+        return None
+    name = _name(judged.metric)
+    num_answers = evaluation.costs[0].num_answers if evaluation.costs else 0
+    shares = (
+        ("called right, tuned", "as the judge says it, uncorrected", judged.raw),
+        (f"{name}, tuned", "the same, corrected", judged.corrected),
+        ("called right, untuned", "as the judge says it, uncorrected", judged.raw_untuned),
+        (f"{name}, untuned", "the same, corrected", judged.corrected_untuned),
+        ("sensitivity", "right anchors that it calls right", judged.sensitivity),
+        ("specificity", "wrong anchors that it calls wrong", judged.specificity),
+    )
+    unread = {
+        0: f"{judged.num_unread:,} of {num_answers:,} answers",
+        2: f"{judged.num_unread_untuned:,} of {num_answers:,} answers",
+        4: f"{judged.num_unread_anchors:,} of {judged.num_anchors:,} anchors",
+    }
+    rows = [
+        {
+            "name": title,
+            "meaning": meaning,
+            "of": f"{share.num_rows:,} {'anchors' if n > 3 else 'items'}",
+            "value": number(share.value),
+            "interval": interval(share),
+            "unread": unread.get(n, ""),
+        }
+        for n, (title, meaning, share) in enumerate(shares)
+    ]
+    return {"name": name, "rows": rows}
 
 
 def _pictures(evaluation: Evaluation, schema: BundleSchema) -> list[dict[str, str]]:

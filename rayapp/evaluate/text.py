@@ -29,6 +29,7 @@ from rayapp.evaluate.items import (
     estimate,
     measures,
 )
+from rayapp.evaluate.judged import Judging, judged_metric
 from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.evaluate.slices import slice_expressions
 from rayapp.evaluate.statistics import Floats, Ints
@@ -42,6 +43,7 @@ from rayapp.schemas.release import (
     Estimate,
     Evaluation,
     GoldenRef,
+    Judged,
     SliceEvaluation,
 )
 
@@ -100,11 +102,14 @@ def evaluate_answers(
     split: str,
     bundle_digest: str,
     golden: GoldenRef | None = None,
+    judging: Judging | None = None,
 ) -> Evaluation:
     """answered: as `answer_rows` gives it, with the label. golden: the set that the rows are of,
-    where they are of none of the snapshot's splits."""
+    where they are of none of the snapshot's splits. judging: what config.judge said of them."""
+    assert (judging is None) == (config.judge is None), "a judge is asked where one is configured"
     declared = declared_metrics(config, "text")
-    metrics = {name: METRICS[name] for name in metrics_of("text")} | declared
+    metrics = {name: METRICS[name] for name in metrics_of("text")}
+    metrics |= {name: told for name, told in declared.items() if not told.is_of_all_rows}
     expected = answered.column(label).to_pylist()
     said = {name: answered.column(name).to_pylist() for name in (TUNED, UNTUNED)}
     items = Items(
@@ -118,6 +123,7 @@ def evaluate_answers(
         for value in sorted({v for v in values if v is not None}):
             part = items.take(values == value)
             slices.append(_slice(f"{name}={value}", part, metrics, config.confidence))
+    overall, judged = _overall(items, metrics, judging, config.confidence)
     return Evaluation(
         run_id=run_id,
         snapshot_id=snapshot_id,
@@ -125,7 +131,7 @@ def evaluate_answers(
         task="text",
         bundle_digest=bundle_digest,
         champion=f"{language.base_name}, untuned ({language.base_digest[:12]})",
-        overall=_slice("", items, metrics, config.confidence),
+        overall=overall,
         slices=tuple(slices),
         curves=(),
         label_shares=(),
@@ -135,7 +141,21 @@ def evaluate_answers(
         costs=(_cost("tuned", said[TUNED]), _cost("untuned", said[UNTUNED])),
         golden=golden,
         untuned=_estimates(measures(items.base), items.cluster_N, metrics, config.confidence),
+        judged=judged,
     )
+
+
+def _overall(
+    items: Items, metrics: Mapping[str, Metric], judging: Judging | None, confidence: float
+) -> tuple[SliceEvaluation, Judged | None]:
+    """Over all rows, with the judge's metric, which slices do not have."""
+    whole = _slice("", items, metrics, confidence)
+    if judging is None:
+        return whole, None
+    found, change, judged = judged_metric(judging, items.cluster_N, confidence)
+    differences = (*whole.differences, *([] if change is None else [change]))
+    estimates = (*whole.estimates, found)
+    return whole.model_copy(update={"estimates": estimates, "differences": differences}), judged
 
 
 def _clusters(answered: pa.Table, cluster_by: str | None) -> Ints:

@@ -17,6 +17,7 @@ from rayapp.evaluate.contamination import find_contamination, refuse_contaminate
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import MODEL_FOLDER, described
+from rayapp.flows.judging import measure_judge
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
@@ -46,7 +47,8 @@ def evaluate_language(
     session: Session, config: ReleaseConfig, run: Run, snapshot: Snapshot
 ) -> Evaluation:
     """Raises TamperedError where the workspace has other weights under the base model's name, and
-    ContaminationRefused where a golden set occurs in the training data."""
+    ContaminationRefused where a golden set occurs in the training data; what `measure_judge`
+    raises."""
     with tempfile.TemporaryDirectory() as folder:
         fetch_bundle(run.bundle, Path(folder))
         schema, profile = described(Path(folder))
@@ -62,6 +64,7 @@ def evaluate_language(
     max_tokens = max_answer_tokens(profile)
     assert max_tokens is not None, "training measures the answers that it learns from"
     asked = _questions(session, config, run, snapshot)
+    judge = measure_judge(session, config.evaluation, schema.language, run, snapshot)
     session.say(
         f"evaluate {run.run_id}: answering {asked.num_rows:,} {asked.split} rows, tuned and untuned"
     )
@@ -90,6 +93,7 @@ def evaluate_language(
         split=asked.split,
         bundle_digest=run.bundle.digest,
         golden=asked.golden,
+        judging=None if judge is None else judge.judge(answered, snapshot.label),
     )
 
 

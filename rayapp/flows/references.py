@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rayapp.config.golden import GoldenConfig
+from rayapp.config.judging import JudgeConfig
 from rayapp.config.load import Config, Location, load, place_of
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -13,6 +14,7 @@ from rayapp.config.operations import (
     MonitorConfig,
     ScoreConfig,
 )
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
@@ -24,6 +26,7 @@ from rayapp.data.plan import plan_view
 from rayapp.errors import ConfigError, LeakageRefused
 from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy
+from rayapp.evaluate.judging import check_judge
 from rayapp.evaluate.slices import check_slices
 from rayapp.schemas.data import Column
 from rayapp.tune.space import check_space
@@ -128,6 +131,8 @@ class _Reader:
         task = self._of(SnapshotConfig, training.snapshot).task
         with _named(path):
             declared = declared_metrics(config.evaluation, task)
+        if config.evaluation.judge is not None:
+            self._check_judge(config.evaluation.judge, training, path)
         view = self._views[training.snapshot]
         if config.evaluation.golden is not None:
             view = self._golden_columns(config.evaluation.golden, view)
@@ -140,6 +145,14 @@ class _Reader:
                 check_slices([config.evaluation.cluster_by], view)
         with _named(config.policy):
             check_policy(policy, task, config.evaluation.slices, declared)
+
+    def _check_judge(self, config: JudgeConfig, training: TrainConfig, path: str) -> None:
+        from rayapp.data.anchors import anchor_objects  # imports Ray, as above
+
+        prompt = self._of(PromptConfig, config.prompt).prompt
+        with _named(path):
+            check_judge(config, prompt, [f.name for f in resolve_features(training.features)])
+            anchor_objects(config.anchors)
 
     def _golden_columns(self, path: str, view: Sequence[Column]) -> tuple[Column, ...]:
         """Raises DataError where a golden set's file is none."""

@@ -14,6 +14,7 @@ from rayapp.evaluate.compute import evaluate
 from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
+from rayapp.flows.judging import judge_inputs
 from rayapp.flows.language import evaluate_language
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
@@ -114,6 +115,7 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
         "evaluate",
         config.evaluation.model_dump(mode="json"),
         session.load(GoldenConfig, golden).model_dump(mode="json") if golden else None,
+        judge_inputs(session, config.evaluation.judge),
         policy.model_dump(mode="json"),
         run.run_id,
         run.bundle.digest,

@@ -161,7 +161,7 @@ def _evaluation(evaluation: Evaluation) -> str:
             f"over {latency.num_calls:,} calls."
         )
     )
-    in_words = (_golden(evaluation), _answers(evaluation))
+    in_words = (_golden(evaluation), _judge(evaluation), _answers(evaluation))
     said = ["## Evaluation", rows, metrics, speed, *in_words, _comparison(evaluation)]
     parts = [part for part in said if part]
     if evaluation.slices:
@@ -182,6 +182,30 @@ def _golden(evaluation: Evaluation) -> str:
         f"of training and tuning were searched for the items' texts{runs}: {len(found.items)} of "
         f"them are contaminated, at most {found.max_share:.1%} may be; they are in no metric."
         + (f"\n{named}" if named else "")
+    )
+
+
+def _judge(evaluation: Evaluation) -> str:
+    """Who judged, how often that errs, and what it said before it was corrected."""
+    judged = evaluation.judged
+    if judged is None:
+        return ""
+    shares = (
+        ("called right by the judge, tuned", judged.raw),
+        (f"`{judged.metric}`, tuned", judged.corrected),
+        ("called right by the judge, untuned", judged.raw_untuned),
+        (f"`{judged.metric}`, untuned", judged.corrected_untuned),
+        ("sensitivity", judged.sensitivity),
+        ("specificity", judged.specificity),
+    )
+    rows = [(name, _value(e), _interval(e), f"{e.num_rows:,}") for name, e in shares]
+    return (
+        f"`{judged.metric}` is what {judged.judge} says of the answers, told by prompt "
+        f"`{judged.prompt_name}` (`{judged.prompt_digest}`), corrected by its errors on "
+        f"{judged.num_anchors:,} anchors that {judged.anchors_owner} labelled (SHA-256 "
+        f"`{judged.anchors_sha256}`). Without a verdict: {judged.num_unread_anchors:,} anchors, "
+        f"{judged.num_unread:,} tuned and {judged.num_unread_untuned:,} untuned answers.\n\n"
+        f"{_table(('Judge', 'Share', 'Interval', 'Of'), rows)}"
     )
 
 

@@ -149,6 +149,38 @@ class GoldenRef(Record):
     contamination: Contamination
 
 
+class Judged(Record):
+    """What a language model said of the answers, and how often it errs: `metric` is the share of
+    right answers that follows from both. judge: who it was. prompt_digest: of what it was told.
+    right, wrong, take: how its words were read.
+
+    sensitivity, specificity: shares of the right and of the wrong anchors that it called so, of
+    those that it gave a verdict on. raw: the shares of answers that it called right, uncorrected,
+    which no gate can name; corrected: the same with its errors taken out."""
+
+    metric: str
+    judge: str
+    prompt_name: str
+    prompt_digest: str
+    right: str
+    wrong: str
+    take: str
+    max_tokens: int
+    anchors_sha256: str
+    anchors_owner: str
+    num_anchors: int
+    num_unread_anchors: int
+    contamination: Contamination
+    sensitivity: Estimate
+    specificity: Estimate
+    raw: Estimate
+    raw_untuned: Estimate
+    corrected: Estimate
+    corrected_untuned: Estimate
+    num_unread: int
+    num_unread_untuned: int
+
+
 class Evaluation(Record):
     run_id: str
     snapshot_id: str
@@ -173,12 +205,13 @@ class Evaluation(Record):
     """What was asked, where it was no split of the snapshot."""
     untuned: tuple[Estimate, ...] = ()
     """Of text: the weights that it was tuned from, asked the same over all rows."""
+    judged: Judged | None = None
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""
         found: dict[str, Any] = serialise(self)
-        for name in ("metrics", "answering", "costs", "golden", "untuned"):
+        for name in ("metrics", "answering", "costs", "golden", "untuned", "judged"):
             if not getattr(self, name):
                 del found[name]
         return found

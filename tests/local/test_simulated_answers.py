@@ -6,13 +6,14 @@ import pytest
 
 from rayapp.evaluate.items import (
     Measured,
+    clustered_error,
     difference,
     estimate,
     exponential_of,
     mean_of,
     ratio_of,
 )
-from rayapp.evaluate.judge import Anchors, corrected_share
+from rayapp.evaluate.judge import Anchors, corrected_difference, corrected_share
 from rayapp.evaluate.metrics import METRICS
 from rayapp.evaluate.tries import tries_of
 
@@ -134,6 +135,29 @@ def test_a_judge_is_corrected_with_the_errors_of_its_own_measurement(truth: floa
         naive += abs(num_called / 400 - truth) <= 1.645 * np.sqrt(called * (1 - called) / 400)
     assert ENOUGH <= covered / NUM_DRAWS <= 0.98
     assert naive / NUM_DRAWS < ENOUGH
+
+
+@pytest.mark.parametrize("change", [0.0, 0.3])
+def test_two_models_before_one_judge_differ_by_as_much_as_they_do(change: float) -> None:
+    """Few anchors, so that not knowing the judge's errors is most of the doubt."""
+    rng = np.random.default_rng(13)
+    sensitivity, specificity = 0.85, 0.75
+    covered = naive = 0
+    for _ in range(NUM_DRAWS):
+        anchors = Anchors(
+            40, int(rng.binomial(40, sensitivity)), 40, int(rng.binomial(40, specificity))
+        )
+        is_right = rng.random((2, 400)) < np.array([[0.5 + change], [0.5]])
+        called = rng.random((2, 400)) < np.where(is_right, sensitivity, 1 - specificity)
+        own, base = (mean_of(row.astype(np.float64)) for row in called)
+        error, _ = clustered_error(own.influence_N - base.influence_N, np.arange(400))
+        found = corrected_difference(own.value - base.value, error, anchors, CONFIDENCE)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= change <= found.high
+        naive += abs(own.value - base.value - change) <= 1.645 * error
+    assert covered / NUM_DRAWS >= ENOUGH
+    assert change == 0 or naive / NUM_DRAWS < ENOUGH
 
 
 def test_a_judge_that_guesses_says_nothing() -> None:

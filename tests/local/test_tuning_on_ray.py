@@ -21,6 +21,7 @@ from rayapp.config.release import EvaluationConfig, PolicyConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError, UserError
 from rayapp.evaluate.gates import decide
+from rayapp.evaluate.replies import replies_of
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
@@ -178,6 +179,17 @@ def held_out(base: Base, folder: Path, evaluation: EvaluationConfig = GREEDY) ->
         split="test",
         bundle_digest="b",
     )
+
+
+def test_weights_as_they_are_reply_to_chats_in_their_order(base: Base) -> None:
+    """As a judge is asked. What leaves no room for a reply gets none."""
+    texts = [*(f"w{i} up" for i in range(18)), " ".join(["w1"] * 130), "w3 up"]
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    num_cpus, told = int(ray.cluster_resources()["CPU"]), list[int]()
+    found = replies_of(chats, base.weights, 3, num_cpus, base.runtime_env, told.append)
+    assert (len(found), told[-1]) == (20, 20)
+    assert found[18] == ""
+    assert found[19] == found[3] != ""
 
 
 def verdicts(found: Evaluation) -> dict[str, str]:

@@ -114,7 +114,11 @@ class Answers:
     def _said(self, model: Any, made: Sequence[Example]) -> list[dict[str, Any]]:
         asked = [one.tokens[: one.num_prompt_tokens] for one in made]
         began = time.perf_counter()
-        samples = [self._answers(model, asked, n) for n in range(self._decoding.num_samples)]
+        writer = Writer(self._tokenizer, self._device)
+        samples = [
+            writer.answers(model, asked, self._decoding, n)
+            for n in range(self._decoding.num_samples)
+        ]
         seconds = (time.perf_counter() - began) / max(len(made), 1)
         return [
             {
@@ -143,30 +147,38 @@ class Answers:
         loss = torch.nn.functional.cross_entropy(logits, tokens[0, -num_tokens:], reduction="sum")
         return float(loss)
 
-    def _answers(
-        self, model: Any, asked: Sequence[Sequence[int]], sample: int
+
+@dataclass(frozen=True)
+class Writer:
+    """Models on one device write, several prompts at a time."""
+
+    tokenizer: Any
+    device: str
+
+    def answers(
+        self, model: Any, asked: Sequence[Sequence[int]], decoding: Decoding, sample: int = 0
     ) -> list[tuple[str, list[int]]]:
         """One for each prompt, with its tokens."""
         import torch
 
         longest = max((len(tokens) for tokens in asked), default=0)
-        end = self._tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         padded = [[end] * (longest - len(tokens)) + list(tokens) for tokens in asked]
         is_said = [[0] * (longest - len(tokens)) + [1] * len(tokens) for tokens in asked]
         if not padded:
             return []
-        torch.manual_seed(self._decoding.seed_of(sample, asked))
+        torch.manual_seed(decoding.seed_of(sample, asked))
         with torch.no_grad():
             found = model.generate(
-                input_ids=torch.tensor(padded, device=self._device),
-                attention_mask=torch.tensor(is_said, device=self._device),
-                max_new_tokens=self._decoding.max_tokens,
+                input_ids=torch.tensor(padded, device=self.device),
+                attention_mask=torch.tensor(is_said, device=self.device),
+                max_new_tokens=decoding.max_tokens,
                 eos_token_id=end,
                 pad_token_id=end,
-                **self._decoding.options(),
+                **decoding.options(),
             )
         said = found[:, longest:]
-        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         ended = [_ended(tokens, end) for tokens in said.tolist()]
         return [(text.strip(), tokens) for text, tokens in zip(texts, ended, strict=True)]
 
