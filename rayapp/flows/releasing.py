@@ -1,9 +1,11 @@
 """From a finished run to the champion: evaluate, gate, seal, register, promote."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
@@ -30,7 +32,7 @@ from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.record import canonical_json, short
-from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
+from rayapp.schemas.release import Evaluation, Manifest, Measured, SignedManifest, Verdict
 from rayapp.storage import commit_bytes, fetch_bundle, read_bytes, sha256
 
 
@@ -42,6 +44,8 @@ class Evaluated:
     snapshot: Snapshot
     evaluation: Evaluation
     evaluation_uri: str
+    measured_uri: str
+    """What the evaluation took, beside its results."""
     report_uri: str
     verdicts: tuple[Verdict, ...]
     policy: PolicyConfig
@@ -125,18 +129,20 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     done = session.ledger.latest(EventKind.EVALUATION_MADE, key=key)
     if done is not None:
         session.say(f"evaluate {run.run_id}: unchanged, reusing {done.payload['report_uri']}")
-        evaluation = Evaluation.parse(read_bytes(done.payload["evaluation_uri"]))
+        evaluation = kept_evaluation(done.payload)
     else:
         tell_if_it_waits(session, ONE_CPU)
         evaluation = _evaluate(session, config, run, snapshot, current)
     verdicts = decide(evaluation, policy)
     folder = session.workspace.artifact("evaluations", evaluation.content_digest())
+    measured = f"{folder}/measured-{evaluation.measured.content_digest()}.json"
     report = b"" if done is not None else _report(config, run, evaluation, verdicts)
     evaluated = Evaluated(
         run=run,
         snapshot=snapshot,
         evaluation=evaluation,
         evaluation_uri=f"{folder}/evaluation.json",
+        measured_uri=measured,
         # the same evaluation again, where the last one was not recorded, is told at another time
         report_uri=done.payload["report_uri"] if done else f"{folder}/report-{sha256(report)}.html",
         verdicts=verdicts,
@@ -148,6 +154,24 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     for verdict in verdicts:
         session.say(f"gate {verdict.gate}: {verdict.value} - {verdict.reason}")
     return evaluated
+
+
+def kept_evaluation(payload: Mapping[str, Any]) -> Evaluation:
+    """Results and what they took, of an event. Raises TamperedError where one of the two files is
+    another than it was: gates are judged by them again."""
+    results, measured = (_kept(payload, name) for name in ("evaluation", "measured"))
+    return Evaluation.parse(results).with_measured(Measured.parse(measured))
+
+
+def _kept(payload: Mapping[str, Any], name: str) -> bytes:
+    uri, digest = payload[f"{name}_uri"], payload[f"{name}_digest"]
+    raw = read_bytes(uri)
+    if sha256(raw) != digest:
+        raise TamperedError(
+            f"{uri} has digest {short(sha256(raw))}, the ledger says {short(digest)}",
+            "restore it from a backup",
+        )
+    return raw
 
 
 def _evaluate(
@@ -197,6 +221,7 @@ def _report(
 def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key: str) -> None:
     evaluation, run = evaluated.evaluation, evaluated.run
     commit_bytes(evaluated.evaluation_uri, evaluation.canonical())
+    commit_bytes(evaluated.measured_uri, evaluation.measured.canonical())
     commit_bytes(evaluated.report_uri, report)
     with open_tracker(
         session.workspace.mlflow_url,
@@ -213,6 +238,8 @@ def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key
     payload = {
         "evaluation_uri": evaluated.evaluation_uri,
         "evaluation_digest": evaluation.content_digest(),
+        "measured_uri": evaluated.measured_uri,
+        "measured_digest": evaluation.measured.content_digest(),
         "report_uri": evaluated.report_uri,
         "report_digest": sha256(report),
         "verdicts": [v.model_dump(mode="json") for v in evaluated.verdicts],
@@ -289,6 +316,8 @@ def _seal(session: Session, config: ReleaseConfig, evaluated: Evaluated) -> Sign
         card_digest=sha256(card),
         card_uri=card_uri,
         mlflow_run_id=run.mlflow_run_id,
+        measured_digest=evaluated.evaluation.measured.content_digest(),
+        measured_uri=evaluated.measured_uri,
     )
     signed = seal(manifest, load_or_create_key(session.workspace.keys))
     write_manifest(session.workspace, signed)

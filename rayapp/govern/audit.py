@@ -153,6 +153,8 @@ class _Checks:
             what = f"its snapshot {short(manifest.snapshot_id)}… is not in the ledger"
             yield Problem(where=uri, what=what)
         yield from self._file(manifest.evaluation_uri, manifest.evaluation_digest)
+        if manifest.measured_uri is not None and manifest.measured_digest is not None:
+            yield from self._file(manifest.measured_uri, manifest.measured_digest)
         yield from self._file(manifest.card_uri, manifest.card_digest)
         yield from self._folder(manifest.bundle)
 

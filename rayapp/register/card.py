@@ -227,8 +227,8 @@ def _answers(evaluation: Evaluation) -> str:
             f"{c.num_answers:,}",
             f"{c.num_prompt_tokens:,}",
             f"{c.num_tokens:,}",
-            f"{c.ms_per_answer:,.1f}",
-            c.hardware,
+            "not kept" if c.ms_per_answer is None else f"{c.ms_per_answer:,.1f}",
+            c.hardware or "not kept",
         )
         for c in evaluation.costs
     ]

@@ -7,7 +7,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from rayapp.schemas.data import ContractRef, Task
 from rayapp.schemas.model import BundleRef
-from rayapp.schemas.record import Record
+from rayapp.schemas.record import Record, canonical_json
 
 VerdictValue = Literal["pass", "fail", "inconclusive"]
 
@@ -108,22 +108,40 @@ class Answering(Record):
 
 class AnswerCost(Record):
     """What a model's answers took in this evaluation, on its hardware and many at a time: it is no
-    engine's latency. seconds: of generating, summed over processes."""
+    engine's latency. seconds: of generating, summed over processes; with hardware it is measured
+    (see Measured), and None where that was not kept."""
 
     model: Literal["tuned", "untuned"]
     num_answers: int
     num_prompt_tokens: int
     num_tokens: int
+    seconds: float | None = None
+    hardware: str | None = None
+
+    @property
+    def ms_per_answer(self) -> float | None:
+        return None if self.seconds is None else 1000 * self.seconds / self.num_answers
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.num_tokens / self.seconds if self.seconds else None
+
+
+class AnswerTime(Record):
+    """The seconds of an AnswerCost, and on what."""
+
+    model: Literal["tuned", "untuned"]
     seconds: float
     hardware: str
 
-    @property
-    def ms_per_answer(self) -> float:
-        return 1000 * self.seconds / self.num_answers
 
-    @property
-    def tokens_per_s(self) -> float:
-        return self.num_tokens / self.seconds
+class Measured(Record):
+    """What an evaluation took on its machine, at its time. It is no result: the same evaluation has
+    other numbers the next time, so it has a file and a digest of its own, sealed beside that of the
+    results."""
+
+    latency: Latency | None
+    answers: tuple[AnswerTime, ...] = ()
 
 
 class Contamination(Record):
@@ -194,8 +212,8 @@ class Evaluation(Record):
     slices: tuple[SliceEvaluation, ...]
     curves: tuple[Curve, ...]
     label_shares: tuple[LabelShare, ...]
-    latency: Latency | None
-    """None for text, whose latency is an engine's."""
+    latency: Latency | None = None
+    """Measured. None for text, whose latency is an engine's."""
     metrics: tuple[DeclaredMetric, ...] = ()
     """Those of its estimates that are in no table."""
     answering: Answering | None = None
@@ -215,6 +233,35 @@ class Evaluation(Record):
             if not getattr(self, name):
                 del found[name]
         return found
+
+    def canonical(self) -> bytes:
+        """Of the results alone, without what is `measured`: an evaluation that is made again of the
+        same bundle and rows has the digest that it had."""
+        is_measured: dict[str, Any] = {
+            "latency": True,
+            "costs": {"__all__": {"seconds", "hardware"}},
+        }
+        return canonical_json(self.model_dump(mode="json", exclude=is_measured))
+
+    @property
+    def measured(self) -> Measured:
+        times = [(c.model, c.seconds, c.hardware) for c in self.costs]
+        return Measured(
+            latency=self.latency,
+            answers=tuple(
+                AnswerTime(model=model, seconds=seconds, hardware=hardware)
+                for model, seconds, hardware in times
+                if seconds is not None and hardware is not None
+            ),
+        )
+
+    def with_measured(self, measured: Measured) -> "Evaluation":
+        times = {time.model: time for time in measured.answers}
+        costs = tuple(
+            cost.model_copy(update=times[cost.model].model_dump()) if cost.model in times else cost
+            for cost in self.costs
+        )
+        return self.model_copy(update={"latency": measured.latency, "costs": costs})
 
 
 class Verdict(Record):
@@ -249,6 +296,18 @@ class Manifest(Record):
     card_digest: str
     card_uri: str
     mlflow_run_id: str
+    measured_digest: str | None = None
+    """Of what the evaluation took, which is not of its results; a latency gate has judged it."""
+    measured_uri: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_unknown(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where nothing was kept, so that older releases have the ids that they had."""
+        found: dict[str, Any] = serialise(self)
+        for name in ("measured_digest", "measured_uri"):
+            if found.get(name) is None:
+                found.pop(name, None)
+        return found
 
 
 class SignedManifest(Record):

@@ -46,7 +46,9 @@ def test_finds_a_flipped_byte_in_every_artefact_but_the_report(
     root = released.workspace.local
     paths = sorted(p for folder in ("artifacts", "tables") for p in (root / folder).rglob("*"))
     files = [p for p in paths if p.is_file() and p.name != "report.html"]
-    assert len(files) == 7  # two of the bundle, manifest, card, evaluation, two tables
+    assert (
+        len(files) == 8
+    )  # two of the bundle, manifest, card, evaluation, what it took, two tables
     for path in files:
         _flip(path, path.stat().st_size // 2)
         problems = _audit(released)

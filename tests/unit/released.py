@@ -163,9 +163,12 @@ def release(folder: Path) -> Released:
     evidence = workspace.artifact("evaluations", evaluation.content_digest())
     commit_bytes(f"{evidence}/evaluation.json", evaluation.canonical())
     commit_bytes(f"{evidence}/report.html", b"<html></html>")
+    commit_bytes(f"{evidence}/measured.json", evaluation.measured.canonical())
     payload = {
         "evaluation_uri": f"{evidence}/evaluation.json",
         "evaluation_digest": evaluation.content_digest(),
+        "measured_uri": f"{evidence}/measured.json",
+        "measured_digest": evaluation.measured.content_digest(),
         "report_uri": f"{evidence}/report.html",
         "verdicts": [PASSED.model_dump(mode="json")],
     }
@@ -207,6 +210,8 @@ def seal_release(
         card_digest=sha256(card),
         card_uri=card_uri,
         mlflow_run_id=run.mlflow_run_id,
+        measured_digest=evaluation.measured.content_digest(),
+        measured_uri=f"{evidence}/measured.json",
     )
     signed = seal(manifest, load_or_create_key(workspace.keys))
     write_manifest(workspace, signed)

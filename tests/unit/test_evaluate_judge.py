@@ -132,7 +132,7 @@ def test_the_corrected_interval_has_the_truth_and_the_raw_one_has_not() -> None:
     assert not covers(change, raw_change)
     assert judged.corrected == corrected(found)
     assert all("judged_right" not in {e.metric for e in s.estimates} for s in found.slices)
-    assert Evaluation.parse(found.canonical()) == found
+    assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
 
 
 def test_gates_judge_the_corrected_share() -> None:

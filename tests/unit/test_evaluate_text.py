@@ -204,7 +204,7 @@ def test_a_grader_is_a_metric_that_gates_and_slices_have() -> None:
         {"gates": {"g": {"kind": "champion", "metric": "reads_a", "margin": 0.1}}}
     )
     assert decide(worse, policy)[0].value == "fail"
-    assert Evaluation.parse(found.canonical()) == found
+    assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
     assert b'"metrics"' not in evaluation(tuned, tuned, expected).canonical()
 
 
@@ -284,7 +284,7 @@ def test_the_report_shows_it() -> None:
     samples = {"per_item": 2, "tries": [2]}
     pairs = [[a, "?"] for a in answers(50)]
     found = evaluation(pairs, [["?", "?"]] * 50, answers(50), samples=samples, golden="x")
-    assert Evaluation.parse(found.canonical()) == found
+    assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
     schema = BundleSchema(
         name="t",
         family="llm",
