@@ -143,8 +143,8 @@ def _decide_champion(
         return _no_interval(name, f"difference in {gate.metric}", evaluation.overall.num_rows)
     loss, half = worse
     shown = (
-        f"{gate.metric} is {_better_or_worse(loss)} than the champion's, ± {half:.4f} on the same "
-        f"rows; at most {gate.margin:g} worse is allowed"
+        f"{gate.metric} is {_better_or_worse(loss)} than that of the {evaluation.opponent}, ± "
+        f"{half:.4f} on the same rows; at most {gate.margin:g} worse is allowed"
     )
     if loss + half <= gate.margin:
         return Verdict(gate=name, value="pass", reason=shown)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from rayapp.evaluate.estimates import MIN_ROWS, student, wilson
 from rayapp.evaluate.metrics import Metric
@@ -112,13 +113,28 @@ def _bounds(
     return max(value - measured.noise - half, 0.0), value + half  # no metric of answers is negative
 
 
+def least_error(size: int, confidence: float) -> float:
+    """Of a difference of shares over so many clusters, at least. Where few items differ, or none,
+    those that were asked say no more than this of those that were not: half the width of the score
+    interval of a share that is 0 (Wilson 1927)."""
+    z = float(ndtri((1 + confidence) / 2))
+    return z / (size + z**2)
+
+
 def difference(
-    name: str, own: Measured, base: Measured, cluster_N: Ints, confidence: float
+    name: str,
+    own: Measured,
+    base: Measured,
+    cluster_N: Ints,
+    confidence: float,
+    is_share: bool = False,
 ) -> Difference | None:
     """own − base, paired by item; None where there are too few clusters for an interval."""
     error, size = clustered_error(own.influence_N - base.influence_N, cluster_N)
     if size < MIN_ROWS:
         return None
+    if is_share:
+        error = max(error, least_error(size, confidence))
     value = own.value - base.value
     half = student(confidence, size) * error
     return Difference(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rayapp.config.judging import JudgeConfig
 from rayapp.errors import JudgeRefused
 from rayapp.evaluate.estimates import MIN_ROWS, effective_size, wilson
-from rayapp.evaluate.items import Measured, clustered_error, ratio_of
+from rayapp.evaluate.items import Measured, clustered_error, least_error, ratio_of
 from rayapp.evaluate.judge import (
     UNKNOWN,
     Anchors,
@@ -145,6 +145,7 @@ def _difference(
     found: Corrected = UNKNOWN
     if size >= MIN_ROWS:
         difference = tuned.measured.value - untuned.measured.value
+        error = max(error, least_error(size, confidence))
         found = corrected_difference(difference, error, anchors, confidence)
     if found.value is None or found.low is None or found.high is None:
         return None

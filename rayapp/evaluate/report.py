@@ -55,6 +55,7 @@ def render(
         judge=_judge(evaluation),
         forest=_forest(evaluation),
         forest_metric=_name(HEADLINE_METRIC[evaluation.task]),
+        asked=_asked(evaluation),
         changes=_slice_changes(evaluation),
         label=_label(evaluation),
         has_time=len({s.period for s in evaluation.label_shares}) > 1,
@@ -85,14 +86,32 @@ def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
     difference = next((d for d in evaluation.overall.differences if d.metric == metric), None)
     if difference is not None:
         note = f"{signed(difference.low)} to {signed(difference.high)}, paired"
-        tiles.append({"name": "against champion", "value": signed(difference.value), "note": note})
+        tiles.append(
+            {
+                "name": f"against the {evaluation.opponent}",
+                "value": signed(difference.value),
+                "note": note,
+            }
+        )
     rows, split = evaluation.overall.num_rows, evaluation.split
-    tiles.append({"name": f"{split} rows", "value": f"{rows:,}", "note": _slices_note(evaluation)})
+    asked = "golden items" if evaluation.golden else f"{split} rows"
+    tiles.append({"name": asked, "value": f"{rows:,}", "note": _slices_note(evaluation)})
     latency = evaluation.latency
     if latency is None:
         return tiles
     note = f"median {latency.p50_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms, one row"
     return [*tiles, {"name": "latency p95", "value": f"{latency.p95_ms:.2f} ms", "note": note}]
+
+
+def _asked(evaluation: Evaluation) -> str:
+    """What the numbers are of, in words."""
+    num_rows = f"{evaluation.overall.num_rows:,}"
+    if evaluation.golden is not None:
+        return (
+            f"{num_rows} items of the golden set, which were searched for in the training rows "
+            "(see Golden set)"
+        )
+    return f"{num_rows} {evaluation.split} rows that neither training nor tuning has seen"
 
 
 def _slices_note(evaluation: Evaluation) -> str:
@@ -167,11 +186,11 @@ def _judge(evaluation: Evaluation) -> dict[str, Any] | None:
         ("sensitivity", "right anchors that it calls right", judged.sensitivity),
         ("specificity", "wrong anchors that it calls wrong", judged.specificity),
     )
-    unread = {
-        0: f"{judged.num_unread:,} of {num_answers:,} answers",
-        2: f"{judged.num_unread_untuned:,} of {num_answers:,} answers",
-        4: f"{judged.num_unread_anchors:,} of {judged.num_anchors:,} anchors",
-    }
+    unread = (
+        f"{judged.num_unread:,} of {num_answers:,} answers",
+        f"{judged.num_unread_untuned:,} of {num_answers:,} answers",
+        f"{judged.num_unread_anchors:,} of {judged.num_anchors:,} anchors",
+    )
     rows = [
         {
             "name": title,
@@ -179,7 +198,7 @@ def _judge(evaluation: Evaluation) -> dict[str, Any] | None:
             "of": f"{share.num_rows:,} {'anchors' if n > 3 else 'items'}",
             "value": number(share.value),
             "interval": interval(share),
-            "unread": unread.get(n, ""),
+            "unread": unread[n // 2],
         }
         for n, (title, meaning, share) in enumerate(shares)
     ]
@@ -241,11 +260,16 @@ def _name(metric: str) -> str:
 
 
 def number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}".replace("-", "−")
+    return "undefined" if value is None else _plain(value).replace("-", "−")
+
+
+def _plain(value: float, sign: str = "-") -> str:
+    """Four decimals, of numbers that are no share fewer."""
+    return f"{value:{sign}.{4 if abs(value) < 10 else 2}f}"
 
 
 def signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
+    return _plain(value, "+").replace("-", "−")
 
 
 def interval(estimate: Estimate) -> str:

@@ -248,8 +248,8 @@ def _slice(
     candidate, base = measures(items.candidate), measures(items.base)
     clusters_N = items.cluster_N
     differences = [
-        difference(metric, candidate[metric], base[metric], clusters_N, confidence)
-        for metric in metrics
+        difference(metric, candidate[metric], base[metric], clusters_N, confidence, told.is_share)
+        for metric, told in metrics.items()
     ]
     return SliceEvaluation(
         slice=name,

@@ -213,9 +213,16 @@ def _report(
     extra = {
         "run": run.run_id,
         "snapshot": short(evaluation.snapshot_id),
-        "compared with": short(evaluation.champion) if evaluation.champion else "no champion yet",
+        "compared with": _opponent(evaluation),
     }
     return render(evaluation, verdicts, title, datetime.now(UTC), schema, extra).encode()
+
+
+def _opponent(evaluation: Evaluation) -> str:
+    """As much of it as people are shown; what weights are called is not cut."""
+    if evaluation.champion is None:
+        return "no champion yet"
+    return evaluation.champion if evaluation.task == "text" else short(evaluation.champion)
 
 
 def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key: str) -> None:

@@ -241,7 +241,7 @@ def _answers(evaluation: Evaluation) -> str:
 
 def _comparison(evaluation: Evaluation) -> str:
     if evaluation.champion is None:
-        return "There was no champion to compare with."
+        return f"There was no {evaluation.opponent} to compare with."
     rows = [
         (
             d.metric,
@@ -251,8 +251,8 @@ def _comparison(evaluation: Evaluation) -> str:
         )
         for d in evaluation.overall.differences
     ]
-    head = ("Metric", "Candidate − champion", "Interval", "Confidence")
-    return f"### Against champion `{evaluation.champion}`\n\n{_table(head, rows)}"
+    head = ("Metric", f"Candidate − {evaluation.opponent}", "Interval", "Confidence")
+    return f"### Against {evaluation.opponent} `{evaluation.champion}`\n\n{_table(head, rows)}"
 
 
 def _slices(evaluation: Evaluation) -> str:

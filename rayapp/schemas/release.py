@@ -225,6 +225,11 @@ class Evaluation(Record):
     """Of text: the weights that it was tuned from, asked the same over all rows."""
     judged: Judged | None = None
 
+    @property
+    def opponent(self) -> str:
+        """What the candidate was compared with, in words."""
+        return "untuned weights" if self.task == "text" else "champion"
+
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""

@@ -174,6 +174,15 @@ def test_no_better_than_its_base_is_no_pass() -> None:
     assert verdicts(evaluation(mixed, others, expected))["better_than_untuned"] == "inconclusive"
 
 
+@pytest.mark.parametrize("num_rows", [40, 2000])
+def test_the_very_same_answers_are_no_better(num_rows: int) -> None:
+    """No item differs, which says little of those that were not asked."""
+    expected = answers(num_rows)
+    verdict = decide(evaluation(expected, expected, expected), POLICY)[2]
+    assert (verdict.gate, verdict.value) == ("better_than_untuned", "inconclusive")
+    assert "better than that of the untuned weights, ± 0." in verdict.reason
+
+
 def test_few_rows_are_no_evidence() -> None:
     expected = answers(20)
     found = evaluation(expected, ["?"] * 20, expected)
