@@ -280,5 +280,5 @@ def _inconclusive(name: str, shown: str, num_rows: int, half: float, distance: f
             reason=f"{shown}; exactly at the limit, so no number of rows settles it",
         )
     needs_rows = math.ceil(num_rows * (half / distance) ** 2)
-    reason = f"{shown}; about {needs_rows:,} test rows would tell"
+    reason = f"{shown}; about {needs_rows:,} such rows would tell"
     return Verdict(gate=name, value="inconclusive", reason=reason, needs_rows=needs_rows)
