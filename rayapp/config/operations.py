@@ -19,6 +19,9 @@ class AnswersConfig(VllmConfig):
     commit_rows: int = Field(default=1000, ge=1)
     """Rows that are written at a time: about so many, and what the engine has in hand, are answered
     again where a job was killed and is submitted once more."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that an engine which died is started again in a job, and asked again what it had in
+    hand. After that the job ends; what was committed stays."""
 
 
 class ScoreConfig(Config):

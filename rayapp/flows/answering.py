@@ -122,13 +122,26 @@ def _answered(
         adapter = adapter_of(signed.release_id, signed.manifest.bundle)
         left = rows.slice(done).combine_chunks()
         stream: Any = task.remote(asking, adapter, left, session.workspace, group)
-        for some in stream:
+        for some in _as_they_come(session, signed.manifest.endpoint, stream):
             try:
                 yield ray.get(some)
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, RayappError):
                     raise error.cause from None
                 raise
+
+
+def _as_they_come(session: Session, endpoint: str, stream: Any) -> Iterator[Any]:
+    """References to answers. Until the first is there people are told what is being waited for, and
+    for how long: weights are checked and loaded, and whole chunks answered, before one is."""
+    began_s = time.monotonic()
+    while not ray.wait([stream], timeout=TELL_EVERY_S)[0]:
+        waited_s = time.monotonic() - began_s
+        session.say(
+            f"score {endpoint}: no answer yet after {waited_s:.0f} s, the engine loads its weights "
+            "and reads the first rows"
+        )
+    yield from stream
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -37,6 +37,8 @@ from rayapp.score.answers import (
 )
 
 _ENGINE = "vLLMEngineStage"
+BATCHES_IN_HAND = 8
+"""As ray.data.llm hands them to an engine at a time."""
 _ROW, _FAILURE = "row", "__inference_error__"
 
 
@@ -90,10 +92,27 @@ def answer_rows(asking: Asking, placed: Placed, rows: pa.Table) -> Iterator[pa.T
             }
 
     row_ids, begin = rows.column(ROW_ID_COLUMN).to_pylist(), 0
-    for some in in_row_order(known, found(), len(questions)):
-        end = begin + len(some)
-        yield answer_table(row_ids[begin:end], some, asking.release_id, asking.input_digest)
-        begin = end
+    try:
+        for some in in_row_order(known, found(), len(questions)):
+            end = begin + len(some)
+            yield answer_table(row_ids[begin:end], some, asking.release_id, asking.input_digest)
+            begin = end
+    except RayActorError:
+        raise died(asking, row_ids[begin:]) from None
+
+
+def died(asking: Asking, unanswered: Sequence[str]) -> DataError:
+    """Of an engine that was started again as often as it may be. unanswered: the ids of rows that
+    have no answer yet, in their order."""
+    config = asking.config
+    num_in_hand = min(config.batch_rows * BATCHES_IN_HAND, len(unanswered))
+    return DataError(
+        f"the engine for {asking.weights.name} died {config.max_restarts + 1} times, max_restarts "
+        f"is {config.max_restarts}: one of {num_in_hand:,} rows from {unanswered[0]!r} on may be "
+        "what kills it",
+        "the log of its worker says why: more memory, a smaller batch_rows to find the row, or a "
+        "split without it; submitted again, the job goes on after what was committed",
+    )
 
 
 def _replies(
@@ -105,14 +124,21 @@ def _replies(
     # a block's answers come out together. (from_arrow would wait for a CPU to look at its tables)
     num_blocks = ceil(len(items) / asking.config.batch_rows)
     asked = ray.data.from_items(items, override_num_blocks=num_blocks)
-    dataset = _processor(asking, placed)(asked)
+    yield from replies_in(_processor(asking, placed)(asked), asking.weights.name)
+
+
+def replies_in(dataset: Any, weights: str) -> Iterator[dict[int, Reply]]:
+    """Block by block. Raises RayActorError where the engine has died too often, DataError for what
+    else keeps it from going on."""
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield {row[_ROW]: _reply(row) for row in block.to_pylist()}
     except RayError as error:
+        if isinstance(error, RayActorError) and not error.actor_init_failed:
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise DataError(
-            f"the engine for {asking.weights.name} did not start, or did not go on: {reason}",
+            f"the engine for {weights} did not start, or did not go on: {reason}",
             "the log of its worker says more; correct `language` of the config, and run this again",
         ) from None
 
@@ -163,6 +189,7 @@ def _processor(asking: Asking, placed: Placed) -> Any:
         made, postprocess=_kept, preprocess_map_kwargs=beside, postprocess_map_kwargs=beside
     )
     engine = processor.get_stage_by_name(_ENGINE)
+    engine.map_batches_kwargs["max_restarts"] = config.max_restarts
     engine.map_batches_kwargs["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
         placed.group, placement_group_bundle_index=0
     )
