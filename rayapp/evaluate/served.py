@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rayapp.config.judging import ServedJudgeConfig
@@ -66,13 +66,15 @@ def key_of(config: ServedJudgeConfig, environ: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class ServedJudge:
-    """key: told to the service, and to nobody else. sleep: waits so many seconds."""
+    """key: told to the service, and to nobody else. sleep: waits so many seconds. answered_by: the
+    models that answered so far, by their releases where the service tells them."""
 
     config: ServedJudgeConfig
     key: str | None
     max_tokens: int
     post: Post = post
     sleep: Callable[[float], None] = time.sleep
+    answered_by: set[str] = field(default_factory=set)
 
     def replies(
         self,
@@ -80,23 +82,23 @@ class ServedJudge:
         on_progress: Callable[[int], object] = lambda num_replies: None,
     ) -> list[str]:
         """In their order. Raises UserError for what the service refuses, Unavailable where it is
-        away, JudgeRefused where not one and the same model answered."""
+        away, JudgeRefused where not one and the same model answered, these chats and those
+        before."""
         said: list[str] = []
-        answered_by: set[str] = set()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             try:
                 for text, who in pool.map(self._reply, chats):
                     said.append(text)
-                    answered_by.add(who)
+                    self.answered_by.add(who)
                     on_progress(len(said))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        if len(answered_by) > 1:
+        if len(self.answered_by) > 1:
             raise JudgeRefused(
-                f"judge {self.config.model} at {self.config.url}: {len(answered_by)} models "
-                f"answered: {', '.join(sorted(answered_by))}; the errors of one say nothing of "
-                "another's",
+                f"judge {self.config.model} at {self.config.url}: {len(self.answered_by)} models "
+                f"answered: {', '.join(sorted(self.answered_by))}; the errors of one say nothing "
+                "of another's",
                 "name one model without fallbacks, and evaluate again once its release is done",
             )
         return said

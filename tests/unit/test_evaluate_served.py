@@ -100,6 +100,16 @@ def test_two_models_are_no_one_judge() -> None:
     assert Service([first, first]).replies(CHATS[:2]) == ["a", "a"]
 
 
+def test_who_was_measured_is_who_judges() -> None:
+    """Anchors are asked first, answers minutes later."""
+    service = Service([answer("a", **{"x-release": "r1"}), answer("a", **{"x-release": "r2"})])
+    config = ServedJudgeConfig(url="http://judge/v1", model="big", concurrency=1)
+    judge = ServedJudge(config, None, 8, service.post)
+    judge.replies(CHATS[:1])
+    with pytest.raises(JudgeRefused, match="2 models answered: r1, r2"):
+        judge.replies(CHATS[1:2])
+
+
 def test_the_key_is_the_environments() -> None:
     config = ServedJudgeConfig(url="http://judge/v1", model="m", key_env="JUDGE_KEY")
     assert key_of(config, {"JUDGE_KEY": KEY}) == KEY
