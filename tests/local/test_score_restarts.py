@@ -32,6 +32,7 @@ class Engine:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::ray.util.annotations.RayDeprecationWarning")
 def test_it_ends_after_so_many_restarts(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     dataset: Any = ray.data.from_items([{"row": i} for i in range(6)], override_num_blocks=6)
