@@ -13,6 +13,7 @@ from ray import serve
 from ray.serve import Application
 
 from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.errors import ConfigError
 from rayapp.flows.weights import find_weights
 from rayapp.ledger import Ledger
 from rayapp.llm.tokens import PromptCounter
@@ -38,6 +39,12 @@ def build_engine(config: EngineConfig) -> Application:
 
 
 def build(config: LanguageConfig) -> Application:
+    for name, model in config.models.items():
+        if isinstance(model.prompt, str):
+            raise ConfigError(
+                f"models.{name}.prompt is the path {model.prompt}, and replicas have no such files",
+                "deploy with `rayapp submit`, which puts what the file says in its place",
+            )
     ledger = Ledger.of(workspace_of(config.workspace), "deploy")
     weights = {
         name: find_weights(ledger, engine.weights) for name, engine in config.engines.items()

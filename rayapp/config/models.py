@@ -10,6 +10,7 @@ from rayapp.config.choosing import ObjectiveLimits, check_candidates, check_shar
 from rayapp.config.load import Config
 from rayapp.config.routing import ConditionConfig, EndpointName, Name, Share, check_rules
 from rayapp.config.serving import FIRST, BreakerConfig, CacheConfig
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.traffic import NANO
 
 TokenPrice = Annotated[float, Field(ge=0.001, le=1e6)]
@@ -112,6 +113,10 @@ class ModelConfig(Config):
     adapters: bool = False
     """Each adapter that is released for the engine's weights answers too, under the name of its
     endpoint and by these settings, from the moment that it is champion."""
+    prompt: str | Prompt | None = None
+    """Path of a prompt file (configs/prompts/): its `system` is said before, where a caller says
+    nothing of that kind. `rayapp submit` puts what the file says in its place. null: nothing is
+    said. Adapters have their own."""
     usd_per_million_input_tokens: TokenPrice | None = None
     """null: nothing, as for usd_per_million_output_tokens."""
     usd_per_million_output_tokens: TokenPrice | None = None
@@ -150,6 +155,10 @@ class ModelConfig(Config):
                 "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
                 "of one adapter"
             )
+        if self.prompt is not None and self.endpoint is not None:
+            raise ValueError("`prompt` has no effect: an adapter is told what it was trained with")
+        if isinstance(self.prompt, Prompt) and self.prompt.system is None:
+            raise ValueError(f"`prompt` has no effect: {self.prompt.name} has no `system`")
         return self
 
     def _arms(self) -> Mapping[str, ModelTarget]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
@@ -20,9 +21,9 @@ from rayapp.release.promote import champions
 from rayapp.schemas.language import Task, WeightsRef
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
-from rayapp.serve.cluster.config_file import needs_vllm, own_configs
+from rayapp.serve.cluster.config_file import needs_vllm, own_config, own_configs
 from rayapp.serve.cluster.deploy import deploy
-from rayapp.storage import Workspace
+from rayapp.storage import Workspace, commit_bytes
 
 
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
@@ -73,13 +74,53 @@ def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str
             answering |= check_named(session, config)
         elif isinstance(config, EngineConfig):
             _weights(session, config)
+        else:
+            check_prompts(session, config)
 
     def on_wait() -> None:
         tell_if_it_waits(session, {"CPU": max((c.num_cpus for c in configs), default=1.0)})
 
-    file = _in_its_environment(session, file)
+    file = _in_its_environment(session, _with_prompts(session, file))
     urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
     return urls, answering
+
+
+def _with_prompts(session: Session, file: ServeFile) -> ServeFile:
+    """Prompt files that models name, by what they say: a replica has the config, and no files of
+    the project. Raises ConfigError for one that says nothing before."""
+    applications = []
+    for application in file.applications:
+        if isinstance(own_config(application), LanguageConfig):
+            models = {
+                name: {**model, "prompt": prompt_said(session, name, model["prompt"])}
+                if isinstance(model.get("prompt"), str)
+                else model
+                for name, model in application["args"]["models"].items()
+            }
+            application = {**application, "args": {**application["args"], "models": models}}
+        applications.append(application)
+    return file.model_copy(update={"applications": tuple(applications)})
+
+
+def check_prompts(session: Session, config: LanguageConfig) -> None:
+    """Raises UserError where nobody would ever be told one."""
+    for name, model in config.models.items():
+        weights = _weights(session, config.engines[model.engine])
+        if model.prompt is not None and weights.task == "embed":
+            raise UserError(
+                f"`models`: {name}: `prompt` has no effect: {weights.name} makes vectors of texts",
+                "take it out, or name an engine that writes",
+            )
+
+
+def prompt_said(session: Session, model: str, path: str) -> dict[str, Any]:
+    """What stands for the file in the arguments. It is kept by its digest, which receipts and the
+    prompt log name."""
+    prompt = session.load(PromptConfig, path).prompt
+    folder = session.workspace.artifact("prompts", prompt.content_digest())
+    commit_bytes(f"{folder}/prompt.json", prompt.canonical())
+    session.say(f"model {model}: prompt {prompt.name} ({short(prompt.content_digest())}) of {path}")
+    return prompt.model_dump(mode="json")
 
 
 def _in_its_environment(session: Session, file: ServeFile) -> ServeFile:

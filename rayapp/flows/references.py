@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.judging import JudgeConfig
+from rayapp.config.language import LanguageConfig
 from rayapp.config.load import Config, Location, load, place_of
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -93,6 +94,7 @@ class _Reader:
                 from rayapp.serve.cluster.config_file import check_serve_file
 
                 check_serve_file(config, path)
+                self._check_prompts(config, path)
             case ScoreConfig():
                 self._of(SnapshotConfig, config.snapshot)
             case MonitorConfig(outcomes_snapshot=str(outcomes)):
@@ -145,6 +147,22 @@ class _Reader:
                 check_slices([config.evaluation.cluster_by], view)
         with _named(config.policy):
             check_policy(policy, task, config.evaluation.slices, declared)
+
+    def _check_prompts(self, config: ServeFile, path: str) -> None:
+        from rayapp.serve.cluster.config_file import own_configs  # imports Ray Serve, as above
+
+        for own in own_configs(config).values():
+            if not isinstance(own, LanguageConfig):
+                continue
+            for name, model in own.models.items():
+                if isinstance(model.prompt, str):
+                    prompt = self._of(PromptConfig, model.prompt)
+                    if prompt.system is None:
+                        raise ConfigError(
+                            f"{path}: models.{name}.prompt: {model.prompt} has no `system`, so it "
+                            "has no effect: what users say is theirs",
+                            "write one, or take `prompt` out",
+                        )
 
     def _check_judge(self, config: JudgeConfig, training: TrainConfig, path: str) -> None:
         from rayapp.data.anchors import anchor_objects  # imports Ray, as above

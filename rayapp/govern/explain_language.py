@@ -167,6 +167,8 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
     branch.add(f"time: {began}complete after {answer.latency_ms:,.0f} ms")
     if last.tenant is not None:
         branch.add(escape(f"tenant: {last.tenant}"))
+    if last.prompt_digest is not None:
+        branch.add(escape(f"told before: prompt {last.prompt_digest}"))
     if last.degraded is not None:
         branch.add(escape(f"degraded: {last.degraded}, answered by a stand-in"))
     if last.arm is not None:

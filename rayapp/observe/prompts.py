@@ -38,6 +38,7 @@ _SCHEMA = pa.schema(
         "cost_nano_usd": pa.int64(),
         "loan_id": pa.string(),
         "token_loan_id": pa.string(),
+        "prompt_digest": pa.string(),
     }
 )
 

@@ -44,7 +44,8 @@ class PromptRecord(Record):
     part only. What may be half of a number or an address is in the next part. finish_reason: why
     the answer ended, in the last part only. cost_nano_usd, loan_id, arm, propensity, unit,
     tenant, trace_id, degraded: as in PredictionRecord. token_loan_id: what of the tenant's budget
-    in tokens paid for this part, where there is one. first_token_ms: from the request's first byte;
+    in tokens paid for this part, where there is one. prompt_digest: of the prompt that we have said
+    before the caller's, None where there was none. first_token_ms: from the request's first byte;
     latency_ms: until this part was complete.
     """
 
@@ -71,6 +72,7 @@ class PromptRecord(Record):
     cost_nano_usd: int | None = None
     loan_id: str | None = None
     token_loan_id: str | None = None
+    prompt_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

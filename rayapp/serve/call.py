@@ -54,10 +54,11 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """endpoint and release_id: who answered, where somebody did. degraded: why it was not who
-    should have."""
+    should have. prompt_digest: of the prompt that a language model was told by us."""
 
     response: Response | Streamed
     endpoint: str | None = None
     release_id: str | None = None
     num_rows: int = 0
     degraded: str | None = None
+    prompt_digest: str | None = None

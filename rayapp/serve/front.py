@@ -213,6 +213,8 @@ def _receipt(
         headers.append((b"x-release", release_id.encode()))
     if sends_request_id:
         headers.append((b"x-request-id", call.request_id.encode()))
+    if answer.prompt_digest is not None and release_id is not None:
+        headers.append((b"x-prompt", answer.prompt_digest.encode()))
     if answer.degraded is not None:
         headers.append((b"x-degraded", answer.degraded.encode()))
     return headers

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from serving_case import ENDPOINT, seal_release
 
-from rayapp.config.language import EngineConfig
-from rayapp.config.serving import ServingConfig
-from rayapp.errors import GateRefused, UserError, WorkspaceError
-from rayapp.flows.deploying import _weights, check_named
+from rayapp.config.language import EngineConfig, LanguageConfig
+from rayapp.config.load import load
+from rayapp.config.serving import ServeFile, ServingConfig
+from rayapp.errors import ConfigError, GateRefused, UserError, WorkspaceError
+from rayapp.flows.deploying import _weights, _with_prompts, check_named, check_prompts
+from rayapp.flows.references import check_references
 from rayapp.flows.session import Session, open_session
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import manifest_uri, seal, write_manifest
@@ -18,7 +21,9 @@ from rayapp.register.signing import load_or_create_key
 from rayapp.release.promote import promote
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.release import Verdict
+from rayapp.serve.cluster.config_file import own_configs
 from rayapp.storage import Workspace
 
 Check = Callable[..., set[str]]
@@ -136,3 +141,56 @@ def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
     payload = {"weights": weights.model_dump(mode="json")}
     session.ledger.append(EventKind.WEIGHTS_ADDED, "tiny", payload)
     assert _weights(session, config) == weights
+    told = own_configs(serve_file({"name": "n", "system": "Be brief.", "user": ""}))["llm"]
+    assert isinstance(told, LanguageConfig)
+    with pytest.raises(UserError, match="`prompt` has no effect: tiny makes vectors of texts"):
+        check_prompts(session, told)
+
+
+PROMPT_FILE = """
+name: brief
+system: Be brief.
+user: "{text}"
+tests: [{values: {text: "a"}, user: "a"}]
+"""
+
+
+def serve_file(prompt: Any) -> ServeFile:
+    engine = {"weights": "tiny"}
+    models = {"big": {"engine": "engine", "prompt": prompt}, "small": {"engine": "engine"}}
+    args = {"engines": {"engine": engine}, "models": models}
+    applications = [
+        {
+            "name": "engine",
+            "import_path": "serve_apps.llm:build_engine",
+            "route_prefix": None,
+            "args": engine,
+        },
+        {"name": "llm", "import_path": "serve_apps.llm:build", "args": args},
+    ]
+    return ServeFile.model_validate({"applications": applications})
+
+
+def test_a_prompt_file_is_deployed_by_what_it_says(site: Any, tmp_path: Path) -> None:
+    session, said, _ = site
+    path = tmp_path / "brief.yaml"
+    path.write_text(PROMPT_FILE)
+    file = _with_prompts(session, serve_file(str(path)))
+    config = own_configs(file)["llm"]
+    assert isinstance(config, LanguageConfig)
+    told = Prompt(name="brief", system="Be brief.", user="{text}")
+    assert (config.models["big"].prompt, config.models["small"].prompt) == (told, None)
+    digest = told.content_digest()
+    assert said[-1] == f"model big: prompt brief ({digest[:12]}) of {path}"
+    kept = Path(session.workspace.artifact("prompts", digest)) / "prompt.json"
+    assert Prompt.parse(kept.read_bytes()) == told
+    assert _with_prompts(session, file) == file
+
+
+def test_one_that_says_nothing_before_has_no_effect(tmp_path: Path) -> None:
+    path, serving = tmp_path / "brief.yaml", tmp_path / "llm.yaml"
+    path.write_text(PROMPT_FILE.replace("system: Be brief.", ""))
+    file = serve_file(str(path))
+    serving.write_text(yaml.safe_dump(file.model_dump(mode="json", exclude_unset=True)))
+    with pytest.raises(ConfigError, match="has no `system`, so it has no effect"):
+        check_references(load(ServeFile, str(serving)), str(serving), None)

@@ -7,12 +7,15 @@ from typing import Any
 import orjson
 import pytest
 from language_case import CONFIG, LanguageCase, chat, with_settings
+from pydantic import ValidationError
 from serving_case import signed_manifest
 
+from rayapp.config.models import ModelConfig
 from rayapp.errors import DataError, TamperedError
 from rayapp.schemas.language import Adapter
 from rayapp.schemas.model import BundleSchema, FileDigest, LanguageSchema
 from rayapp.schemas.operations import Pointer
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted, AdapterOpener
@@ -133,7 +136,10 @@ async def test_how_it_wants_to_be_asked_can_be_read() -> None:
         answer = await client.get("/v1/models/tuned")
         other = await client.get("/v1/models/big")
     told = {"name": "", "system": "Answer in JSON.", "user": "{text}"}
-    assert (answer.json()["prompt"], answer.headers["x-release"]) == (told, "r1")
+    shown = answer.json()["prompt"]
+    digest = shown.pop("digest")
+    assert (shown, answer.headers["x-release"]) == (told, "r1")
+    assert digest == language(system="Answer in JSON.").chat.content_digest()
     assert "prompt" not in other.json()
 
 
@@ -189,11 +195,59 @@ async def test_the_prompt_that_it_was_tuned_with_is_said_where_the_caller_says_n
     assert first.json()["usage"]["prompt_tokens"] == 5
     logged = orjson.loads(site.case.sink.records[-1]["prompt"])["messages"]
     assert logged == asked
+    digest = language(system="Answer in JSON.").chat.content_digest()
+    assert first.headers["x-prompt"] == site.case.sink.records[-1]["prompt_digest"] == digest
     own = [{"role": "developer", "content": "Mine."}, {"role": "user", "content": "one"}]
-    await site.ask(messages=own)
+    theirs = await site.ask(messages=own)
     assert site.case.engine.asked[-1][1]["messages"] == own
+    assert "x-prompt" not in theirs.headers
+    assert site.case.sink.records[-1]["prompt_digest"] is None
     await site.ask("big", text="one two")
     assert len(site.case.engine.asked[-1][1]["messages"]) == 1
+
+
+PROMPT = {"name": "brief", "system": "Be brief.", "user": "{text}"}
+
+
+async def test_weights_as_they_are_are_told_the_prompt_that_the_config_names() -> None:
+    """An adapter of theirs has its own."""
+    site = site_of({"big": {"adapters": True, "prompt": PROMPT}})
+    site.promote("r1", told=language(system="Answer in JSON."))
+    answer = await site.ask("big", text="one two")
+    asked = site.case.engine.asked[-1][1]["messages"]
+    assert asked[0] == {"role": "system", "content": "Be brief."}
+    digest = Prompt.model_validate(PROMPT).content_digest()
+    record = site.case.sink.records[-1]
+    assert answer.headers["x-prompt"] == record["prompt_digest"] == digest
+    await site.ask("tuned", text="one two")
+    assert site.case.engine.asked[-1][1]["messages"][0]["content"] == "Answer in JSON."
+    own = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "one"}]
+    theirs = await site.ask("big", messages=own)
+    assert (site.case.engine.asked[-1][1]["messages"], "x-prompt" in theirs.headers) == (own, False)
+    async with site.case.client() as client:
+        shown = (await client.get("/v1/models/big")).json()["prompt"]
+    assert shown == PROMPT | {"digest": digest}
+
+
+async def test_a_stand_in_is_told_what_the_name_would_be() -> None:
+    site = site_of({"big": {"adapters": True, "prompt": PROMPT, "fallback": [{"model": "small"}]}})
+    site.case.engine.trouble.is_away = True
+    answer = await site.ask("big", text="one two")
+    assert answer.headers["x-degraded"]
+    assert site.case.engines["other"].asked[-1][1]["messages"][0]["content"] == "Be brief."
+    assert answer.headers["x-prompt"] == Prompt.model_validate(PROMPT).content_digest()
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"endpoint": "tuned", "prompt": PROMPT}, "an adapter is told what it was trained with"),
+        ({"prompt": PROMPT | {"system": None}}, "brief has no `system`"),
+    ],
+)
+def test_a_prompt_without_effect_is_refused(model: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ModelConfig.model_validate({"engine": "engine", **model})
 
 
 async def test_a_breaker_remembers_a_release_while_others_move() -> None:

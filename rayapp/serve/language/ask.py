@@ -41,10 +41,12 @@ class TextAsk:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """prompt: what was asked, as the log keeps it."""
+    """prompt: what was asked, as the log keeps it. prompt_digest: of the prompt that we have said
+    before it; None where that was nothing."""
 
     tab: Tab
     prompt: str
+    prompt_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

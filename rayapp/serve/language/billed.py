@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from rayapp.config.language import Redaction
-from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.prompt import Prompt
 from rayapp.serve.aside import aside
 from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.language.ask import Bill, TextAsk, TextReply
 from rayapp.serve.language.charges import NOBODY, Payers, Prices
 from rayapp.serve.language.log import prompt_text
-from rayapp.serve.language.served import Served
+from rayapp.serve.language.served import Served, told
 from rayapp.serve.language.tab import Tab
 from rayapp.serve.tracing.span import step
 
@@ -47,8 +47,8 @@ class Opened:
 
 class Billed:
     """find: who answers now; raises Unavailable where nobody does. prices: of their tokens.
-    max_output_tokens: of an answer, where the caller does not say. first_told: of whose system
-    prompt counts more than that of who answers."""
+    max_output_tokens: of an answer, where the caller does not say. first_told: a prompt that counts
+    more than that of who answers."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Billed:
         prices: Prices,
         max_output_tokens: int,
         desk: Desk,
-        first_told: Callable[[], LanguageSchema | None] = lambda: None,
+        first_told: Callable[[], Prompt | None] = lambda: None,
     ) -> None:
         self._find = find
         self._prices = prices
@@ -73,7 +73,9 @@ class Billed:
         """Whoever has it asks, or drops its tab."""
         served = self._find()
         served.require_task(ask.asked)
-        asked = served.prepared(ask.asked, self._first_told())
+        asked, said = ask.asked, served.said_to(ask.asked, self._first_told())
+        if said is not None:
+            asked = told(asked, said)
         counts = await aside(partial(served.engine.count, asked.fields), ask.is_long)
         max_tokens = served.room(asked, max(counts, default=0), self._max_output_tokens)
         keeping = partial(prompt_text, asked.fields, self._desk.redacts)
@@ -81,7 +83,8 @@ class Billed:
         ask = replace(ask, asked=asked, max_tokens=max_tokens)
         tab = self._desk.tab(ask, self._prices, is_whole)
         await tab.begin(sum(counts))
-        return Opened(served, ask, Bill(tab, prompt))
+        digest = None if said is None else said.content_digest()
+        return Opened(served, ask, Bill(tab, prompt, digest))
 
     async def answered(self, opened: Opened) -> TextReply:
         try:

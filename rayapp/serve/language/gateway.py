@@ -146,9 +146,10 @@ class LanguageGateway(Front):
     async def _entry(self, call: Call) -> Answer:
         served = self._models.find(call.endpoint or "")
         told = model_entry(served.name, self._created_s)
-        if served.adapted is not None and self._may_look(call):
-            chat = served.adapted.language.chat
-            told |= {"prompt": {"name": chat.name, "system": chat.system, "user": chat.user}}
+        chat = served.prompt
+        if chat is not None and self._may_look(call):
+            text = {"name": chat.name, "system": chat.system, "user": chat.user}
+            told |= {"prompt": {**text, "digest": served.prompt_digest}}
         return Answer(json_response(200, told), served.name, served.release_id)
 
     async def _ask(self, call: Call) -> Answer:
@@ -178,7 +179,8 @@ class LanguageGateway(Front):
                 response = Streamed(flow.stream, CONTENT_TYPE)
             else:
                 response = await flow.whole()
-        return Answer(response, asked.model, reply.release_id, degraded=reply.degraded)
+        said = None if reply.bill is None else reply.bill.prompt_digest
+        return Answer(response, asked.model, reply.release_id, 0, reply.degraded, said)
 
     def _flow(self, call: Call, ask: TextAsk, reply: TextReply) -> Flow:
         name = ask.asked.model

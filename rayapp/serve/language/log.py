@@ -57,7 +57,7 @@ class AnswerLog:
     def _fields(self, part: Part) -> dict[str, Any]:
         call = self.call
         begun_s, reply = self.first_token_s, self.reply
-        prompt = reply.bill.prompt if reply.bill is not None else None
+        bill = reply.bill
         return {
             "request_id": call.request_id,
             "part": part.number,
@@ -71,7 +71,8 @@ class AnswerLog:
             "latency_ms": round((time.monotonic() - call.start_s) * 1000, 3),
             "first_token_ms": None if begun_s is None else round((begun_s - call.start_s) * 1e3, 3),
             "finish_reason": part.finish_reason,
-            "prompt": prompt if part.number == 0 else None,
+            "prompt": bill.prompt if bill is not None and part.number == 0 else None,
+            "prompt_digest": None if bill is None else bill.prompt_digest,
             "output": self._text(part.said) if part.said else None,
             "degraded": reply.degraded,
             **self._assigned(),

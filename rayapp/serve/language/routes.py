@@ -16,7 +16,7 @@ from functools import partial
 from rayapp.config.models import ModelCascadeConfig, ModelConfig, ModelObjectiveConfig, token_cost
 from rayapp.config.routing import CHAMPION
 from rayapp.errors import Unavailable
-from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.prompt import Prompt
 from rayapp.serve.endpoints.build import Chooses, Hooks
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.fallback import Fallback
@@ -62,7 +62,7 @@ class Routes:
             ]
             built = Rules(built, rules)
         if config.fallback:
-            told = partial(self._language, name)
+            told = partial(self._prompt, name)
             others = [self._by(other.model, config, told) for other in config.fallback]
             built = Fallback([built, *others])
         return built
@@ -119,7 +119,7 @@ class Routes:
 
     def _measured(self, model: str, config: ModelConfig, standings: Standings) -> Billed:
         """A model, at its own prices, asked as it was when it was measured."""
-        prices, told = prices_of(self.models[model]), partial(standings.language, model)
+        prices, told = prices_of(self.models[model]), partial(standings.prompt, model)
         find = partial(self.find, model)
         return Billed(find, prices, config.max_output_tokens, self.desk, told)
 
@@ -127,15 +127,14 @@ class Routes:
         self,
         model: str,
         config: ModelConfig,
-        first_told: Callable[[], LanguageSchema | None] = lambda: None,
+        first_told: Callable[[], Prompt | None] = lambda: None,
     ) -> Billed:
         """A model, at the prices and limits of a config."""
         find, prices = partial(self.find, model), prices_of(config)
         return Billed(find, prices, config.max_output_tokens, self.desk, first_told)
 
-    def _language(self, name: str) -> LanguageSchema | None:
-        """How a name's own adapter is asked, whoever stands in for it."""
+    def _prompt(self, name: str) -> Prompt | None:
+        """How a name's own model is asked, whoever stands in for it."""
         with suppress(Unavailable):
-            adapted = self.find(name).adapted
-            return None if adapted is None else adapted.language
+            return self.find(name).prompt
         return None

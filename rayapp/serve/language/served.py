@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from rayapp.config.models import ModelConfig
 from rayapp.errors import RequestError
 from rayapp.schemas.language import LlmClient, WeightsRef
-from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.prompt import Prompt
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.wire.openai import CONTENT, Asked
@@ -64,18 +65,28 @@ class Served:
     def adapted(self) -> Adapted | None:
         return self.choice.adapted
 
-    def prepared(self, asked: Asked, first: LanguageSchema | None = None) -> Asked:
-        """An adapter is told what it was trained and judged with, where the caller says nothing of
-        that kind. first: of whose system prompt counts more than its own."""
-        own = None if self.adapted is None else self.adapted.language
-        system = (first.system if first else None) or (own.system if own else None)
-        if system is None or asked.kind != "chat":
-            return asked
-        messages = asked.fields["messages"]
-        if any(message["role"] in SYSTEM_ROLES for message in messages):
-            return asked
-        told = [{"role": "system", "content": system}, *messages]
-        return replace(asked, fields={**asked.fields, "messages": told})
+    @cached_property
+    def prompt(self) -> Prompt | None:
+        """An adapter is told what it was trained and judged with, weights what the config says."""
+        if self.adapted is not None:
+            return self.adapted.language.chat
+        named = self.choice.config.prompt
+        return named if isinstance(named, Prompt) else None
+
+    @cached_property
+    def prompt_digest(self) -> str | None:
+        """Its version."""
+        return None if self.prompt is None else self.prompt.content_digest()
+
+    def said_to(self, asked: Asked, first: Prompt | None = None) -> Prompt | None:
+        """What is said before; None where the caller says something of that kind. first: counts
+        more than its own prompt."""
+        if asked.kind != "chat":
+            return None
+        if any(message["role"] in SYSTEM_ROLES for message in asked.fields["messages"]):
+            return None
+        known = [one for one in (first, self.prompt) if one is not None and one.system is not None]
+        return known[0] if known else None
 
     def require_task(self, asked: Asked) -> None:
         """Raises RequestError 400 where the model does something else."""
@@ -109,6 +120,12 @@ class Served:
             wanted = f"the prompt has {num_prompt} tokens and max_tokens is {asked.max_tokens}"
             raise _too_long(wanted, most, asked)
         return asked.max_tokens
+
+
+def told(asked: Asked, prompt: Prompt) -> Asked:
+    """A chat, with this said before."""
+    messages = [{"role": "system", "content": prompt.system}, *asked.fields["messages"]]
+    return replace(asked, fields={**asked.fields, "messages": messages})
 
 
 def _too_long(what: str, most: int, asked: Asked) -> RequestError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from rayapp.config.models import ModelObjectiveConfig
 from rayapp.errors import Unavailable
 from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import short
 from rayapp.schemas.release import HIGHER_IS_BETTER_IN_WORDS, Estimate, Evaluation
 from rayapp.serve.endpoints.alike import why_poor, worse_end
@@ -56,10 +57,10 @@ class Standings:
             known = self._known[model] = key, _standing(served, judge)
         return known[1]
 
-    def language(self, model: str) -> LanguageSchema | None:
+    def prompt(self, model: str) -> Prompt | None:
         """How it was asked when it was measured."""
         standing = self.of(model)
-        return None if standing is None else standing.language
+        return None if standing is None or standing.language is None else standing.language.chat
 
     def _served(self, model: str) -> Served | None:
         try:
