@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
@@ -22,7 +23,7 @@ from llm_head import (
     processes,
     until,
 )
-from shells import PROJECT, head_in
+from shells import PROJECT, Shell, head_in
 
 REPLICA = f"ray::ServeReplica:llm:gateway-{MODEL}"
 
@@ -33,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (llm,) = [one for one in config["applications"] if one["name"] == "llm"]
     args = llm["args"]
     args["engines"] = {ENGINE: args["engines"][ENGINE] | {"probe_every_s": 3, "stall_s": 12}}
-    args["models"] = {MODEL: args["models"][MODEL]}
+    args["models"] = {MODEL: args["models"][MODEL] | {"prompt": "brief.yaml"}}
     args |= {"inline": ENGINE, "requires_key": True, "record_every_tokens": 8, "commit_every_s": 1}
     args |= {
         "limits": {"default": {"requests_per_s": 1000, "burst": 1000}},
@@ -44,8 +45,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     del args["num_cpus"]
     with head_in(tmp_path_factory.mktemp("inline")) as shell:
         add_weights(shell, WEIGHTS[:1])
+        write_prompt(shell, "brief.yaml", "Answer in one short sentence.")
         deploy(shell, config | {"applications": [llm]})
         yield Served(shell)
+
+
+def write_prompt(shell: Shell, name: str, system: str) -> None:
+    """Beside the config."""
+    folder = Path(shell.workspace.uri).parent / "project"
+    folder.mkdir()
+    tests = [{"values": {"text": "a"}, "user": "a"}]
+    prompt = {"name": "brief", "system": system, "user": "{text}", "tests": tests}
+    (folder / name).write_text(yaml.safe_dump(prompt))
 
 
 def ask(served: Served, model: str = MODEL, **fields: object) -> httpx.Response:
@@ -76,6 +87,14 @@ def test_an_answer_is_checked_recorded_and_streamed(served: Served) -> None:
     assert text == document["choices"][0]["message"]["content"]
     assert found[-1]["usage"].items() <= document["usage"].items()
     until(lambda: served.shell.rayapp("explain", "streamed-inline").returncode == 0)
+    told = served.shell.rayapp("explain", "streamed-inline").stdout
+    assert answer.headers["x-prompt"] in told
+    with served.client() as client:
+        shown = client.get(f"/v1/models/{MODEL}").json()["prompt"]
+    assert (shown["system"], shown["digest"]) == (
+        "Answer in one short sentence.",
+        answer.headers["x-prompt"],
+    )
     assert ask(served, max_tokens=10_000).status_code == 400
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
 
