@@ -25,6 +25,7 @@ from llm_head import (
 )
 from shells import PROJECT, Shell, head_in
 
+pytestmark = pytest.mark.slow
 REPLICA = f"ray::ServeReplica:llm:gateway-{MODEL}"
 
 
