@@ -26,22 +26,31 @@ class Pulse:
         self._stall_s = stall_s
         self._clock_s = clock_s
         self._last_s = clock_s()
+        self._probing: asyncio.Future[None] | None = None
+        self._begun_s = 0.0
+        """When that began, of the event loop's time."""
 
     def beat(self) -> None:
         """Something was generated."""
         self._last_s = self._clock_s()
 
     async def check(self) -> None:
-        """Raises EngineStalled, or what the probe raises."""
-        last_s = self._last_s
-        if self._clock_s() - last_s <= self._probe_every_s:
-            return
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await self._probe()
-        except TimeoutError:
-            if self._last_s == last_s:  # else others got on while the probe had to wait
-                quiet_s = self._clock_s() - last_s
-                raise EngineStalled(f"nothing was generated for {quiet_s:.0f} s") from None
-        else:
+        """Raises EngineStalled, or what the probe raises. A probe that takes too long goes on, so
+        that whoever checks again hears of it at once, until it is answered after all."""
+        loop = asyncio.get_running_loop()
+        if self._probing is None:
+            if self._quiet_s <= self._probe_every_s:
+                return
+            self._probing, self._begun_s = asyncio.ensure_future(self._probe()), loop.time()
+        left_s = self._begun_s + self._stall_s - loop.time()
+        await asyncio.wait({self._probing}, timeout=max(0.0, left_s))
+        if self._probing.done():
+            probing, self._probing = self._probing, None
+            probing.result()
             self.beat()
+        elif self._quiet_s >= self._stall_s:  # else others got on while the probe had to wait
+            raise EngineStalled(f"nothing was generated for {self._quiet_s:.0f} s")
+
+    @property
+    def _quiet_s(self) -> float:
+        return self._clock_s() - self._last_s

@@ -16,6 +16,7 @@ class Engine:
         self.hangs = False
         self.error: Exception | None = None
         self.gets_on = False
+        self.goes_on = asyncio.Event()
         self.pulse = Pulse(self.probe, 10, 0.01, lambda: self.now_s)
 
     async def probe(self) -> None:
@@ -26,7 +27,7 @@ class Engine:
         if self.gets_on:
             self.pulse.beat()
         if self.hangs:
-            await asyncio.Event().wait()
+            await self.goes_on.wait()
 
 
 async def test_one_that_answers_is_not_probed() -> None:
@@ -55,7 +56,9 @@ async def test_one_that_generates_nothing_is_stalled() -> None:
     for _ in range(2):
         with pytest.raises(EngineStalled, match="nothing was generated for 1"):
             await engine.pulse.check()
-    engine.hangs = False
+    assert engine.num_probes == 1  # the second one was told at once
+    engine.goes_on.set()
+    await asyncio.sleep(0)
     await engine.pulse.check()
 
 
@@ -64,6 +67,14 @@ async def test_a_probe_that_has_to_wait_for_others_says_nothing() -> None:
     engine.hangs = engine.gets_on = True
     engine.now_s = 11
     await engine.pulse.check()
+    for _ in range(3):  # and goes on to wait
+        engine.now_s += 5
+        engine.pulse.beat()
+        await engine.pulse.check()
+    engine.now_s += 5
+    with pytest.raises(EngineStalled):
+        await engine.pulse.check()
+    assert engine.num_probes == 1
 
 
 async def test_a_probe_that_fails_tells_why() -> None:
