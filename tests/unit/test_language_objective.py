@@ -121,6 +121,16 @@ async def test_an_evaluation_that_is_not_what_was_sealed_is_no_evidence() -> Non
     assert (await site.ask("mine")).headers["x-release"] == "r1"  # where there is no choice
 
 
+async def test_an_adapter_that_answers_by_a_names_settings_answers_alone() -> None:
+    """A choice between models is the name's, not that of every adapter of its weights."""
+    objective = OBJECTIVE | {"candidates": {"other": {"model": "small"}}}
+    big = {"adapters": True, "objective": objective, **prices(3, 9)}
+    site = Site(with_settings({"big": big, "small": prices(1, 1)}, engines=ENGINES))
+    site.promote("r1")
+    answer = await site.ask("tuned", text="one two")
+    assert (answer.status_code, answer.headers["x-release"]) == (200, "r1")
+
+
 async def test_the_way_of_a_declared_metric_is_the_evaluations() -> None:
     site = Chosen(metric="length", min_quality=0.5)
     found = evaluation_of((estimate("length", 0.1, 0.4),))

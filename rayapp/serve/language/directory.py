@@ -137,14 +137,7 @@ class Models:
             if not config.adapters:
                 continue
             engine = self._engines[config.engine]
-            alone = {
-                "adapters": False,
-                "fallback": (),
-                "timeout_ms": None,
-                "rules": (),
-                "split": None,
-            }
-            like = config.model_copy(update=alone)
+            like = config.alone()
             for endpoint, adapted in released.items():
                 is_free = endpoint not in named and endpoint not in self._config.models
                 if is_free and _fits(adapted, engine):
