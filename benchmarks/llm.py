@@ -77,6 +77,20 @@ class Site:
 
 
 @contextlib.contextmanager
+def prepared() -> Iterator[Site]:
+    """The environment's workspace, with a key that is revoked at the end."""
+    workspace = Workspace.from_environment(os.environ)
+    ledger = Ledger.of(workspace, "benchmark")
+    weights = find_weights(ledger, WEIGHTS)
+    text, key = create_key(ledger, "benchmark", "caller")
+    try:
+        with tempfile.TemporaryDirectory(prefix="rayapp-llm-") as folder:
+            yield Site(workspace, weights, text, Path(folder))
+    finally:
+        revoke_key(ledger, key.key_id)
+
+
+@contextlib.contextmanager
 def bare(site: Site) -> Iterator[tuple[psutil.Process, Server]]:
     (port,) = free_ports(1)
     flags = [
@@ -257,26 +271,18 @@ def main() -> None:
     parser.add_argument("--trace", type=Path)
     given = parser.parse_args()
     path = results_file.path_of("llm", given.output)
-    workspace = Workspace.from_environment(os.environ)
-    ledger = Ledger.of(workspace, "benchmark")
-    weights = find_weights(ledger, WEIGHTS)
-    text, key = create_key(ledger, "benchmark", "caller")
     say = Console(stderr=True, highlight=False).print
     passes: list[dict[str, dict[str, dict[str, float]]]] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="rayapp-llm-") as folder:
-            site = Site(workspace, weights, text, Path(folder))
-            for number in range(given.passes):
-                shift = number % len(given.servers)
-                done: dict[str, dict[str, dict[str, float]]] = {}
-                for name in [*given.servers[shift:], *given.servers[:shift]]:
-                    done[name] = one_pass(site, name, number, given.trace)
-                    say(f"pass {number + 1} {name}: {json.dumps(done[name])}")
-                passes.append(done)
-                results_file.write(path, result(weights, passes, given.servers))
-    finally:
-        revoke_key(ledger, key.key_id)
-    results_file.tell(path, result(weights, passes, given.servers))
+    with prepared() as site:
+        for number in range(given.passes):
+            shift = number % len(given.servers)
+            done: dict[str, dict[str, dict[str, float]]] = {}
+            for name in [*given.servers[shift:], *given.servers[:shift]]:
+                done[name] = one_pass(site, name, number, given.trace)
+                say(f"pass {number + 1} {name}: {json.dumps(done[name])}")
+            passes.append(done)
+            results_file.write(path, result(site.weights, passes, given.servers))
+    results_file.tell(path, result(site.weights, passes, given.servers))
 
 
 def result(

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -33,9 +32,6 @@ from rich.console import Console
 from benchmarks import llm, results_file
 from benchmarks.llm_load import Server
 from rayapp.cli.head_state import running_head
-from rayapp.flows.weights import find_weights
-from rayapp.govern.keys import create_key, revoke_key
-from rayapp.ledger import Ledger
 from rayapp.storage import Workspace
 
 EXPORT_MS = 100
@@ -139,24 +135,15 @@ def main() -> None:
     given = parser.parse_args()
     path = results_file.path_of("llm_faults", given.output)
     os.environ |= {"RAY_metrics_report_interval_ms": str(EXPORT_MS)}  # of the head to be started
-    workspace = Workspace.from_environment(os.environ)
-    ledger = Ledger.of(workspace, "benchmark")
-    weights = find_weights(ledger, llm.WEIGHTS)
-    text, key = create_key(ledger, "benchmark", "caller")
     say = Console(stderr=True, highlight=False).print
-    try:
-        with tempfile.TemporaryDirectory(prefix="rayapp-llm-faults-") as folder:
-            site = llm.Site(workspace, weights, text, Path(folder))
-            with llm.ours(site, is_inline=False) as (root, server):
-                llm.wait_until_it_answers(server)
-                trials = []
-                for _ in range(given.trials):
-                    trials.append(gone(workspace, server))
-                    say(f"gone: {trials[-1]}")
-                told = stalled(root, server)
-                say(f"stalled: {told}")
-    finally:
-        revoke_key(ledger, key.key_id)
+    with llm.prepared() as site, llm.ours(site, is_inline=False) as (root, server):
+        llm.wait_until_it_answers(server)
+        trials = []
+        for _ in range(given.trials):
+            trials.append(gone(site.workspace, server))
+            say(f"gone: {trials[-1]}")
+        told = stalled(root, server)
+        say(f"stalled: {told}")
     after_s = [trial["stopped_after_s"] for trial in trials]
     result = {
         "benchmark": "llm_faults",

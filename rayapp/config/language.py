@@ -11,6 +11,7 @@ from rayapp.config.models import ModelConfig
 from rayapp.config.routing import EndpointName
 from rayapp.config.serving import GatewayConfig, check_replicas
 from rayapp.config.tenants import TokenBudgetsConfig, TokenLimitsConfig
+from rayapp.schemas.language import WeightsRef
 
 WeightsName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9._-]{0,99}$")]
 Redaction = Literal["nothing", "contacts", "text"]
@@ -46,6 +47,10 @@ class VllmConfig(Config):
     underscores, as quantization, enable_prefix_caching, tool_call_parser."""
     environment: dict[str, str] = Field(default={})
     """Environment variables of its processes."""
+
+    def context_of(self, weights: WeightsRef) -> int:
+        """Tokens of prompt and answer together, with these weights."""
+        return self.max_context_tokens or weights.max_context_tokens
 
     @model_validator(mode="after")
     def _can_be_told(self) -> Self:

@@ -85,7 +85,7 @@ def _asking(
     weights = weights_of(session, schema.language)
     language = config.language or AnswersConfig()
     limits = Limits(
-        context=language.max_context_tokens or weights.max_context_tokens,
+        context=language.context_of(weights),
         output=language.max_output_tokens or _longest(profile),
     )
     return Asking(signed.release_id, input_digest, schema, weights, limits, language)

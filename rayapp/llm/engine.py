@@ -27,7 +27,7 @@ from rayapp.llm.adapters import Adapters
 from rayapp.llm.environment import engine_variables
 from rayapp.llm.pulse import EngineStalled, Pulse
 from rayapp.llm.weights import local_path, local_weights
-from rayapp.schemas.language import Adapter, Prefix, WeightsRef
+from rayapp.schemas.language import Adapter, Open, Prefix, WeightsRef
 from rayapp.shelf import HELD
 from rayapp.storage import Workspace
 from rayapp.telemetry import configure_logging
@@ -175,9 +175,6 @@ class Hooks(Protocol):
     def autoscaling_stats(self) -> dict[str, float]: ...
 
 
-Open = Callable[[str, bytes, Prefix | None, Adapter | None], AsyncGenerator[int | bytes, None]]
-
-
 @serve.ingress()
 class EngineGateway(Engine):
     """An engine whose replicas are the gateway before it, too. make_hooks: makes that gateway, of
@@ -241,7 +238,7 @@ def llm_config(
 ) -> LLMConfig:
     """What Ray Serve LLM is told of an engine."""
     arguments: dict[str, Any] = {
-        "max_model_len": config.max_context_tokens or weights.max_context_tokens,
+        "max_model_len": config.context_of(weights),
         "tensor_parallel_size": config.tensor_parallel_size,
         "pipeline_parallel_size": config.pipeline_parallel_size,
         **({"runner": "pooling"} if weights.task == "embed" else {}),

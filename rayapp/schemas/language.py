@@ -1,6 +1,6 @@
 """Nouns of language models: weights, one answer as it is logged, and the port to an engine."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -107,6 +107,11 @@ def prompts_of(given: Any) -> Sequence[Any]:
     if isinstance(given, list) and not all(type(one) is int for one in given):
         return given
     return (given,)
+
+
+Open = Callable[[str, bytes, Prefix | None, Adapter | None], AsyncGenerator[int | bytes, None]]
+"""How an engine in this process answers: (path, body, prefix, adapter) → the status, then the parts
+of the body. Whoever stops listening ends it."""
 
 
 class LlmClient(Protocol):

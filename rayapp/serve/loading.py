@@ -64,13 +64,20 @@ class Judged:
 
     def __call__(self, key: str, release_id: str, previous: Loaded | None) -> Loaded:
         loaded = self._inner(key, release_id, previous)
-        try:
-            estimates = self._store.evaluation(loaded.manifest).overall.estimates
-        except TamperedError as error:
-            extra = {"endpoint": loaded.endpoint, "release_id": release_id}
-            log.error("evaluation_not_usable", extra=extra, exc_info=error)
-            return loaded
-        return replace(loaded, estimates=estimates)
+        found = usable_evaluation(self._store, loaded.endpoint, release_id, loaded.manifest)
+        return loaded if found is None else replace(loaded, estimates=found.overall.estimates)
+
+
+def usable_evaluation(
+    store: Store, endpoint: str, release_id: str, manifest: Manifest
+) -> Evaluation | None:
+    """What a release was sealed with; None, which the log tells, where it is not that any more."""
+    try:
+        return store.evaluation(manifest)
+    except TamperedError as error:
+        extra = {"endpoint": endpoint, "release_id": release_id}
+        log.error("evaluation_not_usable", extra=extra, exc_info=error)
+        return None
 
 
 class Inline:

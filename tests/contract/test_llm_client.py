@@ -20,8 +20,8 @@ from fake_llm import FakeLlm
 from http_llm import HttpLlm
 
 from rayapp.errors import Unavailable
-from rayapp.schemas.language import LlmClient
-from rayapp.serve.language.client import InlineLlm, Open
+from rayapp.schemas.language import LlmClient, Open
+from rayapp.serve.language.client import InlineLlm
 from rayapp.serve.wire.sse import DONE, EventReader
 
 URL = os.environ.get("RAYAPP_TEST_LLM_URL")

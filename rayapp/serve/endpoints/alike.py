@@ -1,6 +1,7 @@
 """Whether one release may answer in another's place without a caller noticing, and what a release
 was measured to be."""
 
+import math
 from collections.abc import KeysView, Sequence
 
 from rayapp.schemas.record import short
@@ -47,17 +48,33 @@ def _are(keys: KeysView[str], names: frozenset[str]) -> bool:
     return keys == names or keys - {UNIT_ID} == names
 
 
-def quality_bound(loaded: Loaded, metric: str) -> float | None:
-    """The worse end of the metric's interval over all rows of the release's evaluation; None where
-    it has none."""
-    return worse_end(loaded.estimates, metric, HIGHER_IS_BETTER[metric])
-
-
 def worse_end(estimates: Sequence[Estimate], metric: str, is_higher_better: bool) -> float | None:
+    """Of the metric's interval; None where there is none."""
     found = next((one for one in estimates if one.metric == metric), None)
     if found is None:
         return None
     return found.low if is_higher_better else found.high
+
+
+def turned(bound: float | None, is_higher_better: bool) -> float:
+    """So that more is better; −∞ where there is none."""
+    if bound is None:
+        return -math.inf
+    return bound if is_higher_better else -bound
+
+
+def why_uncalibrated(which: str, estimates: Sequence[Estimate], most: float) -> str | None:
+    """Why a model's own doubt says too little of its errors; None where it says enough. which: was
+    measured. most: that the worse end of its calibration_error may be."""
+    bound = worse_end(estimates, "calibration_error", is_higher_better=False)
+    if bound is None:
+        return f"{which}: its evaluation has no calibration_error with an interval"
+    if bound <= most:
+        return None
+    return (
+        f"{which} is not calibrated: calibration_error may be {bound:.4f}, at most {most:g} is "
+        "allowed"
+    )
 
 
 def why_poor(
@@ -81,21 +98,22 @@ class RowTerms:
 
     def __init__(self, metric: str, min_quality: float) -> None:
         self._metric = metric
+        self._is_higher_better = HIGHER_IS_BETTER[metric]
         self._min_quality = min_quality
         self._champion: Loaded | None = None
         self._columns: frozenset[str] | None = None
         """The champion's."""
 
     def quality(self, loaded: Loaded) -> float:
-        bound = quality_bound(loaded, self._metric)
-        if bound is None:
-            return float("-inf")
-        return bound if HIGHER_IS_BETTER[self._metric] else -bound
+        return turned(self._bound(loaded), self._is_higher_better)
 
     def why_poor(self, loaded: Loaded) -> str | None:
-        bound, which = quality_bound(loaded, self._metric), f"release {short(loaded.release_id)}"
-        is_higher_better = HIGHER_IS_BETTER[self._metric]
-        return why_poor(which, self._metric, bound, self._min_quality, is_higher_better)
+        bound, which = self._bound(loaded), f"release {short(loaded.release_id)}"
+        return why_poor(which, self._metric, bound, self._min_quality, self._is_higher_better)
+
+    def _bound(self, loaded: Loaded) -> float | None:
+        """Over all rows of the release's evaluation."""
+        return worse_end(loaded.estimates, self._metric, self._is_higher_better)
 
     def why_unlike(self, loaded: Loaded, champion: Loaded | None) -> str | None:
         return why_not_alike(loaded, champion)

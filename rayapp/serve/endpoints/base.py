@@ -19,7 +19,7 @@ from rayapp.serve.callers.budgets import Charge
 from rayapp.serve.wire.protocols import Parsed, is_key, key_text
 from rayapp.serve.wire.validation import Rows
 
-UNIT_HEADER = b"x-unit-id"
+_UNIT_HEADER = b"x-unit-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,12 @@ class AnyAsk(Protocol):
         ...
 
 
+def named_unit(headers: Mapping[bytes, bytes]) -> str | None:
+    """As the caller says it."""
+    given = headers.get(_UNIT_HEADER)
+    return None if given is None else given.decode("latin-1")
+
+
 def propensity_of(ask: AnyAsk) -> float:
     """The probability that such a request gets this far: a rule before may have taken a share of
     the units."""
@@ -92,9 +98,8 @@ class AnyEndpoint(Protocol[_AskT_contra, _ReplyT_co]):
 class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
     time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
-    looked_up: stands
-    for the feature values that were added to what the caller sent; feature_age_s: the age of the
-    oldest."""
+    looked_up: stands for the feature values that were added to what the caller sent; feature_age_s:
+    the age of the oldest."""
 
     request_id: str
     body: bytes
@@ -110,9 +115,9 @@ class Ask:
     @property
     def unit(self) -> str | None:
         """The header's, else the rows' business key, else the request itself."""
-        given = self.headers.get(UNIT_HEADER)
+        given = named_unit(self.headers)
         if given is not None:
-            return given.decode("latin-1")
+            return given
         keys = self.parsed.plain(UNIT_ID) or ()
         units = {key_text(key) for key in keys if is_key(key)}
         if len(units) > 1:

@@ -25,7 +25,7 @@ from rayapp.errors import DeadlineExceeded, Unavailable
 from rayapp.families.scores import unsure_rows
 from rayapp.schemas.record import short
 from rayapp.serve.aside import aside
-from rayapp.serve.endpoints.alike import columns_of, has_columns, quality_bound, why_not_alike
+from rayapp.serve.endpoints.alike import columns_of, has_columns, why_not_alike, why_uncalibrated
 from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer, is_callers_fault
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.objective import Candidate
@@ -226,12 +226,4 @@ def _unusable(first: Loaded | None, champion: Loaded | None, config: CascadeConf
             f"{which}: with {len(schema.classes)} classes no error is likelier than {most:g}, so "
             f"max_error {config.max_error:g} would hand nothing on"
         )
-    bound = quality_bound(first, "calibration_error")
-    if bound is None:
-        return f"{which}: its evaluation has no calibration_error with an interval"
-    if bound > config.max_calibration_error:
-        return (
-            f"{which} is not calibrated: calibration_error may be {bound:.4f}, at most "
-            f"{config.max_calibration_error:g} is allowed"
-        )
-    return None
+    return why_uncalibrated(which, first.estimates, config.max_calibration_error)

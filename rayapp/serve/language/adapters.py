@@ -1,19 +1,16 @@
 """Released adapters, as the gateway follows them: verified here, loaded by engines when asked."""
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from rayapp.errors import DataError, TamperedError
+from rayapp.errors import DataError
 from rayapp.families.bundle import adapter_of
 from rayapp.schemas.language import Adapter
 from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.record import short
-from rayapp.schemas.release import Evaluation, Manifest
+from rayapp.schemas.release import Evaluation
 from rayapp.serve.follow import endpoint_of
-from rayapp.serve.loading import Store, sealed_for
-
-log = logging.getLogger("rayapp.serve.language.adapters")
+from rayapp.serve.loading import Store, sealed_for, usable_evaluation
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,7 @@ class AdapterOpener:
                 f"it is an adapter of {base}, and no engine here that takes adapters has those",
                 "deploy an engine for these weights, or train again from weights that are served",
             )
-        evaluation = self._evaluation(manifest, release_id) if endpoint in self._judged else None
+        evaluation = None
+        if endpoint in self._judged:
+            evaluation = usable_evaluation(self._store, endpoint, release_id, manifest)
         return Adapted(endpoint, release_id, adapter_of(release_id, bundle), language, evaluation)
-
-    def _evaluation(self, manifest: Manifest, release_id: str) -> Evaluation | None:
-        try:
-            return self._store.evaluation(manifest)
-        except TamperedError as error:
-            extra = {"endpoint": manifest.endpoint, "release_id": release_id}
-            log.error("evaluation_not_usable", extra=extra, exc_info=error)
-            return None

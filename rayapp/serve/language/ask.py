@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 
-from rayapp.serve.endpoints.base import UNIT_HEADER, AnyEndpoint, Assignment
+from rayapp.serve.endpoints.base import AnyEndpoint, Assignment, named_unit
 from rayapp.serve.language.relay import Usage
 from rayapp.serve.language.tab import Tab
 from rayapp.serve.wire.openai import Asked
@@ -29,9 +29,9 @@ class TextAsk:
     @property
     def unit(self) -> str:
         """The header's, else OpenAI's `user`, else the tenant, else the request itself."""
-        given = self.headers.get(UNIT_HEADER)
+        given = named_unit(self.headers)
         if given is not None:
-            return given.decode("latin-1")
+            return given
         user = self.asked.fields.get("user")
         return (user if isinstance(user, str) else None) or self.tenant or self.request_id
 

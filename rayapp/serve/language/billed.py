@@ -12,7 +12,7 @@ from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.language.ask import Bill, TextAsk, TextReply
 from rayapp.serve.language.charges import NOBODY, Payers, Prices
 from rayapp.serve.language.log import prompt_text
-from rayapp.serve.language.served import Served, told
+from rayapp.serve.language.served import Served, told, version_of
 from rayapp.serve.language.tab import Tab
 from rayapp.serve.tracing.span import step
 
@@ -83,7 +83,7 @@ class Billed:
         ask = replace(ask, asked=asked, max_tokens=max_tokens)
         tab = self._desk.tab(ask, self._prices, is_whole)
         await tab.begin(sum(counts))
-        digest = None if said is None else said.content_digest()
+        digest = None if said is None else version_of(said)
         return Opened(served, ask, Bill(tab, prompt, digest))
 
     async def answered(self, opened: Opened) -> TextReply:

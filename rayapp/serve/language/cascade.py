@@ -19,7 +19,7 @@ from rayapp.config.routing import CHAMPION
 from rayapp.config.serving import FIRST
 from rayapp.errors import DeadlineExceeded, RequestError, Unavailable
 from rayapp.serve.aside import INLINE_BYTES, aside
-from rayapp.serve.endpoints.alike import worse_end
+from rayapp.serve.endpoints.alike import why_uncalibrated
 from rayapp.serve.endpoints.base import Assignment, is_callers_fault, propensity_of
 from rayapp.serve.endpoints.cascade import DEGRADED, MERGE_S, Counts
 from rayapp.serve.endpoints.deadline import Deadlines
@@ -176,15 +176,7 @@ class TextCascade:
         unmeasured = standing.why_unmeasured()
         if unmeasured is not None:
             return unmeasured
-        bound = worse_end(standing.estimates, "calibration_error", is_higher_better=False)
-        if bound is None:
-            return f"{standing.which}: its evaluation has no calibration_error with an interval"
-        if bound > most:
-            return (
-                f"{standing.which} is not calibrated: calibration_error may be {bound:.4f}, at "
-                f"most {most:g} is allowed"
-            )
-        return None
+        return why_uncalibrated(standing.which, standing.estimates, most)
 
     @staticmethod
     def _tell(event: str, ask: TextAsk, error: Exception) -> None:

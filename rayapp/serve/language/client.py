@@ -12,14 +12,10 @@ from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.errors import RayappError, Unavailable, public_reason
-from rayapp.schemas.language import Adapter, Answering, Prefix
+from rayapp.schemas.language import Adapter, Answering, Open, Prefix
 from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
-
-Open = Callable[[str, bytes, Prefix | None, Adapter | None], AsyncGenerator[int | bytes, None]]
-"""An engine's own: (path, body, prefix, adapter) → the status, then the body's parts. Whoever stops
-listening ends it."""
 
 
 class ServeLlm:

@@ -27,17 +27,13 @@ def require_fitting(config: LanguageConfig, weights: Mapping[str, WeightsRef]) -
                 f"`models`: {name} makes vectors of texts, of which no quality is measured",
                 "leave `objective` and `cascade` to models that write text",
             )
-        own = _context(config, weights, model.engine)
+        own = config.engines[model.engine].context_of(weights[model.engine])
         for other in sorted(model.unseen()):
             engine = config.models[other].engine
-            if _context(config, weights, engine) < own:
+            theirs = config.engines[engine].context_of(weights[engine])
+            if theirs < own:
                 raise ConfigError(
-                    f"`models`: {other} takes {_context(config, weights, engine)} tokens, {name} "
-                    f"{own}: some callers would be refused for who happens to answer",
-                    f"set `max_context_tokens` of engine {model.engine} to no more than "
-                    f"{_context(config, weights, engine)}",
+                    f"`models`: {other} takes {theirs} tokens, {name} {own}: some callers would be "
+                    "refused for who happens to answer",
+                    f"set `max_context_tokens` of engine {model.engine} to no more than {theirs}",
                 )
-
-
-def _context(config: LanguageConfig, weights: Mapping[str, WeightsRef], engine: str) -> int:
-    return config.engines[engine].max_context_tokens or weights[engine].max_context_tokens

@@ -33,7 +33,7 @@ from rayapp.serve.language.flow import Flow
 from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
-from rayapp.serve.language.served import Engine
+from rayapp.serve.language.served import Engine, version_of
 from rayapp.serve.paths import Handler, Routed
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.tracing.span import Tracer, step
@@ -149,7 +149,7 @@ class LanguageGateway(Front):
         chat = served.prompt
         if chat is not None and self._may_look(call):
             text = {"name": chat.name, "system": chat.system, "user": chat.user}
-            told |= {"prompt": {**text, "digest": served.prompt_digest}}
+            told |= {"prompt": {**text, "digest": version_of(chat)}}
         return Answer(json_response(200, told), served.name, served.release_id)
 
     async def _ask(self, call: Call) -> Answer:

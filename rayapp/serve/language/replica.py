@@ -11,7 +11,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.language import LanguageConfig
-from rayapp.schemas.language import LlmClient, WeightsRef
+from rayapp.schemas.language import LlmClient, Open, WeightsRef
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Bank
@@ -22,7 +22,7 @@ from rayapp.serve.cluster.shared import Owner, shared_actor
 from rayapp.serve.follow import ChampionFollower, ReadPointers
 from rayapp.serve.language.adapters import AdapterOpener
 from rayapp.serve.language.charges import Payers
-from rayapp.serve.language.client import InlineLlm, Open, ServeLlm
+from rayapp.serve.language.client import InlineLlm, ServeLlm
 from rayapp.serve.language.gateway import ROOT, LanguageGateway
 from rayapp.serve.language.served import CountTokens, Engine
 from rayapp.serve.loading import Store
@@ -115,7 +115,7 @@ def make_gateway(
             name,
             client(name),
             weights[name],
-            engine.max_context_tokens or weights[name].max_context_tokens,
+            engine.context_of(weights[name]),
             parts.counter(weights[name]),
         )
         for name, engine in config.engines.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from rayapp.config.models import ModelConfig
@@ -73,11 +73,6 @@ class Served:
         named = self.choice.config.prompt
         return named if isinstance(named, Prompt) else None
 
-    @cached_property
-    def prompt_digest(self) -> str | None:
-        """Its version."""
-        return None if self.prompt is None else self.prompt.content_digest()
-
     def said_to(self, asked: Asked, first: Prompt | None = None) -> Prompt | None:
         """What is said before; None where the caller says something of that kind. first: counts
         more than its own prompt."""
@@ -120,6 +115,12 @@ class Served:
             wanted = f"the prompt has {num_prompt} tokens and max_tokens is {asked.max_tokens}"
             raise _too_long(wanted, most, asked)
         return asked.max_tokens
+
+
+@lru_cache(maxsize=256)
+def version_of(prompt: Prompt) -> str:
+    """Its digest, which requests must not wait for each time."""
+    return prompt.content_digest()
 
 
 def told(asked: Asked, prompt: Prompt) -> Asked:

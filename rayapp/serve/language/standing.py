@@ -9,7 +9,7 @@ from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import short
 from rayapp.schemas.release import HIGHER_IS_BETTER_IN_WORDS, Estimate, Evaluation
-from rayapp.serve.endpoints.alike import why_poor, worse_end
+from rayapp.serve.endpoints.alike import turned, why_poor, worse_end
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextAsk, TextReply
 from rayapp.serve.language.served import Served
@@ -110,10 +110,7 @@ class TextTerms:
         self._config = config
 
     def quality(self, loaded: Standing) -> float:
-        bound, is_higher_better = self._measured(loaded)
-        if bound is None:
-            return float("-inf")
-        return bound if is_higher_better else -bound
+        return turned(*self._measured(loaded))
 
     def why_poor(self, loaded: Standing) -> str | None:
         metric = self._config.metric
