@@ -50,11 +50,11 @@ class Seen:
     num_tokens: int
 
 
-def closed(num_requests: int, seed: int) -> list[Wanted]:
-    """Prompts of some twenty words, no two alike, and answers of NUM_TOKENS."""
+def closed(num_requests: int, seed: int, num_tokens: int = NUM_TOKENS) -> list[Wanted]:
+    """Prompts of some twenty words, no two alike."""
     dice = random.Random(seed)
     return [
-        Wanted(f"Tell me a story of {' '.join(dice.choices(WORDS, k=12))}.", NUM_TOKENS)
+        Wanted(f"Tell me a story of {' '.join(dice.choices(WORDS, k=12))}.", num_tokens)
         for _ in range(num_requests)
     ]
 

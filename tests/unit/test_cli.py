@@ -249,15 +249,6 @@ def test_doctor_finds_a_workspace_that_cannot_be(
     assert "RAYAPP_WORKSPACE" in findings["workspace"]["advice"]
 
 
-def test_help_loads_nothing_heavy() -> None:
-    heavy = ("ray", "torch", "mlflow", "pyarrow")
-    code = f"import sys, rayapp.cli; print([m for m in {heavy} if m in sys.modules])"
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert finished.stdout.strip() == "[]"
-
-
 def test_ports_are_told_apart(pytestconfig: pytest.Config) -> None:
     """A port that somebody listens on is not free. Sockets are allowed here for this one look."""
     import pytest_socket
