@@ -1,16 +1,18 @@
 """What gateways of every kind are connected to: the workspace, its ledger's keys, its accounts."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from rayapp.config.routing import AnyRule, FlagConfig
 from rayapp.config.serving import GatewayConfig
 from rayapp.flows import passed
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
+from rayapp.govern.flags import current_flags
 from rayapp.govern.keys import list_keys
 from rayapp.ledger import Ledger
 from rayapp.observe.node_log import NodeLog
@@ -88,6 +90,15 @@ def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[s
         return {n: p for n, p in read_champions().items() if kind_of(p.target) == is_language}
 
     return read
+
+
+def flags_for(
+    rules: Iterable[AnyRule], ledger: Ledger
+) -> Callable[[], Mapping[str, FlagConfig]] | None:
+    """What reads the feature flags; None where no rule asks one."""
+    if all(rule.when.asked is None for rule in rules):
+        return None
+    return while_unchanged(ledger, partial(current_flags, ledger))
 
 
 def store_of(workspace: Workspace) -> Store:

@@ -25,7 +25,7 @@ from rayapp.serve.language.served import CountTokens
 from rayapp.serve.pool.router import ModelRouter
 from rayapp.serve.replica import inline_options
 from rayapp.storage import Workspace
-from serve_apps.common import champions_for, connected, store_of, workspace_of
+from serve_apps.common import champions_for, connected, flags_for, store_of, workspace_of
 
 
 def build_engine(config: EngineConfig) -> Application:
@@ -66,6 +66,7 @@ def build(config: LanguageConfig) -> Application:
 
 def connect(config: LanguageConfig) -> LanguageParts:
     found = connected(config, "language-gateway")
+    rules = [rule for model in config.models.values() for rule in model.rules]
     return LanguageParts(
         champions_for(found, is_language=True),
         found.read_keys,
@@ -75,6 +76,7 @@ def connect(config: LanguageConfig) -> LanguageParts:
         serve.get_app_handle,
         bank=found.accounts,
         settle=found.settle,
+        read_flags=flags_for(rules, found.ledger),
     )
 
 

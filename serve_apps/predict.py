@@ -5,23 +5,19 @@ answers, observe keeps the log. No postponed annotations in this module: Serve c
 arguments only when they are classes.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 
 from ray.serve import Application
 
-from rayapp.config.routing import FlagConfig
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
-from rayapp.govern.flags import current_flags
-from rayapp.ledger import Ledger
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace
-from serve_apps.common import champions_for, connected, store_of, while_unchanged, workspace_of
+from serve_apps.common import champions_for, connected, flags_for, store_of, workspace_of
 
 
 def build(config: ServingConfig) -> Application:
@@ -41,9 +37,10 @@ def named_releases(config: ServingConfig) -> dict[str, Pointer]:
 
 def connect(config: ServingConfig) -> Parts:
     found = connected(config, "gateway")
-    ledger, workspace = found.ledger, found.workspace
+    workspace = found.workspace
     fixed, named = named_releases(config), config.named()
     read_champions = champions_for(found, is_language=False)
+    rules = [rule for endpoint in config.endpoints.values() for rule in endpoint.rules]
 
     def read_pointers() -> dict[str, Pointer]:
         current = read_champions()
@@ -58,20 +55,13 @@ def connect(config: ServingConfig) -> Parts:
         bank=found.accounts,
         settle=found.settle,
         feeds=_feeds(config, workspace),
-        read_flags=_flags(config, ledger),
+        read_flags=flags_for(rules, found.ledger),
     )
 
 
 def _feeds(config: ServingConfig, workspace: Workspace) -> Feeds | None:
     names = sorted({name for endpoint in config.endpoints.values() for name in endpoint.feeds})
     return Feeds(names, partial(newest, workspace), read_values) if names else None
-
-
-def _flags(config: ServingConfig, ledger: Ledger) -> Callable[[], Mapping[str, FlagConfig]] | None:
-    rules = [rule for endpoint in config.endpoints.values() for rule in endpoint.rules]
-    if not any(rule.when.asked is not None for rule in rules):
-        return None
-    return while_unchanged(ledger, partial(current_flags, ledger))
 
 
 def connect_store(config: ServingConfig) -> Store:

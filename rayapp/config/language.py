@@ -205,7 +205,7 @@ class LanguageConfig(GatewayConfig):
     def _check_models(self) -> None:
         for name, model in self.models.items():
             named = [("fallback", fallback.model) for fallback in model.fallback]
-            for where, other in (*model.targets().items(), *named):
+            for where, other in (*model.targets().items(), *model.shadowed(), *named):
                 if other not in self.models or other == name:
                     raise ValueError(f"`models`: {name}: {where} {other!r} is no other model")
             if model.timeout_ms is not None and model.timeout_ms >= self.deadline_ms:

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from rayapp.config.choosing import ObjectiveLimits, check_candidates, check_shares
 from rayapp.config.load import Config
-from rayapp.config.routing import ConditionConfig, EndpointName, Name, Share, check_rules
-from rayapp.config.serving import FIRST, BreakerConfig, CacheConfig
+from rayapp.config.routing import EndpointName, Name, Share, WhenConfig, check_rules
+from rayapp.config.serving import FIRST, BreakerConfig, CacheConfig, ShadowSettings
 from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.traffic import NANO
 
@@ -32,12 +32,18 @@ class ModelRuleConfig(ModelTarget):
 
     name: Name
     """The arm's name in the prompt log."""
-    when: ConditionConfig
+    when: WhenConfig
 
 
 class ModelArmConfig(ModelTarget):
     share: Share
     """Of all units. The same unit stays with its arm; a larger share only adds units to it."""
+
+
+class ModelShadowConfig(ModelTarget, ShadowSettings):
+    """Another model hears the same requests, each when its answer has begun. Its own answers are
+    complete, nobody pays for them, and only the prompt log has them: under the name with `.shadow`
+    behind it."""
 
 
 class ModelSplitConfig(Config):
@@ -136,6 +142,8 @@ class ModelConfig(Config):
     """Instead of a split: the cheapest that is quick and good enough."""
     cascade: ModelCascadeConfig | None = None
     """Instead of a split: a cheaper model first, the name's own where that is not sure."""
+    shadow: ModelShadowConfig | None = None
+    """null: nobody else hears."""
     breaker: BreakerConfig | None = BreakerConfig()
     """null: none."""
     cache: CacheConfig | None = None
@@ -176,6 +184,10 @@ class ModelConfig(Config):
         by_rule = {rule.name: rule.model for rule in self.rules}
         return by_rule | {name: arm.model for name, arm in self._arms().items()}
 
+    def shadowed(self) -> tuple[tuple[str, str], ...]:
+        """`shadow` and the model that hears, where one does."""
+        return () if self.shadow is None else (("shadow", self.shadow.model),)
+
     def unseen(self) -> set[str]:
         """The models that may answer without anything that a caller did."""
         return {arm.model for arm in self._arms().values()}
@@ -193,11 +205,13 @@ class ModelConfig(Config):
         return bool(self.usd_per_million_input_tokens or self.usd_per_million_output_tokens)
 
     def others(self) -> set[str]:
-        """The models that may answer instead of its own."""
-        return {*self.targets().values(), *(fallback.model for fallback in self.fallback)}
+        """The models that may answer instead of its own, or hear what it is asked."""
+        heard_by = dict(self.shadowed()).values()
+        fallback = (one.model for one in self.fallback)
+        return {*self.targets().values(), *heard_by, *fallback}
 
     def alone(self) -> Self:
         """The settings of an adapter that answers by these, where nobody else does."""
-        others = {"fallback": (), "timeout_ms": None, "rules": ()}
+        others = {"fallback": (), "timeout_ms": None, "rules": (), "shadow": None}
         chosen = {"split": None, "objective": None, "cascade": None}
         return self.model_copy(update={"adapters": False, **others, **chosen})

@@ -143,9 +143,7 @@ class AnyRule(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def when(self) -> Any:
-        """A condition; all rules of a list have one of the same class."""
-        ...
+    def when(self) -> WhenConfig: ...
 
 
 def check_rules(rules: Sequence[AnyRule], arms: Collection[str]) -> None:

@@ -20,13 +20,15 @@ from rayapp.config.tracing import TracingConfig
 FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-class ShadowConfig(Target):
-    """A second model hears the same requests; its answers are only recorded."""
-
+class ShadowSettings(Config):
     share: Share = 1
     """Of all units."""
     max_ongoing: int = Field(default=8, ge=1)
     """Requests that it may be busy with at a time; more are not sent to it."""
+
+
+class ShadowConfig(Target, ShadowSettings):
+    """A second model hears the same requests; its answers are only recorded."""
 
 
 class BreakerConfig(Config):

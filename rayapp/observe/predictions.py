@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayapp.observe.commit import RecordTable
-from rayapp.observe.tables import TIME, dated, on_dates, parsed, read_table, where
+from rayapp.observe.tables import TIME, answered, dated, on_dates, parsed, read_table, where
 from rayapp.schemas.data import Column
-from rayapp.schemas.traffic import SHADOW, PredictionRecord
+from rayapp.schemas.traffic import PredictionRecord
 from rayapp.storage import Workspace
 from rayapp.transforms import arrow_type
 
@@ -130,8 +130,7 @@ def read_feedback(
 def find_predictions(workspace: Workspace, request_id: str) -> list[PredictionRecord]:
     """The rows that a request was answered with, in order; empty while they are not committed. What
     a shadow made of it nobody was answered with."""
-    table = read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id)
-    table = table.filter(pc.invert(pc.ends_with(table.column("endpoint"), SHADOW)))
+    table = answered(read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id))
     rows = table.drop_columns(["date"]).to_pylist()
     return [
         PredictionRecord(

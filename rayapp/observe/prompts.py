@@ -7,7 +7,7 @@ from datetime import datetime
 import pyarrow as pa
 
 from rayapp.observe.commit import RecordTable
-from rayapp.observe.tables import TIME, dated, on_dates, parsed, read_table, where
+from rayapp.observe.tables import TIME, answered, dated, on_dates, parsed, read_table, where
 from rayapp.schemas.language import PromptRecord
 from rayapp.storage import Workspace
 
@@ -71,6 +71,7 @@ def read_prompts(
 
 
 def find_prompts(workspace: Workspace, request_id: str) -> list[PromptRecord]:
-    """The parts of the answer to a request; empty while they are not committed."""
-    table = read_prompts(workspace.table(PROMPTS_TABLE), request_id=request_id)
+    """The parts of the answer to a request; empty while they are not committed. What a shadow made
+    of it nobody was answered with."""
+    table = answered(read_prompts(workspace.table(PROMPTS_TABLE), request_id=request_id))
     return [PromptRecord(**row) for row in table.drop_columns(["date"]).to_pylist()]

@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from rayapp.errors import WorkspaceError
+from rayapp.schemas.traffic import SHADOW
 from rayapp.storage import dataset_of
 
 TIME = pa.timestamp("us", "UTC")
@@ -58,6 +59,11 @@ def where(
     if until is not None:
         wanted &= ds.field("at") < pa.scalar(until, TIME)
     return wanted
+
+
+def answered(table: pa.Table) -> pa.Table:
+    """The rows that somebody got: those of shadows are left out."""
+    return table.filter(pc.invert(pc.ends_with(table.column("endpoint"), SHADOW)))
 
 
 def read_table(table_uri: str, schema: pa.Schema, wanted: ds.Expression) -> pa.Table:

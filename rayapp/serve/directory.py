@@ -99,13 +99,9 @@ class Directory:
             lack = feed.lacks()
             if lack is not None:
                 found[f"feeds/{feed.name}"] = f"it {lack}"
-        if self._flags is None:
-            return found
-        for name, config in self._config.endpoints.items():
-            lacking = self._flags.lacking(config.rules)
-            found |= {f"{name}/{rule}": what for rule, what in lacking.items()}
-        if self._flags.problem is not None:
-            found["flags"] = f"the flags cannot be read: {self._flags.problem}"
+        if self._flags is not None:
+            rules = {name: config.rules for name, config in self._config.endpoints.items()}
+            found |= self._flags.problems(rules)
         return found
 
     def _unreleased(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagEvaluationDetails, FlagType
 
-from rayapp.config.routing import FlagConfig, RuleConfig
+from rayapp.config.routing import AnyRule, FlagConfig
 from rayapp.errors import public_reason
 from rayapp.serve.flag_provider import HEADERS, PROPENSITY, TENANT, Flag, Provider
 
@@ -65,19 +65,27 @@ class Flags:
         self._headers = _wire_names(flags.values())
         log.info("flags_changed", extra={"flags": sorted(read)})
 
-    def lacking(self, rules: Sequence[RuleConfig]) -> dict[str, str]:
-        """Rule → what keeps it from ever taking a request."""
-        found = {}
-        for rule in rules:
-            if rule.when.asked is None:
-                continue
-            name, variant = rule.when.asked
-            flag = self._read.get(name)
-            if flag is None:
-                found[rule.name] = f"flag {name!r} is not published"
-            elif variant not in flag.variants:
-                found[rule.name] = f"flag {name!r} has no variant {variant!r}"
+    def problems(self, rules: Mapping[str, Sequence[AnyRule]]) -> dict[str, str]:
+        """What keeps a rule from ever taking a request, as `name/rule`, and `flags` where those
+        that are published cannot be read. rules: by the name of whose they are."""
+        found = {
+            f"{name}/{rule.name}": lack
+            for name, own in rules.items()
+            for rule in own
+            if (lack := self._lack(rule)) is not None
+        }
+        if self.problem is not None:
+            found["flags"] = f"the flags cannot be read: {self.problem}"
         return found
+
+    def _lack(self, rule: AnyRule) -> str | None:
+        if rule.when.asked is None:
+            return None
+        name, variant = rule.when.asked
+        flag = self._read.get(name)
+        if flag is None:
+            return f"flag {name!r} is not published"
+        return None if variant in flag.variants else f"flag {name!r} has no variant {variant!r}"
 
     def decisions(
         self, tenant: str | None, unit: str | None, headers: Mapping[bytes, bytes]

@@ -20,6 +20,7 @@ from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.callers.token_limits import TokenLimiter
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.charges import Payers
@@ -103,6 +104,7 @@ class LanguageCase:
     token_limiter: TokenLimiter | None = None
     counts: CountTokens = fake_llm.count
     follower: ChampionFollower[Adapted] | None = None
+    flags: Flags | None = None
     later_s: float = 0.0
     """How much later it is for deadlines than by the clock."""
 
@@ -129,6 +131,7 @@ class LanguageCase:
             payers=Payers(self.budgets, self.token_budgets),
             token_limiter=self.token_limiter,
             follower=self.follower,
+            flags=self.flags,
         )
         self.app._deadlines._clock_s = lambda: time.monotonic() + self.later_s
 

@@ -67,6 +67,20 @@ async def test_what_a_gateway_records_is_read_back_in_order(
     assert TEXT in (whole.output or "")
 
 
+async def test_what_a_shadow_made_of_it_is_no_part_of_the_answer(
+    workspace: Workspace, log: NodeLog
+) -> None:
+    case = LanguageCase(with_settings({"big": {"shadow": {"model": "small"}}}))
+    await case.chat(headers={"x-request-id": "a"})
+    await case.app._drained()
+    for made in case.sink.records:
+        log.prompts(made["endpoint"]).append([made])
+    log.commit()
+    assert [part.endpoint for part in find_prompts(workspace, "a")] == ["big"]
+    heard = read_prompts(workspace.table(PROMPTS_TABLE), "big.shadow", request_id="a")
+    assert heard.column("release_id").to_pylist() == ["digest-of-other"]
+
+
 def test_parts_are_found_by_model_and_time(workspace: Workspace, log: NodeLog) -> None:
     later = NOON + timedelta(seconds=1)
     log.prompts("big").append([part(1, at=later), part(0), part(0, "p")])

@@ -13,9 +13,11 @@ from test_language_adapters import ENGINES, Site, language
 from test_language_gateway import known_key
 from test_language_tokens import of_tokens
 
+from rayapp.config.routing import FlagConfig
 from rayapp.errors import ConfigError
 from rayapp.schemas.language import Task
 from rayapp.serve.endpoints.split import position
+from rayapp.serve.flags import Flags
 from rayapp.serve.language.ask import TextAsk
 from rayapp.serve.language.fitting import require_fitting
 from rayapp.serve.language.log import kept_unit
@@ -115,6 +117,36 @@ async def test_a_rule_by_tenant_goes_by_the_key_and_takes_nobody_without_one() -
     assert case.sink.records[-1]["arm"] != "acme"
 
 
+async def test_a_rule_on_a_flag_takes_effect_when_that_is_published() -> None:
+    published: dict[str, FlagConfig] = {}
+    flags = Flags(lambda: dict(published))
+    rule = {"name": "trial", "when": {"flag": "model", "is": "new"}, "model": "small"}
+    case = LanguageCase(with_settings({"big": {"rules": [rule], "split": HALF}}), flags=flags)
+
+    async def answered_by(unit: str) -> tuple[str, float]:
+        await case.chat(headers={"x-unit-id": unit})
+        record = case.sink.records[-1]
+        return record["arm"], record["propensity"]
+
+    async def problems() -> Any:
+        async with case.client() as client:
+            return (await client.get("/v1/ping")).json()["problems"]
+
+    flags.refresh()
+    assert (await answered_by("u"))[0] != "trial"
+    assert await problems() == {"big/trial": "flag 'model' is not published"}
+    shares = [{"shares": {"new": 0.25}}]
+    variants = {"old": "small", "new": "large"}
+    given = {"variants": variants, "default": "old", "targeting": shares}
+    published["model"] = FlagConfig.model_validate(given)
+    flags.refresh()
+    found = {unit: await answered_by(unit) for unit in UNITS}
+    assert await problems() == {}
+    assert set(found.values()) == {("trial", 0.25), ("next", 0.375), ("champion", 0.375)}
+    rest = {unit for unit, (arm, _) in found.items() if arm != "trial"}
+    assert {u for u in rest if found[u][0] == "next"} == {u for u in rest if is_next(u)}
+
+
 WHOLE: dict[str, Any] = {"salt": SALT, "arms": {"next": {"model": "small", "share": 1}}}
 
 
@@ -187,7 +219,7 @@ async def test_of_a_refused_request_nobody_can_say_who_would_have_answered() -> 
         ({"split": {"salt": "s", "arms": {}}}, "at least 1 item"),
         ({"split": {"salt": "", "arms": HALF["arms"]}}, "at least 1 character"),
         ({"rules": [STAFF | {"when": {}}]}, "an empty condition is met by every request"),
-        ({"rules": [STAFF | {"when": {"flag": "f", "is": "a"}}]}, "Extra inputs"),
+        ({"rules": [STAFF | {"when": {"flag": "f"}}]}, "`flag` and `is` go together"),
         ({"rules": [STAFF, STAFF | {"name": "again"}]}, "again has no effect: staff"),
         ({"rules": [STAFF | {"name": "next"}], "split": HALF}, "the name of another arm already"),
         ({"rules": [STAFF | {"model": "big"}]}, "staff 'big' is no other model"),

@@ -230,9 +230,9 @@ def test_rules_that_ask_for_what_is_not_there_are_named() -> None:
             "plain": {"tenants": ["acme"]},
         }.items()
     ]
-    assert flags.lacking(rules) == {
-        "no-flag": "flag 'g' is not published",
-        "no-variant": "flag 'f' has no variant 'onn'",
+    assert flags.problems({"e": rules, "other": []}) == {
+        "e/no-flag": "flag 'g' is not published",
+        "e/no-variant": "flag 'f' has no variant 'onn'",
     }
 
 

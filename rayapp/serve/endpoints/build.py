@@ -81,7 +81,7 @@ class Builder:
     feeds: Callable[[], Mapping[str, Feed]] = lambda: {}
     flags: Flags | None = None
     row_nano_usd: Callable[[str], int] = lambda endpoint: 0
-    shadows: list[Shadow] = field(default_factory=list)
+    shadows: list[Shadow[Ask, Reply]] = field(default_factory=list)
     choosing: dict[str, Chooses] = field(default_factory=dict)
     is_traced: bool = False
 

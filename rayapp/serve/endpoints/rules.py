@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Generic
 
-from rayapp.config.routing import RuleConfig
+from rayapp.config.routing import AnyRule
 from rayapp.serve.endpoints.base import AnyEndpoint, AskT, Assignment, ReplyT
 from rayapp.serve.endpoints.split import REST
 from rayapp.serve.flags import Decisions, Flags
@@ -31,7 +31,7 @@ class Rule(Generic[AskT, ReplyT]):
     endpoint: AnyEndpoint[AskT, ReplyT]
 
     @classmethod
-    def of(cls, config: RuleConfig, endpoint: AnyEndpoint[AskT, ReplyT]) -> "Rule[AskT, ReplyT]":
+    def of(cls, config: AnyRule, endpoint: AnyEndpoint[AskT, ReplyT]) -> "Rule[AskT, ReplyT]":
         return cls(config.name, wire_matcher(config.when), config.when.asked, endpoint)
 
 

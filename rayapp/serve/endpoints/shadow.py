@@ -4,27 +4,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Generic
 
 from rayapp.errors import Unavailable
-from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT
 from rayapp.serve.endpoints.split import position
 
 log = logging.getLogger("rayapp.serve.shadow")
 
 
-class Shadow:
+class Shadow(Generic[AskT, ReplyT]):
     """share: of units that the shadow hears. It is left out while it has max_ongoing requests
     already, so it cannot pile up. heard: takes the ask, the shadow's reply and the milliseconds
     that it took, to be recorded."""
 
     def __init__(
         self,
-        inner: Endpoint,
-        shadow: Endpoint,
+        inner: AnyEndpoint[AskT, ReplyT],
+        shadow: AnyEndpoint[AskT, ReplyT],
         share: float,
         salt: str,
         max_ongoing: int,
-        heard: Callable[[Ask, Reply, float], Awaitable[None]],
+        heard: Callable[[AskT, ReplyT, float], Awaitable[None]],
     ) -> None:
         self._inner = inner
         self._shadow = shadow
@@ -34,7 +35,7 @@ class Shadow:
         self._heard = heard
         self._ongoing: set[asyncio.Task[None]] = set()
 
-    async def predict(self, ask: Ask) -> Reply:
+    async def predict(self, ask: AskT) -> ReplyT:
         reply = await self._inner.predict(ask)
         is_in = position(self._salt, ask.unit or ask.request_id) < self._share
         if is_in and len(self._ongoing) < self._max_ongoing:
@@ -43,7 +44,7 @@ class Shadow:
             task.add_done_callback(self._ongoing.discard)
         return reply
 
-    async def _listen(self, ask: Ask) -> None:
+    async def _listen(self, ask: AskT) -> None:
         began_s = time.monotonic()
         try:
             reply = await self._shadow.predict(ask)

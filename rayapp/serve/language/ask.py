@@ -79,5 +79,20 @@ class Spent:
     assignment: Assignment
 
 
+async def completed(reply: TextReply) -> TextReply:
+    """With all of the answer in `first`."""
+    try:
+        parts = [reply.first, *[part async for part in reply.body]]
+    finally:
+        await reply.body.aclose()
+    return replace(reply, first=b"".join(parts), body=_nothing())
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    nothing: tuple[bytes, ...] = ()
+    for part in nothing:
+        yield part
+
+
 TextEndpoint = AnyEndpoint[TextAsk, TextReply]
 """One that answers with text, or with vectors of texts."""

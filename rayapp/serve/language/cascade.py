@@ -10,7 +10,7 @@ stream begins when that is complete. Rows have a cascade of their own (endpoints
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from rayapp.serve.endpoints.alike import why_uncalibrated
 from rayapp.serve.endpoints.base import Assignment, is_callers_fault, propensity_of
 from rayapp.serve.endpoints.cascade import DEGRADED, MERGE_S, Counts
 from rayapp.serve.endpoints.deadline import Deadlines
-from rayapp.serve.language.ask import Spent, TextAsk, TextReply
+from rayapp.serve.language.ask import Spent, TextAsk, TextReply, completed
 from rayapp.serve.language.billed import Billed, Opened
 from rayapp.serve.language.confidence import Heard, heard, with_logprobs
 from rayapp.serve.language.standing import Standing
@@ -119,12 +119,7 @@ class TextCascade:
         until_s = now_s + (opened.ask.deadline_s - now_s) * FIRST_SHARE
         in_time = replace(opened, ask=opened.ask.until(until_s))
         with self._deadlines.within(until_s):
-            reply = await self._first.answered(in_time)
-            try:
-                parts = [reply.first, *[part async for part in reply.body]]
-            finally:
-                await reply.body.aclose()
-        return replace(reply, first=b"".join(parts), body=_nothing())
+            return await completed(await self._first.answered(in_time))
 
     async def _by_champion(self, ask: TextAsk, large: Opened) -> TextReply:
         ask.assignment = self._assigned(ask, CHAMPION)
@@ -188,9 +183,3 @@ class TextCascade:
             extra={"request_id": ask.request_id},
             exc_info=None if is_usual else error,
         )
-
-
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    nothing: tuple[bytes, ...] = ()
-    for part in nothing:
-        yield part

@@ -3,6 +3,7 @@
 Some are in the config; others are there as soon as an adapter is released, and gone with it.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,20 +14,21 @@ from rayapp.serve.endpoints.again import Budget, Retry
 from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
+from rayapp.serve.flags import Flags
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.language.billed import Desk
 from rayapp.serve.language.cache import TextCache
 from rayapp.serve.language.model import Model
-from rayapp.serve.language.routes import Routes
+from rayapp.serve.language.routes import Hearing, Routes
 from rayapp.serve.language.served import Choice, Engine, Served
 
 NO_ADAPTERS: Mapping[str, Adapted] = {}
 
 
 class Models:
-    """released: the champions that are adapters, by endpoint; asked at each request, and another
-    object whenever one has moved."""
+    """heard: takes what shadows answer. released: the champions that are adapters, by endpoint;
+    asked at each request, and another object whenever one has moved."""
 
     def __init__(
         self,
@@ -35,14 +37,17 @@ class Models:
         deadlines: Deadlines,
         hooks: Hooks,
         desk: Desk,
+        heard: Hearing,
         released: Callable[[], Mapping[str, Adapted]] = lambda: NO_ADAPTERS,
+        flags: Flags | None = None,
     ) -> None:
         self._config = config
         self._engines = engines
         self._deadlines = deadlines
         self._hooks = hooks
         self._released = released
-        self._routes = Routes(config.models, self.find, desk, deadlines, hooks)
+        self._flags = flags
+        self._routes = Routes(config.models, self.find, desk, deadlines, hooks, heard, flags)
         self._endpoints = {
             name: self._routes.endpoint(name, config.models[name]) for name in config.models
         }
@@ -87,19 +92,27 @@ class Models:
         return self.find(name).release_id
 
     def problems(self) -> dict[str, str]:
-        """Arms that nobody can answer for, or that cannot be chosen: `name/arm`."""
+        """Arms that nobody can answer for, or that cannot be chosen: `name/arm`, also of a shadow;
+        rules that can take nothing: `name/rule`."""
         found = {
             f"{name}/{arm}": problem
             for name, chooses in self._routes.choosing.items()
             for arm, problem in chooses.problems().items()
         }
         for name, config in self._config.models.items():
-            for arm, model in config.targets().items():
+            for arm, model in (*config.targets().items(), *config.shadowed()):
                 try:
                     self.find(model)
                 except Unavailable as error:
                     found[f"{name}/{arm}"] = error.what
+        if self._flags is not None:
+            rules = {name: config.rules for name, config in self._config.models.items()}
+            found |= self._flags.problems(rules)
         return found
+
+    async def drain(self) -> None:
+        """Wait for what shadows are at."""
+        await asyncio.gather(*(shadow.drain() for shadow in self._routes.shadows))
 
     def find(self, name: str) -> Served:
         """Raises RequestError 404, Unavailable where nothing answers for a model of the config."""

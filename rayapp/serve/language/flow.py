@@ -165,12 +165,7 @@ class Flow:
             spent.reply.bill.tab.drop()
 
     def _count(self, tab: Tab, release_id: str) -> None:
-        usage = tab.given
-        counts = {
-            "prompt": usage.num_prompt,
-            "cached": usage.num_cached,
-            "output": usage.num_output,
-        }
+        counts = tab.given.counts
         if any(counts.values()):
             who = self._written.endpoint, release_id, self._call.tenant
             self._meter.tokens(*who, counts)

@@ -7,6 +7,7 @@
 It knows neither Ray nor a model: engines are LlmClients, and what counts tokens is passed in.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -22,6 +23,7 @@ from rayapp.serve.call import Answer, Call, Meter
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.callers.token_limits import TokenLimiter
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.front import Front
 from rayapp.serve.language.adapters import Adapted
@@ -34,6 +36,7 @@ from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
 from rayapp.serve.language.relay import Relay
 from rayapp.serve.language.served import Engine, version_of
+from rayapp.serve.language.shadow import Overheard
 from rayapp.serve.paths import Handler, Routed
 from rayapp.serve.predicting import RecordSink
 from rayapp.serve.tracing.span import Tracer, step
@@ -79,6 +82,7 @@ class LanguageGateway(Front):
         tracer: Tracer | None = None,
         follower: ChampionFollower[Adapted] | None = None,
         token_limiter: TokenLimiter | None = None,
+        flags: Flags | None = None,
     ) -> None:
         super().__init__(config, meter, background, keys, limiter, tracer)
         self._config = config
@@ -87,7 +91,10 @@ class LanguageGateway(Front):
         self._payers = payers
         self._follower = follower
         desk = Desk(config.record_every_tokens, config.redacts, payers, token_limiter)
-        self._models = Models(config, engines, self._deadlines, meter, desk, self._adapted)
+        heard = Overheard(prompts, config.redacts, now, time.monotonic, meter)
+        self._models = Models(
+            config, engines, self._deadlines, meter, desk, heard, self._adapted, flags
+        )
         self._created_s = int(now().timestamp())
         ready = {"GET": self._ready}
         self.open_paths = {f"{ROOT}/ping": ready, "/ping": ready}
@@ -129,6 +136,7 @@ class LanguageGateway(Front):
         return name, self._models.intended(name)
 
     async def _drained(self) -> None:
+        await self._models.drain()
         await self._payers.drain()
 
     async def _ready(self, call: Call) -> Answer:
@@ -185,7 +193,9 @@ class LanguageGateway(Front):
     def _flow(self, call: Call, ask: TextAsk, reply: TextReply) -> Flow:
         name = ask.asked.model
         sink, redacts = self._prompts(name), self._config.redacts
-        written = AnswerLog(sink, call, name, redacts, self._now, reply, ask.assignment)
+        written = AnswerLog(
+            sink, ask, call.start_s, name, redacts, self._now, reply, ask.assignment
+        )
         spent = None if reply.spent is None else reply.spent.usage
         fingerprint = f"fp_{short(reply.release_id)}"
         relay = Relay(ask.asked, name, fingerprint, reply.hides_logprobs, spent)

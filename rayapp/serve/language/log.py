@@ -9,9 +9,8 @@ from typing import Any
 import orjson
 
 from rayapp.config.language import Redaction
-from rayapp.serve.call import Call
 from rayapp.serve.endpoints.base import Assignment
-from rayapp.serve.language.ask import TextReply
+from rayapp.serve.language.ask import TextAsk, TextReply
 from rayapp.serve.language.redaction import redacted
 from rayapp.serve.language.tab import Part
 from rayapp.serve.predicting import RecordSink, store_charged, trace_id
@@ -38,11 +37,12 @@ def kept_unit(unit: str, level: Redaction) -> str:
 
 @dataclass(slots=True)
 class AnswerLog:
-    """endpoint: the model as the caller called it. assignment: by which the reply came to be.
-    first_token_s: of time.monotonic, once there was one."""
+    """start_s: of time.monotonic, as is first_token_s, which is there once a token was. endpoint:
+    the model as the caller called it. assignment: by which the reply came to be."""
 
     sink: RecordSink
-    call: Call
+    ask: TextAsk
+    start_s: float
     endpoint: str
     redacts: Redaction
     now: Callable[[], datetime]
@@ -55,29 +55,29 @@ class AnswerLog:
         store_charged(self.sink, [self._fields(part)], part.charges)
 
     def _fields(self, part: Part) -> dict[str, Any]:
-        call = self.call
-        begun_s, reply = self.first_token_s, self.reply
+        ask = self.ask
+        first_s, reply = self.first_token_s, self.reply
         bill = reply.bill
         return {
-            "request_id": call.request_id,
+            "request_id": ask.request_id,
             "part": part.number,
             "endpoint": self.endpoint,
             "release_id": reply.release_id,
             "at": self.now(),
-            "route": call.route,
+            "route": ask.path,
             "num_prompt_tokens": part.usage.num_prompt,
             "num_cached_tokens": part.usage.num_cached,
             "num_output_tokens": part.usage.num_output,
-            "latency_ms": round((time.monotonic() - call.start_s) * 1000, 3),
-            "first_token_ms": None if begun_s is None else round((begun_s - call.start_s) * 1e3, 3),
+            "latency_ms": round((time.monotonic() - self.start_s) * 1000, 3),
+            "first_token_ms": None if first_s is None else round((first_s - self.start_s) * 1e3, 3),
             "finish_reason": part.finish_reason,
             "prompt": bill.prompt if bill is not None and part.number == 0 else None,
             "prompt_digest": None if bill is None else bill.prompt_digest,
             "output": self._text(part.said) if part.said else None,
             "degraded": reply.degraded,
             **self._assigned(),
-            "tenant": call.tenant,
-            "trace_id": trace_id(call.request.headers),
+            "tenant": ask.tenant,
+            "trace_id": trace_id(ask.headers),
             "cost_nano_usd": part.charges.money.amount,
             "loan_id": part.charges.money.loan_id,
             "token_loan_id": part.charges.tokens.loan_id,

@@ -24,6 +24,11 @@ class Usage:
     num_cached: int = 0
     num_output: int = 0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """As they are metered."""
+        return {"prompt": self.num_prompt, "cached": self.num_cached, "output": self.num_output}
+
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Usage":
         details = told.get("prompt_tokens_details") or {}

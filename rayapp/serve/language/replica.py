@@ -11,6 +11,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from rayapp.config.language import LanguageConfig
+from rayapp.config.routing import FlagConfig
 from rayapp.schemas.language import LlmClient, Open, WeightsRef
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.background import Background
@@ -19,6 +20,7 @@ from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Keeper
 from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.cluster.shared import Owner, shared_actor
+from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, ReadPointers
 from rayapp.serve.language.adapters import AdapterOpener
 from rayapp.serve.language.charges import Payers
@@ -53,7 +55,7 @@ class LanguageParts:
     """What other rooms give a replica; made inside it, by a function that serve_apps passes.
     read_pointers: to champions that are language models. counter: of a model's tokens, by its
     weights. find: the handle of an engine, by its application; raises RayServeException where that
-    is not deployed. bank, settle: as serve.replica.Parts has them."""
+    is not deployed. bank, settle, read_flags: as serve.replica.Parts has them."""
 
     read_pointers: ReadPointers
     read_keys: Callable[[], Mapping[str, ApiKey]]
@@ -63,6 +65,7 @@ class LanguageParts:
     find: "Callable[[str], DeploymentHandle[Any]]"
     bank: Bank | None = None
     settle: Callable[[], object] = lambda: None
+    read_flags: Callable[[], Mapping[str, FlagConfig]] | None = None
 
 
 @serve.ingress()
@@ -104,26 +107,12 @@ def make_gateway(
 ) -> LanguageGateway:
     keys = KeyRing(parts.read_keys, config.requires_key)
     meter = ServeMeter()
-
-    def client(name: str) -> LlmClient:
-        if inline is not None and name == config.inline:
-            return InlineLlm(name, inline)
-        return ServeLlm(name, partial(parts.find, name))
-
-    engines = {
-        name: Engine(
-            name,
-            client(name),
-            weights[name],
-            engine.context_of(weights[name]),
-            parts.counter(weights[name]),
-        )
-        for name, engine in config.engines.items()
-    }
+    engines = _engines(config, parts, weights, inline)
     takes = [name for name, engine in config.engines.items() if engine.max_adapters]
     digests = {weights[name].digest for name in takes}
     opener = AdapterOpener(parts.store, digests, config.judged())
     follower = ChampionFollower(parts.read_pointers, opener) if takes else None
+    flags = Flags(parts.read_flags) if parts.read_flags is not None else None
 
     def commit() -> None:
         parts.log.commit()
@@ -131,6 +120,8 @@ def make_gateway(
 
     def refresh(patience_s: float | None) -> None:
         keys.refresh()
+        if flags is not None:
+            flags.refresh()
         if follower is not None:
             follower.refresh(patience_s)
 
@@ -152,7 +143,31 @@ def make_gateway(
         tracer=make_tracer(config, meter),
         follower=follower,
         token_limiter=make_token_limiter(config, owner),
+        flags=flags,
     )
+
+
+def _engines(
+    config: LanguageConfig,
+    parts: LanguageParts,
+    weights: Mapping[str, WeightsRef],
+    inline: Open | None,
+) -> dict[str, Engine]:
+    def client(name: str) -> LlmClient:
+        if inline is not None and name == config.inline:
+            return InlineLlm(name, inline)
+        return ServeLlm(name, partial(parts.find, name))
+
+    return {
+        name: Engine(
+            name,
+            client(name),
+            weights[name],
+            engine.context_of(weights[name]),
+            parts.counter(weights[name]),
+        )
+        for name, engine in config.engines.items()
+    }
 
 
 def make_token_limiter(config: LanguageConfig, owner: Owner) -> TokenLimiter | None:

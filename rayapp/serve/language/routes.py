@@ -1,6 +1,6 @@
 """What a model's configuration puts before it → the endpoints that make it up, from the inside out.
 
-    Fallback( Rules( Split( Own, … )), … )
+    Fallback( Shadow( Rules( Split( Own, … ))), … )
     instead of Split: Objective( Own, … ) or TextCascade( First, Own )
     each of them: Billed( what stands before its engine )
 
@@ -8,12 +8,18 @@ Whoever answers by a rule, a split or instead does so at the name's prices, a ca
 objective and the first model of a cascade at their own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from rayapp.config.models import ModelCascadeConfig, ModelConfig, ModelObjectiveConfig, token_cost
+from rayapp.config.models import (
+    ModelCascadeConfig,
+    ModelConfig,
+    ModelObjectiveConfig,
+    ModelShadowConfig,
+    token_cost,
+)
 from rayapp.config.routing import CHAMPION
 from rayapp.errors import Unavailable
 from rayapp.schemas.prompt import Prompt
@@ -22,14 +28,18 @@ from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.fallback import Fallback
 from rayapp.serve.endpoints.objective import Candidate, Objective
 from rayapp.serve.endpoints.rules import Rule, Rules
+from rayapp.serve.endpoints.shadow import Shadow
 from rayapp.serve.endpoints.split import Arm, Split
+from rayapp.serve.flags import Flags
 from rayapp.serve.language.ask import TextAsk, TextEndpoint, TextReply
 from rayapp.serve.language.billed import Billed, Desk
 from rayapp.serve.language.cascade import TextCascade
-from rayapp.serve.language.charges import Prices
+from rayapp.serve.language.charges import NOBODY, Prices
 from rayapp.serve.language.served import Served
+from rayapp.serve.language.shadow import Unheard
 from rayapp.serve.language.standing import Standing, Standings, TextTerms
-from rayapp.serve.matching import wire_matcher
+
+Hearing = Callable[[str, TextAsk, TextReply, float], Awaitable[None]]
 
 
 def prices_of(config: ModelConfig) -> Prices:
@@ -42,30 +52,53 @@ def prices_of(config: ModelConfig) -> Prices:
 @dataclass(frozen=True)
 class Routes:
     """models: those of the config, by name. find: who answers now under a name, or raises
-    Unavailable. choosing: all that were built, by name."""
+    Unavailable. heard: takes a name, an ask, a shadow's reply to it and the milliseconds that it
+    took. flags: those that rules may ask. shadows, choosing: all that were built, the latter by
+    name."""
 
     models: Mapping[str, ModelConfig]
     find: Callable[[str], Served]
     desk: Desk
     deadlines: Deadlines
     hooks: Hooks
+    heard: Hearing
+    flags: Flags | None = None
+    shadows: list[Shadow[TextAsk, TextReply]] = field(default_factory=list)
     choosing: dict[str, Chooses] = field(default_factory=dict)
 
     def endpoint(self, name: str, config: ModelConfig) -> TextEndpoint:
         built = self._chosen(name, config)
         if config.rules:
             rules = [
-                Rule[TextAsk, TextReply](
-                    rule.name, wire_matcher(rule.when), None, self._by(rule.model, config)
-                )
+                Rule[TextAsk, TextReply].of(rule, self._by(rule.model, config))
                 for rule in config.rules
             ]
-            built = Rules(built, rules)
+            built = Rules(built, rules, self.flags)
+        if config.shadow is not None:
+            built = self._shadow(name, built, config.shadow, config)
         if config.fallback:
             told = partial(self._prompt, name)
             others = [self._by(other.model, config, told) for other in config.fallback]
             built = Fallback([built, *others])
         return built
+
+    def _shadow(
+        self, name: str, inner: TextEndpoint, shadow: ModelShadowConfig, config: ModelConfig
+    ) -> TextEndpoint:
+        find, desk = (
+            partial(self.find, shadow.model),
+            replace(self.desk, payers=NOBODY, limiter=None),
+        )
+        made = Shadow(
+            inner,
+            Unheard(Billed(find, Prices(), config.max_output_tokens, desk), self.deadlines),
+            shadow.share,
+            f"shadow/{name}",
+            shadow.max_ongoing,
+            partial(self.heard, name),
+        )
+        self.shadows.append(made)
+        return made
 
     def _chosen(self, name: str, config: ModelConfig) -> TextEndpoint:
         """Of the name's own model and the others that may answer."""
