@@ -19,6 +19,7 @@ from rayapp.observe.node_log import NodeLog
 from rayapp.release.promote import champions
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.traffic import ApiKey
+from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.storage import Workspace, fetch_bundle
 
@@ -90,6 +91,12 @@ def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[s
         return {n: p for n, p in read_champions().items() if kind_of(p.target) == is_language}
 
     return read
+
+
+def fixed(releases: Iterable[tuple[str, str]]) -> dict[str, Pointer]:
+    """Pointers to releases that a config names by endpoint and id: they never move."""
+    keys = {release_key(endpoint, release_id): release_id for endpoint, release_id in releases}
+    return {key: Pointer(name=key, target=release, revision=0) for key, release in keys.items()}
 
 
 def flags_for(

@@ -25,7 +25,7 @@ from rayapp.serve.language.served import CountTokens
 from rayapp.serve.pool.router import ModelRouter
 from rayapp.serve.replica import inline_options
 from rayapp.storage import Workspace
-from serve_apps.common import champions_for, connected, flags_for, store_of, workspace_of
+from serve_apps.common import champions_for, connected, fixed, flags_for, store_of, workspace_of
 
 
 def build_engine(config: EngineConfig) -> Application:
@@ -67,8 +67,9 @@ def build(config: LanguageConfig) -> Application:
 def connect(config: LanguageConfig) -> LanguageParts:
     found = connected(config, "language-gateway")
     rules = [rule for model in config.models.values() for rule in model.rules]
+    by_id, read_champions = fixed(config.named_releases()), champions_for(found, is_language=True)
     return LanguageParts(
-        champions_for(found, is_language=True),
+        lambda: {**read_champions(), **by_id},
         found.read_keys,
         store_of(found.workspace),
         found.log,

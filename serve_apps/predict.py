@@ -13,11 +13,10 @@ from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest, read_values
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.feeds import Feeds
-from rayapp.serve.follow import release_key
 from rayapp.serve.loading import Store
 from rayapp.serve.replica import Parts, gateway
 from rayapp.storage import Workspace
-from serve_apps.common import champions_for, connected, flags_for, store_of, workspace_of
+from serve_apps.common import champions_for, connected, fixed, flags_for, store_of, workspace_of
 
 
 def build(config: ServingConfig) -> Application:
@@ -25,27 +24,25 @@ def build(config: ServingConfig) -> Application:
 
 
 def named_releases(config: ServingConfig) -> dict[str, Pointer]:
-    """Releases that a config names by their id: they never move."""
-    fixed: dict[str, Pointer] = {}
-    for name, endpoint in config.endpoints.items():
-        for target in endpoint.targets():
-            if target.release is not None:
-                key = release_key(name, target.release)
-                fixed[key] = Pointer(name=key, target=target.release, revision=0)
-    return fixed
+    return fixed(
+        (name, target.release)
+        for name, endpoint in config.endpoints.items()
+        for target in endpoint.targets()
+        if target.release is not None
+    )
 
 
 def connect(config: ServingConfig) -> Parts:
     found = connected(config, "gateway")
     workspace = found.workspace
-    fixed, named = named_releases(config), config.named()
+    by_id, named = named_releases(config), config.named()
     read_champions = champions_for(found, is_language=False)
     rules = [rule for endpoint in config.endpoints.values() for rule in endpoint.rules]
 
     def read_pointers() -> dict[str, Pointer]:
         current = read_champions()
         wanted = named or current.keys()
-        return {name: p for name, p in current.items() if name in wanted} | fixed
+        return {name: p for name, p in current.items() if name in wanted} | by_id
 
     return Parts(
         read_pointers,

@@ -1,7 +1,7 @@
 """configs/serving/*.yaml: the `args` of serve_apps/llm.py, inside a Serve config file: of each
 engine, an application of its own, and of the gateway before them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -159,6 +159,12 @@ class LanguageConfig(GatewayConfig):
         self._check_models()
         check_replicas(self.min_replicas, self.max_replicas)
         return self
+
+    def named_releases(self) -> Iterator[tuple[str, str]]:
+        """Endpoint and id of each that is named by its id."""
+        for model in self.models.values():
+            if model.endpoint is not None and model.release is not None:
+                yield model.endpoint, model.release
 
     @property
     def needs_accounts(self) -> bool:

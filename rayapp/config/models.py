@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rayapp.config.choosing import ObjectiveLimits, check_candidates, check_shares
 from rayapp.config.load import Config
-from rayapp.config.routing import EndpointName, Name, Share, WhenConfig, check_rules
+from rayapp.config.routing import EndpointName, Name, ReleaseId, Share, WhenConfig, check_rules
 from rayapp.config.serving import FIRST, BreakerConfig, CacheConfig, ShadowSettings
 from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.traffic import NANO
@@ -116,6 +116,8 @@ class ModelConfig(Config):
     """One of `engines`."""
     endpoint: EndpointName | None = None
     """Its champion answers, an adapter of the engine's weights; null: the weights as they are."""
+    release: ReleaseId | None = None
+    """The release of `endpoint` that answers, champion or not; null: whichever is champion."""
     adapters: bool = False
     """Each adapter that is released for the engine's weights answers too, under the name of its
     endpoint and by these settings, from the moment that it is champion."""
@@ -163,6 +165,8 @@ class ModelConfig(Config):
                 "`adapters` belongs to the model that is the weights as they are, `endpoint` is "
                 "of one adapter"
             )
+        if self.release is not None and self.endpoint is None:
+            raise ValueError("`release` has no effect without the `endpoint` that it is of")
         if self.prompt is not None and self.endpoint is not None:
             raise ValueError("`prompt` has no effect: an adapter is told what it was trained with")
         if isinstance(self.prompt, Prompt) and self.prompt.system is None:

@@ -20,6 +20,7 @@ from rayapp.schemas.release import Evaluation, Manifest, SignedManifest
 from rayapp.serve.follow import ChampionFollower
 from rayapp.serve.language.adapters import Adapted, AdapterOpener
 from rayapp.serve.loading import Store
+from serve_apps.common import fixed
 
 ENGINES: dict[str, Any] = {**CONFIG["engines"]}
 ENGINES["engine"] = {**ENGINES["engine"], "max_adapters": 2}
@@ -291,3 +292,34 @@ async def test_nothing_is_built_anew_while_no_champion_moves(has_follower: bool)
     assert case.app._models.find("big").endpoint is before
     site.promote("r2")
     assert case.app._models.find("big").endpoint is before
+
+
+NEXT = "b" * 64
+HALF = {"salt": "autumn", "arms": {"next": {"model": "next", "share": 0.5}}}
+
+
+async def test_two_releases_of_one_endpoint_answer_beside_each_other() -> None:
+    """The champion under its endpoint's name, by `adapters`, and one that is named by its id."""
+    named = {"engine": "engine", "endpoint": "tuned", "release": NEXT}
+    site = site_of({"big": {"adapters": True, "split": HALF}, "next": named})
+    config = site.case.config
+    assert (await site.ask("next")).status_code == 503
+    assert f"release {NEXT[:12]}" in (await site.state())["problems"]["big/next"]
+    site.manifests[NEXT] = released(NEXT, "tuned", language())
+    site.pointers = fixed(config.named_releases())
+    site.follower.refresh()
+    assert (await site.ask("next")).headers["x-release"] == NEXT
+    assert "tuned" not in await site.names()  # nothing is champion
+    site.promote("r1")
+    assert (await site.ask("tuned")).headers["x-release"] == "r1"
+    assert (await site.ask("next")).headers["x-release"] == NEXT
+    found = {(await site.ask("big", user=f"u{n}")).headers["x-release"] for n in range(20)}
+    assert found == {NEXT, "digest-of-engine"}
+    site.promote("r2")  # the one that is named stays
+    assert (await site.ask("next")).headers["x-release"] == NEXT
+    assert (await site.state())["problems"] == {}
+
+
+def test_a_release_is_one_of_an_endpoint() -> None:
+    with pytest.raises(ValidationError, match="`release` has no effect without the `endpoint`"):
+        with_settings({"big": {"release": NEXT}})

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from rayapp.config.language import LanguageConfig
+from rayapp.config.models import ModelConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
+from rayapp.schemas.record import short
 from rayapp.serve.endpoints.again import Budget, Retry
 from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.flags import Flags
+from rayapp.serve.follow import release_key
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
 from rayapp.serve.language.billed import Desk
@@ -118,12 +121,7 @@ class Models:
         """Raises RequestError 404, Unavailable where nothing answers for a model of the config."""
         found = self._now.get(name)
         if found is None and name in self._config.models:
-            endpoint = self._config.models[name].endpoint
-            raise Unavailable(
-                f"model {shown(name)}: no adapter of endpoint {endpoint!r} is champion for the "
-                "weights of its engine",
-                "release one; GET /v1/ping with a key says what is wrong with one that there is",
-            )
+            raise _not_there(name, self._config.models[name])
         if found is None:
             raise RequestError(
                 f"there is no model {shown(name)}",
@@ -142,18 +140,19 @@ class Models:
             if config.endpoint is None:
                 chosen[name] = Choice(config, engine)
                 continue
-            adapted = released.get(config.endpoint)
+            adapted = released.get(release_key(config.endpoint, config.release))
             if adapted is not None and _fits(adapted, engine):
                 chosen[name] = Choice(config, engine, adapted)
-        named = {config.endpoint for config in self._config.models.values()}
+        named = {config.endpoint for config in self._config.models.values() if not config.release}
         for config in self._config.models.values():
             if not config.adapters:
                 continue
             engine = self._engines[config.engine]
             like = config.alone()
             for endpoint, adapted in released.items():
+                is_champion = endpoint == adapted.endpoint
                 is_free = endpoint not in named and endpoint not in self._config.models
-                if is_free and _fits(adapted, engine):
+                if is_champion and is_free and _fits(adapted, engine):
                     chosen.setdefault(endpoint, Choice(like, engine, adapted))
         return chosen
 
@@ -181,6 +180,21 @@ class Models:
         if config.cache is not None:
             built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
         return built
+
+
+def _not_there(name: str, config: ModelConfig) -> Unavailable:
+    endpoint, hint = config.endpoint, "GET /v1/ping with a key says what is wrong with"
+    if config.release is None:
+        return Unavailable(
+            f"model {shown(name)}: no adapter of endpoint {endpoint!r} is champion for the weights "
+            "of its engine",
+            f"release one; {hint} one that there is",
+        )
+    return Unavailable(
+        f"model {shown(name)}: release {short(config.release)} of endpoint {endpoint!r} is no "
+        "adapter that its engine can take",
+        f"name another one; {hint} it",
+    )
 
 
 def _fits(adapted: Adapted, engine: Engine) -> bool:
