@@ -7,8 +7,7 @@ probabilities), it does here as it does alone, and a gateway pays one call for a
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from rayapp.config.language import EngineConfig
 from rayapp.errors import UserError
 from rayapp.llm.adapters import Adapters
 from rayapp.llm.environment import engine_variables
+from rayapp.llm.interface import answered
 from rayapp.llm.pulse import EngineStalled, Pulse
 from rayapp.llm.weights import local_path, local_weights
 from rayapp.schemas.language import Adapter, Open, Prefix, WeightsRef
@@ -32,9 +32,6 @@ from rayapp.shelf import HELD
 from rayapp.storage import Workspace
 from rayapp.telemetry import configure_logging
 
-log = logging.getLogger("rayapp.llm.engine")
-
-Message = MutableMapping[str, Any]
 PREFIX, GATEWAY_PREFIX = "engine-", "gateway-"
 """Begin the names of engines' deployments, alone and with the gateway."""
 ROUTING_EVERY_S = 1.0
@@ -77,7 +74,8 @@ class Engine(LLMServer):
     ) -> AsyncGenerator[int | bytes, None]:
         """The answer's status, then its body as it comes. Whoever stops listening ends it. prefix:
         has led to this replica. Raises what Adapters.use does."""
-        async with self._holding(adapter), aclosing(self._opened(path, body)) as parts:
+        answer = answered(self._app, path, body, self._pulse.beat)
+        async with self._holding(adapter), aclosing(answer) as parts:
             async for part in parts:
                 yield part
 
@@ -87,48 +85,6 @@ class Engine(LLMServer):
         if self._adapters is None:
             raise UserError("this engine loads no adapters", "set its `max_adapters`")
         return self._adapters.use(adapter)
-
-    async def _opened(self, path: str, body: bytes) -> AsyncGenerator[int | bytes, None]:
-        messages: asyncio.Queue[Message | None] = asyncio.Queue()
-        answering = asyncio.create_task(self._answer(path, body, messages))
-        try:
-            while (message := await messages.get()) is not None:
-                self._pulse.beat()
-                if message["type"] == "http.response.start":
-                    yield int(message["status"])
-                    continue
-                parts = [message.get("body", b"")]
-                while not messages.empty():  # what came meanwhile goes along
-                    more = messages.get_nowait()
-                    if more is None:
-                        messages.put_nowait(None)
-                        break
-                    parts.append(more.get("body", b""))
-                if any(parts):
-                    yield b"".join(parts)
-            await answering  # raises what vLLM did not turn into an answer
-        finally:
-            answering.cancel()
-
-    async def _answer(
-        self, path: str, body: bytes, messages: "asyncio.Queue[Message | None]"
-    ) -> None:
-        was_read = False
-
-        async def receive() -> Message:
-            nonlocal was_read
-            if was_read:  # vLLM waits for the client to go away; to end the task says the same
-                await asyncio.Event().wait()
-            was_read = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Message) -> None:
-            messages.put_nowait(message)
-
-        try:
-            await self._app(_scope(path), receive, send)
-        finally:
-            messages.put_nowait(None)
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Ray Serve asks for these by this name."""
@@ -314,21 +270,3 @@ def _env_vars(config: EngineConfig) -> dict[str, str]:
     that one's variables have to be said again."""
     of_application: Mapping[str, str] = ray.get_runtime_context().runtime_env.get("env_vars", {})
     return {**of_application, **engine_variables(config)}
-
-
-def _scope(path: str) -> Message:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"application/json")],
-        "client": ("127.0.0.1", 0),
-        "server": ("127.0.0.1", 0),
-        "state": {},
-    }
