@@ -1,5 +1,7 @@
 """Equal questions to a language model: answered once, where each time would give the same."""
 
+import math
+from collections.abc import AsyncGenerator
 from hashlib import sha256
 from typing import Any
 
@@ -8,7 +10,11 @@ import pytest
 from language_case import EMBEDDINGS, TEXT, LanguageCase, chat, text_of, with_settings
 from serving_case import until
 
+from rayapp.config.serving import CacheConfig
 from rayapp.schemas.traffic import ApiKey
+from rayapp.serve.language.ask import TextAsk, TextReply
+from rayapp.serve.language.cache import TextCache
+from rayapp.serve.wire.openai import Asked
 
 KEYS = {"0" * 12: "acme", "1" * 12: "globex", "2" * 12: "acme"}
 SECRET = "s" * 43
@@ -125,3 +131,27 @@ async def test_what_is_too_large_is_passed_on_and_not_kept() -> None:
         answer = await case.post(EMBEDDINGS, {"model": "vectors", "input": ["a"] * 100})
         assert len(answer.content) > 4096
     assert len(case.engines["vectors"].asked) == 2
+
+
+async def test_an_answer_of_which_nobody_read_the_rest_is_closed() -> None:
+    """By whoever has the reply, who may end before the second part of it."""
+    was_closed = False
+
+    async def rest() -> AsyncGenerator[bytes, None]:
+        nonlocal was_closed
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            was_closed = True
+
+    class Begun:
+        async def predict(self, ask: TextAsk) -> TextReply:
+            body = rest()
+            return TextReply("r", await anext(body), body)
+
+    asked = Asked("chat", "small", {"temperature": 0})
+    cache = TextCache(Begun(), "r", CacheConfig(ttl_s=60))
+    reply = await cache.predict(TextAsk("id", "/v1/chat/completions", asked, math.inf))
+    await reply.body.aclose()
+    assert was_closed

@@ -48,14 +48,17 @@ class TextCache:
         reply = await self._inner.predict(ask)
         if reply.degraded is not None or reply.release_id != self._release_id:
             return reply
-        return replace(reply, body=self._keeping(reply, key, ask.asked.is_stream))
+        body = self._keeping(reply, key, ask.asked.is_stream)
+        await anext(body)  # one that has not begun would close nothing inside when it is closed
+        return replace(reply, body=body)
 
     async def _keeping(
         self, reply: TextReply, key: Key, is_stream: bool
     ) -> AsyncGenerator[bytes, None]:
-        """The rest of the answer, kept once all of it has been given."""
+        """Nothing, then the rest of the answer, kept once all of it has been given."""
         parts, num_bytes = [reply.first], len(reply.first)
         async with aclosing(reply.body) as body:
+            yield b""
             async for part in body:
                 num_bytes += len(part)
                 if num_bytes <= self._max_bytes:
