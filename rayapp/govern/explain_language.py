@@ -209,14 +209,17 @@ def _add_output(branch: Tree, answer: ModelAnswer) -> None:
 
 
 def _whole_calls(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Name and arguments of tools' calls; a stream has each in pieces, which say whose they are."""
+    """Name and arguments of tools' calls. Of a stream each part of the log has a piece of the
+    arguments, and says again whose it is."""
     made: dict[int, tuple[str, str]] = {}
     for call in calls:
         at = call.get("index", len(made))
         name, arguments = made.get(at, ("", ""))
         function = call.get("function") or {}
-        told = (_text(function.get(key, "")) for key in ("name", "arguments"))
-        made[at] = (name + next(told), arguments + next(told))
+        made[at] = (
+            name or _text(function.get("name", "")),
+            arguments + _text(function.get("arguments", "")),
+        )
     return list(made.values())
 
 

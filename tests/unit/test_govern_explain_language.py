@@ -11,6 +11,7 @@ from rayapp.govern.explain_language import ModelExplanation, explain_answers, re
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
+from rayapp.serve.language.said import Said
 from rayapp.storage import Workspace
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -199,3 +200,22 @@ def test_a_stand_in_a_tenant_and_embeddings_are_told(workspace: Workspace) -> No
     assert "in trace 0af7651916cd43dd8448eb211c80319c" in text
     assert 'input: ["one", "two"]' in text
     assert "answered:" not in text
+
+
+def test_a_tools_call_in_several_parts_is_one(workspace: Workspace) -> None:
+    """Each part of the log says again which tool it is."""
+    said = Said()
+    outputs = []
+    for arguments in ('{"city": ', '"Paris"}'):
+        function = {"name": "look_up", "arguments": arguments}
+        call = {"index": 0, "id": "call-1", "type": "function", "function": function}
+        if outputs:  # an engine names it once
+            call = {"index": 0, "function": {"arguments": arguments}}
+        said.add({"index": 0, "delta": {"tool_calls": [call]}})
+        outputs.append(json.dumps(said.taken(is_last=bool(outputs))))
+    parts = [
+        _part(0, output=outputs[0]),
+        _part(1, output=outputs[1], finish_reason="tool_calls"),
+    ]
+    text = _text(explain_answers("req-1", parts, _ledger(workspace), workspace))
+    assert 'called: look_up {"city": "Paris"}' in text
