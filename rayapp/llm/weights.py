@@ -1,7 +1,7 @@
 """A language model's weights, brought into the form that vLLM and transformers read, by content.
 
 Only data is taken from where they come: safetensors or GGUF, the tokenizer and configuration as
-JSON and text. A folder with pickled weights or with code is refused.
+JSON and text. A folder whose weights are pickled is refused, and code in one is left where it is.
 """
 
 import copy
@@ -30,7 +30,7 @@ from rayapp.storage import (
 )
 
 TAKEN = frozenset((".json", ".safetensors", ".txt", ".jinja", ".model", ".md"))
-REFUSED = frozenset((".bin", ".pt", ".pth", ".pkl", ".ckpt", ".py"))
+REFUSED = frozenset((".bin", ".pt", ".pth", ".pkl", ".ckpt"))
 """Loading these would run what is in them."""
 _CONFIG, _SAFETENSORS = "config.json", ".safetensors"
 
@@ -160,7 +160,7 @@ def _facts(folder: Path) -> _Facts:
         config = json.loads((folder / _CONFIG).read_bytes())
         architecture = config["architectures"][0]
         max_context_tokens = int(config["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise DataError(
             f"{_CONFIG} does not say what model it is ({error!r})",
             "take a folder in Hugging Face's layout, with `architectures` and "

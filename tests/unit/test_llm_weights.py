@@ -1,7 +1,6 @@
 """Weights from a folder; converting GGUF needs transformers and is tried end to end."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from rayapp.storage import Workspace, digest_file, folder_digest
 FACTS = {"architectures": ["TinyForCausalLM"], "max_position_embeddings": 64}
 
 
-def _model(folder: Path, config: Mapping[str, object] = FACTS) -> Path:
+def _model(folder: Path, config: object = FACTS) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
@@ -78,8 +77,11 @@ def test_weights_that_run_code_are_refused(tmp_path: Path) -> None:
         add_weights(_config(source), Workspace(str(tmp_path / "workspace")))
 
 
-@pytest.mark.parametrize("config", [{}, {"architectures": []}, {"architectures": ["A"]}])
-def test_what_is_no_model_is_refused(tmp_path: Path, config: Mapping[str, object]) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"architectures": []}, {"architectures": ["A"]}, {"architectures": None}, [1]],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, config: object) -> None:
     source = _model(tmp_path / "model", config)
     with pytest.raises(DataError, match="does not say what model it is"):
         add_weights(_config(source), Workspace(str(tmp_path / "workspace")))
