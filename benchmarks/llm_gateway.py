@@ -26,14 +26,14 @@ from benchmarks.gateway import LIMITS, TRACING, Encoded, NoMeter, always, lowest
 from rayapp.config.language import LanguageConfig
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.spool import Spool
-from rayapp.schemas.language import Answering, Prefix, WeightsRef
+from rayapp.schemas.language import Adapter, Answering, Prefix, WeightsRef
 from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.language.charges import NOBODY, Payers
-from rayapp.serve.language.directory import Engine
 from rayapp.serve.language.gateway import LanguageGateway
+from rayapp.serve.language.served import Engine
 from rayapp.serve.tracing.otlp import OtlpTracer
 from rayapp.serve.wire.openai import CHAT
 from rayapp.serve.wire.sse import LAST_EVENT, event
@@ -97,7 +97,13 @@ class Ready:
             self._events.append(event(common | {"choices": [told], "usage": usage}))
         self._events += [event(common | {"choices": [], "usage": usage}), LAST_EVENT]
 
-    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
         return Answering(200, self._body())
 
     async def _body(self) -> AsyncGenerator[bytes, None]:
@@ -173,14 +179,19 @@ def request(
     return ask
 
 
-async def measure(folder: Path, num_tokens: int) -> dict[str, Any]:
-    site = Site(folder, num_tokens)
+async def asked_at(site: Site) -> dict[str, Callable[[], Awaitable[bytes]]]:
+    """What asks each gateway, by what it does; all of them answer alike."""
     asked = {"plain": request(site.gateway({}))}
     asked["api_key"] = request(site.gateway({}), site.authorization)
     asked |= {name: request(site.gateway(duty)) for name, duty in DUTIES.items()}
     if len({(await ask()).count(b" word") for ask in asked.values()}) != 1:
         raise AssertionError("answers differ")
-    found = await lowest_us(asked)
+    return asked
+
+
+async def measure(folder: Path, num_tokens: int) -> dict[str, Any]:
+    site = Site(folder, num_tokens)
+    found = await lowest_us(await asked_at(site))
     for tracer in site.tracers:
         tracer.close()
     plain = found.pop("plain")
