@@ -61,14 +61,8 @@ class InputProblem:
 
 def to_arrow(values: Values, column: Column) -> pa.Array | InputProblem:
     """The values as the column's Arrow type, or the first one that is of another type."""
-    try:
-        if isinstance(values, pa.Array):
-            return _from_arrow(values, column.type)
-        if set(map(type, values)) - {NoneType} <= _PYTHON_TYPES[column.type]:
-            return _from_python(values, column.type)
-    except _REFUSALS:
-        pass  # the search below names the row and the value, which Arrow's own message does not
-    return _first_of_wrong_type(values, column)
+    typed = _typed(values, column.type)
+    return _first_of_wrong_type(values, column) if typed is None else typed
 
 
 def first_problem(values: pa.Array, column: Column) -> InputProblem | None:
@@ -211,6 +205,18 @@ def _as_floats(values: pa.Array) -> pa.Array:
     return pc.cast(values, pa.float64(), safe=False)
 
 
+def _typed(values: Values, kind: ColumnType) -> pa.Array | None:
+    """None where one of them is of another type; which one, Arrow's own message does not say."""
+    try:
+        if isinstance(values, pa.Array):
+            return _from_arrow(values, kind)
+        if set(map(type, values)) - {NoneType} <= _PYTHON_TYPES[kind]:
+            return _from_python(values, kind)
+    except _REFUSALS:
+        return None
+    return None
+
+
 def _from_python(values: Sequence[Any], kind: ColumnType) -> pa.Array:
     if kind == "integer":
         values = [_whole(v) if type(v) is float else v for v in values]
@@ -277,7 +283,7 @@ def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
     wanted = _WANTED[column.type]
     for row, value in enumerate(values):
         one = values.slice(row, 1) if isinstance(values, pa.Array) else [value]
-        if not _is_typed(one, column.type):
+        if _typed(one, column.type) is None:
             found = shown(value.as_py() if isinstance(value, pa.Scalar) else value)
             return InputProblem(
                 "wrong_type",
@@ -293,19 +299,6 @@ def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
         f"{column.name!r} holds values of types that do not go together",
         f"send {wanted} in every row of {column.name!r}",
     )
-
-
-def _is_typed(one: Values, kind: ColumnType) -> bool:
-    try:
-        if isinstance(one, pa.Array):
-            _from_arrow(one, kind)
-            return True
-        if set(map(type, one)) - {NoneType} <= _PYTHON_TYPES[kind]:
-            _from_python(one, kind)
-            return True
-    except _REFUSALS:
-        return False
-    return False
 
 
 def _brief() -> reprlib.Repr:
