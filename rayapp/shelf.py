@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rayapp.errors import Unavailable
+from rayapp.schemas.record import short
 
 log = logging.getLogger("rayapp.shelf")
 
@@ -228,7 +229,7 @@ class Shelf(Generic[M]):
             lacking -= self._places[found].num_bytes
         if lacking > 0:
             raise Unavailable(
-                f"model {model_id[:12]} needs {num_bytes:,} {self._unit}, {lacking:,} more than "
+                f"model {short(model_id)} needs {num_bytes:,} {self._unit}, {lacking:,} more than "
                 f"can be freed of the {self._max_bytes:,} of a replica: the models there are asked "
                 "for more, pinned, loading or in use",
                 "try again; raise the room of a replica, or how many there may be",

@@ -37,6 +37,7 @@ from rayapp.evaluate.tries import tries_of
 from rayapp.families.base import Base
 from rayapp.families.llm.answer import TUNED, UNTUNED, Answers, Decoding
 from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.record import short
 from rayapp.schemas.release import (
     AnswerCost,
     Answering,
@@ -130,7 +131,7 @@ def evaluate_answers(
         split=split,
         task="text",
         bundle_digest=bundle_digest,
-        champion=f"{language.base_name}, untuned ({language.base_digest[:12]})",
+        champion=f"{language.base_name}, untuned ({short(language.base_digest)})",
         overall=overall,
         slices=tuple(slices),
         curves=(),

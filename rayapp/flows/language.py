@@ -25,6 +25,7 @@ from rayapp.llm.environment import TUNING, runtime_env
 from rayapp.schemas.data import Profile, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import LanguageSchema, Run
+from rayapp.schemas.record import short
 from rayapp.schemas.release import Evaluation, GoldenRef
 from rayapp.storage import fetch_bundle
 
@@ -137,8 +138,8 @@ def weights_of(session: Session, language: LanguageSchema) -> WeightsRef:
     weights = find_weights(session.ledger, language.base_name)
     if weights.digest != language.base_digest:
         raise TamperedError(
-            f"weights {language.base_name} are {weights.digest[:12]}…, the adapter was tuned from "
-            f"{language.base_digest[:12]}…",
+            f"weights {language.base_name} are {short(weights.digest)}…, the adapter was tuned "
+            f"from {short(language.base_digest)}…",
             "train again from the weights that there are now",
         )
     return weights

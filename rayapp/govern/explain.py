@@ -13,12 +13,10 @@ from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.schemas.language import PromptRecord
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import OTHER_VERSION, EventKind
-from rayapp.schemas.record import Record, mismatch
+from rayapp.schemas.record import Record, mismatch, short
 from rayapp.schemas.release import SignedManifest, Verdict
 from rayapp.schemas.traffic import STATIC, PredictionRecord
 from rayapp.storage import Workspace, read_bytes
-
-_ID_CHARS = 12
 
 
 class Provenance(Record):
@@ -82,7 +80,7 @@ def provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provena
             f"{uri}: {problem}", "run `rayapp audit verify`; restore it from a backup"
         ) from None
     if problem is None and signed.release_id != release_id:
-        problem = f"the manifest is that of {signed.release_id[:_ID_CHARS]}…"
+        problem = f"the manifest is that of {short(signed.release_id)}…"
     manifest = signed.manifest
     moves = ledger.events(EventKind.CHAMPION_MOVED, subject=f"champion/{manifest.endpoint}")
     pointer = ledger.pointer(f"champion/{manifest.endpoint}")
@@ -180,16 +178,16 @@ def _add_run(branch: Tree, found: Provenance) -> None:
     node = branch.add(_plain(f"run {run.run_id}: {family} on {run.num_rows:,} rows"))
     for name, value in sorted(run.metrics.items()):
         node.add(_plain(f"{name} = {value:.4f}"))
-    node.add(f"code {run.code_digest[:_ID_CHARS]}")
-    node.add(f"environment {run.environment_digest[:_ID_CHARS]}")
+    node.add(f"code {short(run.code_digest)}")
+    node.add(f"environment {short(run.environment_digest)}")
 
 
 def _add_snapshot(branch: Tree, found: Provenance) -> None:
     snapshot, snapshot_id = found.snapshot, found.signed.manifest.snapshot_id
     if snapshot is None:
-        branch.add(f"[red]snapshot {snapshot_id[:_ID_CHARS]}: not in the ledger[/red]")
+        branch.add(f"[red]snapshot {short(snapshot_id)}: not in the ledger[/red]")
         return
-    node = branch.add(_plain(f"snapshot {snapshot.name} {snapshot_id[:_ID_CHARS]}"))
+    node = branch.add(_plain(f"snapshot {snapshot.name} {short(snapshot_id)}"))
     for table in (*snapshot.tables, snapshot.view):
         node.add(_plain(_table_line(table)))
 
@@ -199,7 +197,7 @@ def _table_line(table: TableVersion) -> str:
     promise = f", contract {contract.id} {contract.version}" if contract else ""
     return (
         f"{table.name} version {table.version}: {table.num_rows:,} rows, "
-        f"{table.num_quarantined:,} quarantined, digest {table.digest[:_ID_CHARS]}{promise}"
+        f"{table.num_quarantined:,} quarantined, digest {short(table.digest)}{promise}"
     )
 
 

@@ -20,6 +20,7 @@ from rayapp.errors import public_reason
 from rayapp.families.base import Floats
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.operations import Pointer
+from rayapp.schemas.record import short
 from rayapp.schemas.release import Estimate, Manifest
 from rayapp.serve.wire.rows import RowEncoder
 
@@ -159,7 +160,7 @@ class ChampionFollower(Generic[R]):
             loaded = self._open_release(key, pointer.target, previous)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
             self._failed[key] = (pointer, self._clock())
-            self._note(key, f"release {pointer.target[:12]}: {public_reason(error)}", error)
+            self._note(key, f"release {short(pointer.target)}: {public_reason(error)}", error)
             return
         with self._changing:
             # Loading takes minutes where a rollback must not: the pointer may have gone back.

@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from rayapp.config.serving import PoolConfig, ServingConfig
 from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
+from rayapp.schemas.record import short
 from rayapp.serve.cluster.shared import SharedActor
 from rayapp.serve.follow import Loaded, endpoint_of
 from rayapp.serve.handles import GONE, not_there
@@ -70,7 +71,7 @@ class Pool:
         except TimeoutError:
             prepared.cancel()  # else each try would leave one that waits for the same load
             raise Unavailable(
-                f"pool {self._name!r} did not load release {release_id[:12]} in {PREPARE_S} s",
+                f"pool {self._name!r} did not load release {short(release_id)} in {PREPARE_S} s",
                 "see the pool's replicas in the dashboard",
             ) from None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rayapp.config.serving import PoolConfig
 from rayapp.errors import Unavailable, public_reason
 from rayapp.families.base import Floats
+from rayapp.schemas.record import short
 from rayapp.serve.batching import Batcher
 from rayapp.serve.loading import Store, open_proven
 from rayapp.serve.meter import PoolMeter
@@ -43,7 +44,7 @@ class Opener:
         except Exception as error:
             log.exception("model_not_loaded", extra={"release_id": release_id})
             raise Unavailable(
-                f"release {release_id[:12]} cannot be loaded: {public_reason(error)}",
+                f"release {short(release_id)} cannot be loaded: {public_reason(error)}",
                 "release another, or roll back; the log of the pool's replicas has more",
             ) from None
         self._meter.load(time.monotonic() - start_s)
