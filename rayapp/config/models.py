@@ -61,6 +61,21 @@ class ModelSplitConfig(Config):
         return self
 
 
+def why_no_effect(prompt: Prompt) -> str | None:
+    """What of a prompt no model of weights would ever be told; None where it is told all of it."""
+    if prompt.system is None:
+        return f"{prompt.name} has no `system`, so it has no effect: what users say is theirs"
+    if not prompt.is_user_alone:
+        return (
+            f"`user` of {prompt.name} is {prompt.user!r}, which has no effect: what users say is "
+            "passed on as it is"
+        )
+    return None
+
+
+PROMPT_HINT = "say it in `system`, with a `user` that is one {name} alone, or take `prompt` out"
+
+
 def token_cost(usd_per_million: float | None) -> int:
     """Of one token, in billionths of a dollar."""
     return 0 if usd_per_million is None else round(usd_per_million * NANO / 10**6)
@@ -123,8 +138,9 @@ class ModelConfig(Config):
     endpoint and by these settings, from the moment that it is champion."""
     prompt: str | Prompt | None = None
     """Path of a prompt file (configs/prompts/): its `system` is said before, where a caller says
-    nothing of that kind. `rayapp submit` puts what the file says in its place. null: nothing is
-    said. Adapters have their own."""
+    nothing of that kind. Its `user` must be one {name} alone, as callers' words are passed on as
+    they are. `rayapp submit` puts what the file says in its place. null: nothing is said. Adapters
+    have their own."""
     usd_per_million_input_tokens: TokenPrice | None = None
     """null: nothing, as for usd_per_million_output_tokens."""
     usd_per_million_output_tokens: TokenPrice | None = None
@@ -169,8 +185,9 @@ class ModelConfig(Config):
             raise ValueError("`release` has no effect without the `endpoint` that it is of")
         if self.prompt is not None and self.endpoint is not None:
             raise ValueError("`prompt` has no effect: an adapter is told what it was trained with")
-        if isinstance(self.prompt, Prompt) and self.prompt.system is None:
-            raise ValueError(f"`prompt` has no effect: {self.prompt.name} has no `system`")
+        idle = why_no_effect(self.prompt) if isinstance(self.prompt, Prompt) else None
+        if idle is not None:
+            raise ValueError(f"`prompt`: {idle}; {PROMPT_HINT}")
         return self
 
     def _arms(self) -> Mapping[str, ModelTarget]:

@@ -9,6 +9,7 @@ from rayapp.config.golden import GoldenConfig
 from rayapp.config.judging import JudgeConfig
 from rayapp.config.language import LanguageConfig
 from rayapp.config.load import Config, Location, load, place_of
+from rayapp.config.models import PROMPT_HINT, why_no_effect
 from rayapp.config.operations import (
     FeatureFeedConfig,
     GoldenPathConfig,
@@ -156,13 +157,10 @@ class _Reader:
                 continue
             for name, model in own.models.items():
                 if isinstance(model.prompt, str):
-                    prompt = self._of(PromptConfig, model.prompt)
-                    if prompt.system is None:
-                        raise ConfigError(
-                            f"{path}: models.{name}.prompt: {model.prompt} has no `system`, so it "
-                            "has no effect: what users say is theirs",
-                            "write one, or take `prompt` out",
-                        )
+                    idle = why_no_effect(self._of(PromptConfig, model.prompt).prompt)
+                    if idle is not None:
+                        where = f"{path}: models.{name}.prompt: {model.prompt}"
+                        raise ConfigError(f"{where}: {idle}", PROMPT_HINT)
 
     def _check_judge(self, config: JudgeConfig, training: TrainConfig, path: str) -> None:
         from rayapp.data.anchors import anchor_objects  # imports Ray, as above

@@ -24,6 +24,11 @@ class Prompt(Record):
         """The values that it shows."""
         return frozenset(_PLACE.findall(self.user))
 
+    @property
+    def is_user_alone(self) -> bool:
+        """Whether the user says one value, and nothing around it."""
+        return _PLACE.fullmatch(self.user) is not None
+
     def filled(self, values: Mapping[str, Any]) -> str:
         """What the user says. A null is left empty."""
         return _PLACE.sub(lambda found: _shown(values[found[1]]), self.user)

@@ -1,15 +1,18 @@
 """What a serving config names is looked at before anything that answers is touched."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from serving_case import ENDPOINT, seal_release
 
 from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.load import load
+from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, GateRefused, UserError, WorkspaceError
 from rayapp.flows.deploying import _weights, _with_prompts, check_named, check_prompts
@@ -141,7 +144,7 @@ def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
     payload = {"weights": weights.model_dump(mode="json")}
     session.ledger.append(EventKind.WEIGHTS_ADDED, "tiny", payload)
     assert _weights(session, config) == weights
-    told = own_configs(serve_file({"name": "n", "system": "Be brief.", "user": ""}))["llm"]
+    told = own_configs(serve_file({"name": "n", "system": "Be brief.", "user": "{text}"}))["llm"]
     assert isinstance(told, LanguageConfig)
     with pytest.raises(UserError, match="`prompt` has no effect: tiny makes vectors of texts"):
         check_prompts(session, told)
@@ -187,10 +190,27 @@ def test_a_prompt_file_is_deployed_by_what_it_says(site: Any, tmp_path: Path) ->
     assert _with_prompts(session, file) == file
 
 
-def test_one_that_says_nothing_before_has_no_effect(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "idle"),
+    [
+        (("a", "", "{text}"), "brief has no `system`, so it has no effect"),
+        (
+            ("Say a", "system: Be brief.", "Say {text}"),
+            "`user` of brief is 'Say {text}', which has no effect",
+        ),
+    ],
+)
+def test_what_of_a_prompt_nobody_would_be_told_is_refused(
+    tmp_path: Path, said: tuple[str, str, str], idle: str
+) -> None:
     path, serving = tmp_path / "brief.yaml", tmp_path / "llm.yaml"
-    path.write_text(PROMPT_FILE.replace("system: Be brief.", ""))
+    of_a, system, user = said
+    path.write_text(
+        f'name: brief\n{system}\nuser: "{user}"\ntests: [{{values: {{text: a}}, user: "{of_a}"}}]\n'
+    )
     file = serve_file(str(path))
     serving.write_text(yaml.safe_dump(file.model_dump(mode="json", exclude_unset=True)))
-    with pytest.raises(ConfigError, match="has no `system`, so it has no effect"):
+    with pytest.raises(ConfigError, match=re.escape(idle)):
         check_references(load(ServeFile, str(serving)), str(serving), None)
+    with pytest.raises(ValidationError, match=re.escape(idle)):
+        own_configs(serve_file(load(PromptConfig, str(path)).prompt.model_dump()))
