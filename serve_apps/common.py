@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rayapp.config.routing import AnyRule, FlagConfig
 from rayapp.config.serving import GatewayConfig
-from rayapp.flows import passed
+from rayapp.flows.passed import Kinds, passed
 from rayapp.flows.spending import give_back, settle_abandoned
 from rayapp.govern.accounts import Accounts
 from rayapp.govern.flags import current_flags
@@ -76,19 +76,12 @@ def while_unchanged(ledger: Ledger, read: Callable[[], Found]) -> Callable[[], F
 def champions_for(found: Connected, is_language: bool) -> Callable[[], Mapping[str, Pointer]]:
     """The pointers to champions that are language models, or those to all others. One whose
     manifest cannot be read is with the others, where that is told."""
-    kinds: dict[str, bool] = {}
+    kinds = Kinds.of(found.workspace)
     read_champions = while_unchanged(found.ledger, partial(champions, found.ledger))
 
-    def kind_of(release_id: str) -> bool:
-        if release_id not in kinds:
-            kind = passed.is_language(found.workspace, release_id)
-            if kind is None:
-                return False
-            kinds[release_id] = kind
-        return kinds[release_id]
-
     def read() -> dict[str, Pointer]:
-        return {n: p for n, p in read_champions().items() if kind_of(p.target) == is_language}
+        each = read_champions().items()
+        return {n: p for n, p in each if kinds.is_language(p.target) == is_language}
 
     return read
 
@@ -109,7 +102,7 @@ def flags_for(
 
 
 def store_of(workspace: Workspace) -> Store:
-    return Store(partial(passed.passed, workspace), fetch_bundle, workspace=workspace.uri)
+    return Store(partial(passed, workspace), fetch_bundle, workspace=workspace.uri)
 
 
 def workspace_of(uri: str | None) -> Workspace:

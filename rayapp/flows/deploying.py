@@ -1,7 +1,7 @@
 """A serving config, put into effect: what it names must be there, or what answers now stays."""
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
-from rayapp.flows.passed import is_language, passed
+from rayapp.flows.passed import Kinds, passed, schema_of
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
@@ -21,7 +21,7 @@ from rayapp.release.promote import champions
 from rayapp.schemas.language import Task, WeightsRef
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
-from rayapp.serve.cluster.config_file import needs_vllm, own_config, own_configs
+from rayapp.serve.cluster.config_file import Ours, needs_vllm, own_configs
 from rayapp.serve.cluster.deploy import deploy
 from rayapp.storage import Workspace, commit_bytes
 
@@ -57,55 +57,59 @@ def _adapters(session: Session, config: LanguageConfig, weights: WeightsRef) -> 
     workspace = _workspace(session, config.workspace)
     found = []
     for name, pointer in champions(Ledger.of(workspace, "deploy")).items():
-        if is_language(workspace, pointer.target):
-            language = passed(workspace, pointer.target).manifest.bundle.bundle_schema.language
-            if language is not None and language.base_digest == weights.digest:
-                found.append(name)
+        schema = schema_of(workspace, pointer.target)
+        language = None if schema is None else schema.language
+        if language is not None and language.base_digest == weights.digest:
+            found.append(name)
     return found
 
 
 def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
     """Its URLs, once it runs, and the endpoints that answer. Raises what check_named does, before
     anything that answers now is touched."""
-    configs = own_configs(file).values()
+    configs = own_configs(file)
     answering: set[str] = set()
-    for config in configs:
+    for config in configs.values():
         if isinstance(config, ServingConfig):
             answering |= check_named(session, config)
         elif isinstance(config, EngineConfig):
             _weights(session, config)
         else:
-            check_prompts(session, config)
+            check_models(session, config)
 
     def on_wait() -> None:
-        tell_if_it_waits(session, {"CPU": max((c.num_cpus for c in configs), default=1.0)})
+        most = max((config.num_cpus for config in configs.values()), default=1.0)
+        tell_if_it_waits(session, {"CPU": most})
 
-    file = _in_its_environment(session, _with_prompts(session, file))
+    file = _in_its_environment(session, _with_prompts(session, file, configs))
     urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
     return urls, answering
 
 
-def _with_prompts(session: Session, file: ServeFile) -> ServeFile:
+def _with_prompts(session: Session, file: ServeFile, configs: Mapping[str, Ours]) -> ServeFile:
     """Prompt files that models name, by what they say: a replica has the config, and no files of
-    the project. Raises ConfigError for one that says nothing before."""
+    the project. configs: as own_configs has them of the file."""
     applications = []
     for application in file.applications:
-        if isinstance(own_config(application), LanguageConfig):
-            models = {
-                name: {**model, "prompt": prompt_said(session, name, model["prompt"])}
-                if isinstance(model.get("prompt"), str)
-                else model
-                for name, model in application["args"]["models"].items()
+        config = configs.get(application["name"])
+        if isinstance(config, LanguageConfig):
+            args = application["args"]
+            said = {
+                name: {**args["models"][name], "prompt": prompt_said(session, name, model.prompt)}
+                for name, model in config.models.items()
+                if isinstance(model.prompt, str)
             }
-            application = {**application, "args": {**application["args"], "models": models}}
+            application = {**application, "args": {**args, "models": {**args["models"], **said}}}
         applications.append(application)
     return file.model_copy(update={"applications": tuple(applications)})
 
 
-def check_prompts(session: Session, config: LanguageConfig) -> None:
-    """Raises UserError where nobody would ever be told one."""
+def check_models(session: Session, config: LanguageConfig) -> None:
+    """Raises UserError for weights that were never added, also those of an engine that has no
+    application of its own, and for a prompt that nobody would ever be told."""
+    of_engine = {name: _weights(session, engine) for name, engine in config.engines.items()}
     for name, model in config.models.items():
-        weights = _weights(session, config.engines[model.engine])
+        weights = of_engine[model.engine]
         if model.prompt is not None and weights.task == "embed":
             raise UserError(
                 f"`models`: {name}: `prompt` has no effect: {weights.name} makes vectors of texts",
@@ -152,7 +156,8 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
     workspace = _workspace(session, config.workspace)
     released = champions(Ledger.of(workspace, "deploy"))
     if not config.endpoints:
-        return {n for n, p in released.items() if not is_language(workspace, p.target)}
+        kinds = Kinds.of(workspace)
+        return {n for n, p in released.items() if not kinds.is_language(p.target)}
     for name, endpoint in config.endpoints.items():
         _check_arms(name, endpoint, released)
         for feed in endpoint.feeds:

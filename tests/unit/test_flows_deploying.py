@@ -15,7 +15,7 @@ from rayapp.config.load import load
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, GateRefused, UserError, WorkspaceError
-from rayapp.flows.deploying import _weights, _with_prompts, check_named, check_prompts
+from rayapp.flows.deploying import _weights, _with_prompts, check_models, check_named
 from rayapp.flows.references import check_references
 from rayapp.flows.session import Session, open_session
 from rayapp.ledger import Ledger
@@ -147,7 +147,7 @@ def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
     told = own_configs(serve_file({"name": "n", "system": "Be brief.", "user": "{text}"}))["llm"]
     assert isinstance(told, LanguageConfig)
     with pytest.raises(UserError, match="`prompt` has no effect: tiny makes vectors of texts"):
-        check_prompts(session, told)
+        check_models(session, told)
 
 
 PROMPT_FILE = """
@@ -174,11 +174,15 @@ def serve_file(prompt: Any) -> ServeFile:
     return ServeFile.model_validate({"applications": applications})
 
 
+def with_prompts(session: Session, file: ServeFile) -> ServeFile:
+    return _with_prompts(session, file, own_configs(file))
+
+
 def test_a_prompt_file_is_deployed_by_what_it_says(site: Any, tmp_path: Path) -> None:
     session, said, _ = site
     path = tmp_path / "brief.yaml"
     path.write_text(PROMPT_FILE)
-    file = _with_prompts(session, serve_file(str(path)))
+    file = with_prompts(session, serve_file(str(path)))
     config = own_configs(file)["llm"]
     assert isinstance(config, LanguageConfig)
     told = Prompt(name="brief", system="Be brief.", user="{text}")
@@ -187,7 +191,7 @@ def test_a_prompt_file_is_deployed_by_what_it_says(site: Any, tmp_path: Path) ->
     assert said[-1] == f"model big: prompt brief ({digest[:12]}) of {path}"
     kept = Path(session.workspace.artifact("prompts", digest)) / "prompt.json"
     assert Prompt.parse(kept.read_bytes()) == told
-    assert _with_prompts(session, file) == file
+    assert with_prompts(session, file) == file
 
 
 @pytest.mark.parametrize(

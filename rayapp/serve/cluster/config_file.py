@@ -48,11 +48,11 @@ def check_serve_file(file: ServeFile, path: str) -> None:
 
 def own_configs(file: ServeFile) -> dict[str, Ours]:
     """The arguments of those applications that are ours, by their names."""
-    found = {a["name"]: own_config(a) for a in file.applications}
+    found = {a["name"]: _own_config(a) for a in file.applications}
     return {name: config for name, config in found.items() if config is not None}
 
 
-def own_config(application: Mapping[str, Any]) -> Ours | None:
+def _own_config(application: Mapping[str, Any]) -> Ours | None:
     """The arguments of an application that is ours."""
     cls = _class_of(application)
     return None if cls is None else cls.model_validate(application.get("args") or {})
