@@ -62,6 +62,30 @@ class Decoding:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
+def device_of(num_threads: int) -> str:
+    """Where this process computes; num_threads: on a CPU."""
+    import torch  # with transformers: in the environment of language models only
+
+    torch.set_num_threads(num_threads)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _hardware(device: str, num_threads: int) -> str:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {num_threads} threads"
+
+
+def network_of(folder: Path) -> Any:
+    """Whole weights, in full numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
 class Answers:
     """A step of Ray Data, in an actor: raw rows → the same rows with what both models say. files:
     of the bundle's model, by name; bytes, as a path of the driver says nothing on another node.
@@ -76,28 +100,20 @@ class Answers:
         decoding: Decoding,
         num_threads: int,
     ) -> None:
-        import torch  # with transformers and peft: in the environment of language models only
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM
+        from peft import PeftModel  # in the environment of language models only
 
-        torch.set_num_threads(num_threads)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._hardware = (
-            torch.cuda.get_device_name()
-            if self._device == "cuda"
-            else f"{platform.machine()} CPU, {num_threads} threads"
-        )
+        self._device = device_of(num_threads)
+        self._hardware = _hardware(self._device, num_threads)
         self._tokenizer: Any = tokenizer_of(base.weights)
         self._language, self._label, self._decoding = language, label, decoding
-        options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
-        untuned = AutoModelForCausalLM.from_pretrained(base_folder(base.weights), **options)
+        untuned = network_of(base_folder(base.weights))
         with tempfile.TemporaryDirectory(prefix="rayapp-tuned-") as folder:
             for name, data in files.items():
                 (Path(folder) / name).write_bytes(data)
             if language.method == "full":
-                tuned = AutoModelForCausalLM.from_pretrained(folder, **options)
+                tuned = network_of(Path(folder))
             else:  # merged into a copy: beside each layer, an adapter costs more than the layer
-                adapted = PeftModel.from_pretrained(copy.deepcopy(untuned), folder)
+                adapted: Any = PeftModel.from_pretrained(copy.deepcopy(untuned), folder)
                 tuned = adapted.merge_and_unload()
         self._tuned: Any = tuned.to(self._device).eval()
         self._untuned: Any = untuned.to(self._device).eval()

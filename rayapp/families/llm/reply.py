@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayapp.families.llm.answer import Decoding, Writer
+from rayapp.families.llm.answer import Decoding, Writer, device_of, network_of
 from rayapp.families.llm.prompt import prompt_tokens
 from rayapp.families.llm.rows import tokenizer_of
 from rayapp.families.llm.weights import base_folder
@@ -20,14 +20,8 @@ class Replies:
     reply: the weights have never seen one so long."""
 
     def __init__(self, weights: WeightsRef, max_tokens: int, num_threads: int) -> None:
-        import torch  # with transformers: in the environment of language models only
-        from transformers import AutoModelForCausalLM
-
-        torch.set_num_threads(num_threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        options: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
-        network: Any = AutoModelForCausalLM.from_pretrained(base_folder(weights), **options)
-        self._model: Any = network.to(device).eval()
+        device = device_of(num_threads)
+        self._model: Any = network_of(base_folder(weights)).to(device).eval()
         self._tokenizer: Any = tokenizer_of(weights)
         self._writer = Writer(self._tokenizer, device)
         self._decoding = Decoding(max_tokens)
