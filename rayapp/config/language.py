@@ -248,7 +248,7 @@ class LanguageConfig(GatewayConfig):
                 f"deadline_ms {self.deadline_ms:g}"
             )
 
-    def judged(self) -> set[str]:
+    def evaluated(self) -> set[str]:
         """Endpoints whose releases are chosen by what was measured when they were evaluated."""
         models = {
             one

@@ -343,13 +343,13 @@ class ServingConfig(GatewayConfig):
         targets = (t for endpoint in self.endpoints.values() for t in endpoint.targets())
         return {*self.endpoints, *(t.endpoint for t in targets if t.endpoint is not None)}
 
-    def judged(self) -> set[str]:
+    def evaluated(self) -> set[str]:
         """Endpoints whose releases are chosen by what was measured when they were evaluated."""
         return {
-            judged
+            evaluated
             for name, endpoint in self.endpoints.items()
             for target in endpoint.priced().values()
-            for judged in (*((name,) if endpoint.objective else ()), target.endpoint or name)
+            for evaluated in (*((name,) if endpoint.objective else ()), target.endpoint or name)
         }
 
 

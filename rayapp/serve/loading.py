@@ -54,7 +54,7 @@ class Store:
     workspace: str = ""
 
 
-class Judged:
+class Evaluated:
     """OpenRelease for releases that are chosen by their evaluations. One whose evaluation is not
     what was sealed is not chosen, and still answers where there is no choice."""
 

@@ -31,7 +31,7 @@ from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded, OpenRelease, ReadPointers, endpoint_of
 from rayapp.serve.front import Front
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.loading import Inline, Judged, Store
+from rayapp.serve.loading import Evaluated, Inline, Store
 from rayapp.serve.meter import ServeMeter
 from rayapp.serve.pool.client import Pool, Pooled, pinned_in
 from rayapp.serve.pool.replica import planner, pool
@@ -205,15 +205,15 @@ def make_opener(
         )
 
     inline: OpenRelease = Inline(store, make_batcher)
-    judged = config.judged()
+    evaluated = config.evaluated()
     pinned = {name for name, endpoint in config.endpoints.items() if endpoint.is_pinned}
 
     def open_release(key: str, release_id: str, previous: Loaded | None) -> Loaded:
         endpoint = endpoint_of(key)
         found = pools.get(config.placement_of(endpoint))
         opener = inline if found is None else Pooled(store, found, pinned)
-        if endpoint in judged:
-            opener = Judged(store, opener)
+        if endpoint in evaluated:
+            opener = Evaluated(store, opener)
         return opener(key, release_id, previous)
 
     return open_release

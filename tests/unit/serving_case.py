@@ -41,7 +41,7 @@ from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, OpenRelease
 from rayapp.serve.gateway import Gateway
-from rayapp.serve.loading import Inline, Judged, Store
+from rayapp.serve.loading import Evaluated, Inline, Store
 from rayapp.serve.tracing.span import Tracer
 from rayapp.storage import Workspace, commit_bytes, commit_folder, folder_digest
 
@@ -299,8 +299,8 @@ class Case:
         self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
         store = Store(self.read, self.fetch, self.evaluation)
         opener: OpenRelease = Inline(store, self.batcher)
-        if self.config.judged():
-            opener = Judged(store, opener)
+        if self.config.evaluated():
+            opener = Evaluated(store, opener)
         self.follower = ChampionFollower(lambda: self.pointers, opener, lambda: self.now_s)
         background = Background(self.follower.refresh, 1, lambda: None, 1, lambda: None)
         self.app = Gateway(

@@ -72,7 +72,7 @@ class Site:
         store = Store(
             self.manifests.__getitem__, lambda ref, folder: None, evaluation=self._evaluation
         )
-        opener = AdapterOpener(store, {"digest-of-engine"}, config.judged())
+        opener = AdapterOpener(store, {"digest-of-engine"}, config.evaluated())
         self.follower: ChampionFollower[Adapted] = ChampionFollower(
             lambda: self.pointers, opener, lambda: self.now_s
         )

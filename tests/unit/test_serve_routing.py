@@ -30,7 +30,7 @@ from rayapp.schemas.traffic import NANO, Loan
 from rayapp.serve.aside import INLINE_BYTES
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.follow import Loaded, release_key
-from rayapp.serve.loading import Judged, Store, sealed_evaluation
+from rayapp.serve.loading import Evaluated, Store, sealed_evaluation
 from rayapp.storage import commit_bytes
 from serve_apps.predict import named_releases
 
@@ -267,14 +267,14 @@ def test_an_evaluation_that_is_not_what_was_sealed_takes_no_release_down() -> No
 
     nothing: Any = None
     loaded = Loaded(ENDPOINT, "r1", nothing, nothing, nothing, None)
-    judged = Judged(Store(nothing, nothing, tampered), lambda *asked: loaded)
-    assert judged(ENDPOINT, "r1", None) is loaded
+    opener = Evaluated(Store(nothing, nothing, tampered), lambda *asked: loaded)
+    assert opener(ENDPOINT, "r1", None) is loaded
 
 
-async def test_of_a_cascade_only_the_first_model_is_judged() -> None:
+async def test_of_a_cascade_only_the_first_model_is_evaluated() -> None:
     other = {"first": {"endpoint": "small", "usd_per_1000_rows": 0.5}, "max_error": 0.4}
     endpoints = {ENDPOINT: {"usd_per_1000_rows": 2, "cascade": other}, "small": {}}
-    assert ServingConfig.model_validate({"endpoints": endpoints}).judged() == {"small"}
+    assert ServingConfig.model_validate({"endpoints": endpoints}).evaluated() == {"small"}
 
 
 async def test_a_long_request_at_a_price_is_answered(bundles: dict[str, Path]) -> None:
@@ -398,4 +398,4 @@ def test_a_setting_without_effect_is_an_error(endpoint: dict[str, Any], says: st
 def test_a_cascade_gives_a_time_limit_its_effect() -> None:
     endpoint = {"usd_per_1000_rows": 2, "cascade": CASCADE, "timeout_ms": 100}
     config = ServingConfig.model_validate({"endpoints": {ENDPOINT: endpoint, "other": {}}})
-    assert config.judged() == {ENDPOINT}
+    assert config.evaluated() == {ENDPOINT}

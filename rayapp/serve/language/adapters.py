@@ -27,15 +27,15 @@ class Adapted:
 
 class AdapterOpener:
     """Opens releases for ChampionFollower. digests: of the weights of those engines that take
-    adapters. judged: endpoints whose releases are chosen by their evaluations. One whose evaluation
-    is not what was sealed is not chosen, and still answers where there is no choice."""
+    adapters. evaluated: endpoints whose releases are chosen by their evaluations. One whose
+    evaluation is not what was sealed is not chosen, and still answers where there is no choice."""
 
     def __init__(
-        self, store: Store, digests: Collection[str], judged: Collection[str] = ()
+        self, store: Store, digests: Collection[str], evaluated: Collection[str] = ()
     ) -> None:
         self._store = store
         self._digests = digests
-        self._judged = judged
+        self._evaluated = evaluated
 
     def __call__(self, key: str, release_id: str, previous: Adapted | None) -> Adapted:
         endpoint = endpoint_of(key)
@@ -54,6 +54,6 @@ class AdapterOpener:
                 "deploy an engine for these weights, or train again from weights that are served",
             )
         evaluation = None
-        if endpoint in self._judged:
+        if endpoint in self._evaluated:
             evaluation = usable_evaluation(self._store, endpoint, release_id, manifest)
         return Adapted(endpoint, release_id, adapter_of(release_id, bundle), language, evaluation)

@@ -110,7 +110,7 @@ def make_gateway(
     engines = _engines(config, parts, weights, inline)
     takes = [name for name, engine in config.engines.items() if engine.max_adapters]
     digests = {weights[name].digest for name in takes}
-    opener = AdapterOpener(parts.store, digests, config.judged())
+    opener = AdapterOpener(parts.store, digests, config.evaluated())
     follower = ChampionFollower(parts.read_pointers, opener) if takes else None
     flags = Flags(parts.read_flags) if parts.read_flags is not None else None
 

@@ -50,11 +50,11 @@ class Standings:
         served = self._served(model)
         if served is None:
             return None
-        judge = served.adapted or self._judge(served)
-        key = served.release_id, None if judge is None else judge.release_id
+        by = served.adapted or self._measured_by(served)
+        key = served.release_id, None if by is None else by.release_id
         known = self._known.get(model)
         if known is None or known[0] != key:
-            known = self._known[model] = key, _standing(served, judge)
+            known = self._known[model] = key, _standing(served, by)
         return known[1]
 
     def prompt(self, model: str) -> Prompt | None:
@@ -68,7 +68,7 @@ class Standings:
         except Unavailable:
             return None
 
-    def _judge(self, served: Served) -> Adapted | None:
+    def _measured_by(self, served: Served) -> Adapted | None:
         """An adapter of these weights whose evaluation measured them."""
         for model in self._models:
             other = self._served(model)
@@ -80,21 +80,22 @@ class Standings:
         return None
 
 
-def _standing(served: Served, judge: Adapted | None) -> Standing:
+def _standing(served: Served, by: Adapted | None) -> Standing:
+    """by: whose evaluation measured it."""
     if served.adapted is not None:
         found = Standing(served.release_id, f"release {short(served.release_id)}")
     else:
         weights = served.engine.weights
         found = Standing(served.release_id, f"weights {weights.name} ({short(weights.digest)})")
-    if judge is None or judge.evaluation is None:
+    if by is None or by.evaluation is None:
         return found
-    evaluation = judge.evaluation
-    is_own = judge is served.adapted
+    evaluation = by.evaluation
+    is_own = by is served.adapted
     return replace(
         found,
         estimates=evaluation.overall.estimates if is_own else evaluation.untuned,
         is_higher_better=_directions(evaluation),
-        language=judge.language,
+        language=by.language,
     )
 
 
