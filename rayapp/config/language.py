@@ -48,6 +48,15 @@ class VllmConfig(Config):
     environment: dict[str, str] = Field(default={})
     """Environment variables of its processes."""
 
+    @property
+    def has_gpu(self) -> bool:
+        return self.accelerator != "cpu"
+
+    @property
+    def accelerator_type(self) -> str | None:
+        """Of its GPUs, as Ray calls it; None on a CPU, and where any GPU will do."""
+        return None if self.accelerator in ("cpu", "gpu") else self.accelerator
+
     def context_of(self, weights: WeightsRef) -> int:
         """Tokens of prompt and answer together, with these weights."""
         return self.max_context_tokens or weights.max_context_tokens
@@ -60,7 +69,7 @@ class VllmConfig(Config):
         ours = sorted(OURS & self.arguments.keys())
         if ours:
             raise ValueError(f"`arguments`: {ours} are set by other settings, or by us")
-        if self.accelerator != "cpu" and self.kv_cache_gib is not None:
+        if self.has_gpu and self.kv_cache_gib is not None:
             raise ValueError(
                 "`kv_cache_gib` has no effect on GPUs: set gpu_memory_utilization in `arguments`"
             )
@@ -109,7 +118,7 @@ class EngineConfig(VllmConfig):
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
         check_replicas(self.min_replicas, self.max_replicas)
-        if self.accelerator == "cpu" and self.num_gpus > 1:
+        if not self.has_gpu and self.num_gpus > 1:
             raise ValueError("tensor and pipeline parallelism need GPUs: set `accelerator`")
         if self.is_prefix_aware and self.max_replicas == 1:
             raise ValueError("`is_prefix_aware` has no effect with one replica")
@@ -121,7 +130,7 @@ class EngineConfig(VllmConfig):
     def num_gpus(self) -> int:
         """Of one replica; 0 on a CPU."""
         each = self.tensor_parallel_size * self.pipeline_parallel_size
-        return 0 if self.accelerator == "cpu" and each == 1 else each
+        return each if self.has_gpu or each > 1 else 0
 
 
 class LanguageConfig(GatewayConfig):

@@ -226,19 +226,20 @@ def _places(config: EngineConfig) -> dict[str, Any]:
 
 
 def _hardware(config: EngineConfig) -> dict[str, Any]:
-    if config.accelerator == "cpu":
+    if not config.has_gpu:
         return {
             "accelerator_config": {"kind": "cpu"},
             "placement_group_config": {"bundles": [{"CPU": config.num_cpus}]},
         }
-    named = {} if config.accelerator == "gpu" else {"accelerator_type": config.accelerator}
+    kind = config.accelerator_type
+    named = {} if kind is None else {"accelerator_type": kind}
     return {"accelerator_config": {"kind": "gpu"}, **named}
 
 
 def _deployment_options(config: EngineConfig, router: type[RequestRouter] | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         # on a CPU the bundle has them
-        "ray_actor_options": {"num_cpus": 0 if config.accelerator == "cpu" else config.num_cpus},
+        "ray_actor_options": {"num_cpus": config.num_cpus if config.has_gpu else 0},
         "autoscaling_config": {
             "min_replicas": config.min_replicas,
             "max_replicas": config.max_replicas,

@@ -66,10 +66,11 @@ class Placed:
 
 def bundle_of(config: AnswersConfig) -> dict[str, float]:
     """What an engine needs, by Ray's names of resources."""
-    if config.accelerator == "cpu":
+    if not config.has_gpu:
         return {"CPU": config.num_cpus}
-    kind = {} if config.accelerator == "gpu" else {f"accelerator_type:{config.accelerator}": 0.001}
-    return {"CPU": config.num_cpus, "GPU": 1.0, **kind}
+    kind = config.accelerator_type
+    typed = {} if kind is None else {f"accelerator_type:{kind}": 0.001}
+    return {"CPU": config.num_cpus, "GPU": 1.0, **typed}
 
 
 def answer_rows(asking: Asking, placed: Placed, rows: pa.Table) -> Iterator[pa.Table]:
@@ -163,7 +164,6 @@ def _processor(asking: Asking, placed: Placed) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     config, resources = asking.config, bundle_of(asking.config)
-    has_kind = config.accelerator not in ("cpu", "gpu")
     made = vLLMEngineProcessorConfig(
         model_source=str(base_folder(asking.weights)),
         engine_kwargs={
@@ -175,7 +175,7 @@ def _processor(asking: Asking, placed: Placed) -> Any:
         },
         batch_size=config.batch_rows,
         concurrency=1,
-        accelerator_type=config.accelerator if has_kind else None,
+        accelerator_type=config.accelerator_type,
         placement_group_config={
             "bundles": [{k: v for k, v in resources.items() if k in ("CPU", "GPU")}]
         },
