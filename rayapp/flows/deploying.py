@@ -106,7 +106,10 @@ def _with_prompts(session: Session, file: ServeFile, configs: Mapping[str, Ours]
 
 def check_models(session: Session, config: LanguageConfig) -> None:
     """Raises UserError for weights that were never added, also those of an engine that has no
-    application of its own, and for a prompt that nobody would ever be told."""
+    application of its own, for a release that is not there or not the endpoint's, and for a prompt
+    that nobody would ever be told; GateRefused for a release that a gate refused."""
+    for endpoint, release_id in config.named_releases():
+        _require(_workspace(session, config.workspace), endpoint, release_id)
     of_engine = {name: _weights(session, engine) for name, engine in config.engines.items()}
     for name, model in config.models.items():
         weights = of_engine[model.engine]

@@ -150,6 +150,18 @@ def test_weights_that_an_engine_names_are_there(workspace: Workspace) -> None:
         check_models(session, told)
 
 
+def test_a_release_that_a_model_names_is_there(site: Any) -> None:
+    session, _, ids = site
+    engine = {"weights": "tiny", "max_adapters": 1}
+    named = {"engine": "e", "endpoint": ENDPOINT, "release": "f" * 64}
+    config = LanguageConfig.model_validate({"engines": {"e": engine}, "models": {"m": named}})
+    with pytest.raises(UserError, match="there is no release ffffffffffff"):
+        check_models(session, config)
+    other = config.models["m"].model_copy(update={"release": ids["other"]})
+    with pytest.raises(UserError, match="was sealed for 'other'"):
+        check_models(session, config.model_copy(update={"models": {"m": other}}))
+
+
 PROMPT_FILE = """
 name: brief
 system: Be brief.
