@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ def submit(
     """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
 
     address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. The job's last line,
-    its figures, is not shown but returned. Ctrl-C stops the job.
+    its figures, is not shown but returned. Ctrl-C stops the job, and so does SIGTERM.
     Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
@@ -102,6 +103,8 @@ def files_that_travel(working_dir: Path) -> dict[str, int]:
 def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None]) -> Outcome:
     lines = _LastLine(show)
     interrupted = False
+    # who ends this command means its job: as timeout(1) does it, or a CI system that cancels
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(_tail(client, job_id, lines))
     except KeyboardInterrupt:
@@ -112,6 +115,7 @@ def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
     finally:
+        signal.signal(signal.SIGTERM, before)
         figures = lines.end()  # what is held back is shown even when the API is lost
     info = client.get_job_info(job_id)
     code = info.driver_exit_code

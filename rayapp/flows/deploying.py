@@ -1,7 +1,7 @@
 """A serving config, put into effect: what it names must be there, or what answers now stays."""
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,11 @@ def _adapters(session: Session, config: LanguageConfig, weights: WeightsRef) -> 
     return found
 
 
-def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str]]:
-    """Its URLs, once it runs, and the endpoints that answer. Raises what check_named does, before
-    anything that answers now is touched."""
+def deployed(
+    session: Session, file: ServeFile, keeps_others: bool = False
+) -> tuple[dict[str, str], set[str]]:
+    """Its URLs, once it runs, and the endpoints that answer. keeps_others: as serve.cluster.deploy
+    has it. Raises what check_named does, before anything that answers now is touched."""
     configs = own_configs(file)
     answering: set[str] = set()
     for config in configs.values():
@@ -77,12 +79,13 @@ def deployed(session: Session, file: ServeFile) -> tuple[dict[str, str], set[str
         else:
             check_models(session, config)
 
-    def on_wait() -> None:
-        most = max((config.num_cpus for config in configs.values()), default=1.0)
+    def on_wait(names: Sequence[str]) -> None:
+        most = max((configs[name].num_cpus for name in names if name in configs), default=1.0)
         tell_if_it_waits(session, {"CPU": most})
 
     file = _in_its_environment(session, _with_prompts(session, file, configs))
-    urls = deploy(file, session.dashboard_url, session.environ, session.say, on_wait)
+    reached = session.dashboard_url, session.environ
+    urls = deploy(file, *reached, session.say, on_wait, keeps_others)
     return urls, answering
 
 

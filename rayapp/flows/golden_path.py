@@ -47,8 +47,9 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
 
 
 def _deployed(session: Session, serving: str) -> dict[str, str]:
+    """Beside whatever else is served: a path is about its own endpoint."""
     file = session.load(ServeFile, serving)
-    urls, _ = deployed(session, file)
+    urls, _ = deployed(session, file, keeps_others=True)
     return urls
 
 

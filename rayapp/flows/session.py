@@ -18,7 +18,7 @@ import ray
 import rayapp
 from rayapp.config.load import ConfigT, load
 from rayapp.data.read import speak_only_of_trouble
-from rayapp.errors import Refused
+from rayapp.errors import Unavailable
 from rayapp.ledger import Ledger
 from rayapp.schemas.record import canonical_json
 from rayapp.storage import Workspace, commit_bytes, sha256
@@ -69,8 +69,8 @@ class Session:
     def exclusive(self, name: str) -> Iterator[None]:
         """Hold `name` while the block runs; released by the operating system if this process dies.
 
-        Raises Refused at once when another process on this node holds it. (Job drivers run on the
-        head node; what must hold across nodes is decided by the ledger's compare-and-set.)
+        Raises Unavailable at once when another process on this node holds it. (Job drivers run on
+        the head node; what must hold across nodes is decided by the ledger's compare-and-set.)
         """
         folder = self.workspace.local / "locks"
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class Session:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise Refused(
+                raise Unavailable(
                     f"{name} is being worked on by {file.read().strip() or 'another process'}",
                     "wait for it to finish, or stop that job, and run this again",
                 ) from None

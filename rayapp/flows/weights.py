@@ -6,24 +6,29 @@ import ray
 
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import UserError
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.ledger import Ledger
 from rayapp.llm.environment import runtime_env
-from rayapp.llm.weights import add_weights
+from rayapp.llm.weights import add_weights, source_of
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.record import short
+
+_A_LITTLE = {"CPU": 0.1}
+"""Copying and hashing, for some seconds; engines that serve may hold most of what there is."""
 
 
 def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
     """Returns the figures of the job's last line."""
     environment = runtime_env(session.environ)
+    if config.package is None:  # else it is installed where transformers is
+        source_of(config)
     with session.exclusive(f"weights-{config.name}"):
-        tell_if_it_waits(session, ONE_CPU)
+        tell_if_it_waits(session, _A_LITTLE)
         session.say(f"weights {config.name}: reading {config.source_path}")
         # where transformers is, which reads them
-        task = ray.remote(add_weights).options(runtime_env=environment)
+        task = ray.remote(add_weights).options(runtime_env=environment, num_cpus=_A_LITTLE["CPU"])
         try:
             made: WeightsRef = ray.get(task.remote(config, session.workspace))
         except ray.exceptions.RayTaskError as error:

@@ -90,17 +90,19 @@ def test_submit_exits_with_the_jobs_own_code(shell: Shell, project: Path) -> Non
     assert finished.stdout.splitlines()[-1].split() == ["run_id", "r1"]
 
 
-def test_interrupting_submit_stops_the_job(shell: Shell, project: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_submit_stops_the_job(shell: Shell, project: Path, stop: int) -> None:
     process = shell.in_folder(project).start("submit", CONFIG, "seed=1")
     assert process.stdout is not None
     for line in process.stdout:
         if "says hello" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     assert process.wait(timeout=60) == 130
     process.stdout.close()
     listed = shell.with_stock_tools().run("ray", "job", "list")
     assert "STOPPED" in listed.stdout, listed.stderr
+    assert "RUNNING" not in listed.stdout
 
 
 def test_stock_job_client_works_after_rayapp_env(shell: Shell, project: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rayapp.config.training import TrainConfig
-from rayapp.errors import Refused
+from rayapp.errors import Unavailable
 from rayapp.flows.session import (
     STAGE_LIBRARIES,
     STAGE_ROOMS,
@@ -46,7 +46,7 @@ def test_the_environment_reaches_a_config_that_another_one_names(tmp_path: Path)
 def test_what_one_holds_another_is_refused(tmp_path: Path) -> None:
     session = _session(tmp_path)
     with session.exclusive("golden-path-x"):  # noqa: SIM117 - the order is the point
-        with pytest.raises(Refused, match="golden-path-x"), session.exclusive("golden-path-x"):
+        with pytest.raises(Unavailable, match="golden-path-x"), session.exclusive("golden-path-x"):
             pass
     with session.exclusive("golden-path-x"):
         pass

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -21,10 +21,13 @@ def deploy(
     dashboard_url: str | None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
-    on_wait: Callable[[], None] = lambda: None,
+    on_wait: Callable[[Sequence[str]], None] = lambda names: None,
+    keeps_others: bool = False,
 ) -> dict[str, str]:
     """Send the Serve config to the cluster behind the dashboard and wait until every application
-    runs. Returns URLs. on_wait is called once where that takes longer than it should.
+    runs. Returns URLs. on_wait gets the applications that do not run yet, once, where that takes
+    longer than it should. keeps_others: applications that run and are not in the file stay; else
+    they are taken away, which is told.
 
     The port is RAYAPP_HTTP_PORT's, else the file's. Replicas run the code that is installed on
     their nodes. Raises UserError for grpc_options that cannot be had, and Unavailable when the
@@ -42,6 +45,10 @@ def deploy(
     running = client.get_serve_details()
     config["grpc_options"] = grpc_options(file.grpc_options, environ, running.get("grpc_options"))
     config["applications"] = tried_again(file.applications, running["applications"])
+    others = those_beside(file.applications, running["applications"], keeps_others)
+    config["applications"] += others.kept
+    if others.gone:
+        say(f"serve takes away {', '.join(others.gone)}: they run now, and are not in this file")
     client.deploy_applications(config)
     _wait_until_running([application["name"] for application in file.applications], say, on_wait)
     return {"endpoint_url": f"http://127.0.0.1:{port}", "dashboard_url": dashboard_url}
@@ -81,6 +88,34 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+class Others(NamedTuple):
+    """Applications that run and are not in a file: kept, as they are to be sent again, and the
+    names of those that go, each with its route."""
+
+    kept: list[dict[str, Any]]
+    gone: list[str]
+
+
+def those_beside(
+    applications: Sequence[Mapping[str, Any]], deployed: Mapping[str, Any], keeps_others: bool
+) -> Others:
+    """deployed: details of those that Serve has. One whose route the file gives to another one goes
+    in any case."""
+    names = {application["name"] for application in applications}
+    routes = {application.get("route_prefix", "/") for application in applications} - {None}
+    kept, gone = [], []
+    for name, found in deployed.items():
+        config = found["deployed_app_config"]
+        if name in names or config is None:
+            continue
+        route = found.get("route_prefix")
+        if keeps_others and route not in routes:
+            kept.append(dict(config))
+        else:
+            gone.append(name if route is None else f"{name} ({route})")
+    return Others(kept, gone)
+
+
 def tried_again(
     applications: Sequence[Mapping[str, Any]], deployed: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
@@ -111,7 +146,7 @@ def _with_attempt(application: dict[str, Any], found: Mapping[str, Any] | None) 
 
 
 def _wait_until_running(
-    names: list[str], say: Callable[[str], None], on_wait: Callable[[], None]
+    names: list[str], say: Callable[[str], None], on_wait: Callable[[Sequence[str]], None]
 ) -> None:
     deadline_s = time.monotonic() + _WAIT_S
     tell_at_s: float | None = time.monotonic() + _LONG_S
@@ -136,7 +171,7 @@ def _wait_until_running(
                 "answering. All of the traceback: the Serve page of the dashboard",
             )
         if tell_at_s is not None and time.monotonic() >= tell_at_s:
-            on_wait()
+            on_wait([name for name in names if states[name] != "RUNNING"])
             tell_at_s = None
         time.sleep(0.5)  # Serve offers no event for this; the status call is a cheap actor call
     raise Unavailable(f"{shown} after {_WAIT_S} s", "see the Serve page of the dashboard")
