@@ -100,6 +100,12 @@ class Adapters:
         log.info("adapter_loaded", extra={"release_id": release_id})
 
     def _unloaded(self, release_id: str, _: None) -> None:
-        going = asyncio.get_running_loop().create_task(self._unload(release_id))
+        going = asyncio.get_running_loop().create_task(self._gone(release_id))
         self._going.add(going)
         going.add_done_callback(self._going.discard)
+
+    async def _gone(self, release_id: str) -> None:
+        try:
+            await self._unload(release_id)
+        except Exception:  # whoever takes its place finds out whether there is room
+            log.exception("adapter_not_unloaded", extra={"release_id": release_id})

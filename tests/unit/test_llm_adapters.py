@@ -121,3 +121,14 @@ async def test_one_of_a_larger_rank_than_the_places_have_is_refused(tmp_path: Pa
     with pytest.raises(DataError, match="has rank 64, `max_adapter_rank` of the engine is 16"):
         await site.ask("a")
     assert site.log == []
+
+
+async def test_one_that_cannot_be_unloaded_is_not_the_next_ones_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path, max_adapters=1)
+    await site.ask("a", times=3)
+    del site.loaded["a"]  # so that unloading it raises
+    await site.ask("b", times=8)
+    assert "b" in site.loaded
+    assert "adapter_not_unloaded" in caplog.text

@@ -179,9 +179,10 @@ class LanguageGateway(Front):
                 call.request.headers,
                 is_long,
             )
+            sink = self._prompts(asked.model)
             async with Presence(call.request.receive):
                 reply = await endpoint.predict(ask)
-            flow = self._flow(call, ask, reply)
+            flow = self._flow(call, ask, reply, sink)
             response: Response | Streamed
             if asked.is_stream:
                 response = Streamed(flow.stream, CONTENT_TYPE)
@@ -190,11 +191,10 @@ class LanguageGateway(Front):
         said = None if reply.bill is None else reply.bill.prompt_digest
         return Answer(response, asked.model, reply.release_id, 0, reply.degraded, said)
 
-    def _flow(self, call: Call, ask: TextAsk, reply: TextReply) -> Flow:
+    def _flow(self, call: Call, ask: TextAsk, reply: TextReply, sink: RecordSink) -> Flow:
         name = ask.asked.model
-        sink, redacts = self._prompts(name), self._config.redacts
         written = AnswerLog(
-            sink, ask, call.start_s, name, redacts, self._now, reply, ask.assignment
+            sink, ask, call.start_s, name, self._config.redacts, self._now, reply, ask.assignment
         )
         spent = None if reply.spent is None else reply.spent.usage
         fingerprint = f"fp_{short(reply.release_id)}"

@@ -58,8 +58,12 @@ class Overheard:
         tab.record = AnswerLog(
             self._prompts(told), ask, begun_s, told, self._redacts, self._now, reply, ask.assignment
         ).record
-        relay.document(reply.first)
-        relay.passed_on()
-        await tab.grow(relay.usage, list)
+        try:
+            relay.document(reply.first)
+            relay.passed_on()
+            await tab.grow(relay.usage, list)
+        except BaseException:
+            tab.drop()
+            raise
         tab.end(relay.said.taken(is_last=True), relay.finish_reason or "stop")
         self._meter.tokens(told, reply.release_id, ask.tenant, relay.usage.counts)
