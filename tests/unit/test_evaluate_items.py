@@ -102,6 +102,35 @@ def test_who_is_as_sure_as_it_is_right_is_calibrated_and_who_is_surer_is_not() -
     assert few.high is None  # no evidence
 
 
+@pytest.mark.parametrize(
+    ("share_right", "num_items", "upper"),
+    [
+        (0.9, 215, 0.10),
+        (0.9, 600, 0.06),
+        (0.9, 1000, 0.04),
+        (0.8, 215, 0.12),
+        (0.8, 600, 0.07),
+        (0.8, 1000, 0.06),
+        (0.8, 2000, 0.04),
+    ],
+)
+def test_how_many_items_it_takes_to_tell_that_a_model_is_calibrated(
+    share_right: float, num_items: int, upper: float
+) -> None:
+    """As docs/how-to/route-by-cost.md has it: a model's probabilities are exactly true."""
+    rng = np.random.default_rng(1)
+    told = METRICS["calibration_error"]
+    found = []
+    for _ in range(40):
+        confidence_N = rng.beta(share_right / (1 - share_right), 1, num_items)
+        is_right_N = rng.random(num_items) < confidence_N
+        measured = calibration_of(confidence_N[:, None], is_right_N[:, None])
+        high = estimate("calibration_error", told, measured, np.arange(num_items), 0.95).high
+        assert high is not None
+        found.append(high)
+    assert np.mean(found) == pytest.approx(upper, abs=0.006)
+
+
 def test_samples_of_an_item_count_once_for_its_calibration() -> None:
     confidence_NK, is_right_NK = np.full((50, 1), 0.9), np.arange(50)[:, None] < 30
     once = calibration_of(confidence_NK, is_right_NK)

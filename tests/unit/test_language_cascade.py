@@ -170,7 +170,11 @@ async def test_completions_cascade_too() -> None:
 @pytest.mark.parametrize(
     ("high", "says"),
     [
-        (0.051, "is not calibrated: calibration_error may be 0.0510, at most 0.05 is allowed"),
+        (
+            0.051,
+            "is not known to be calibrated: calibration_error 0.0000 to 0.0510 over 100 rows, at "
+            "most 0.05 is allowed; more rows may tell",
+        ),
         (None, "its evaluation has no calibration_error with an interval"),
     ],
 )

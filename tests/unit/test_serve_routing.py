@@ -231,7 +231,7 @@ async def test_a_first_model_that_is_not_calibrated_is_not_asked(bundles: dict[s
     assert (answer.headers["x-release"], answer.headers.get("x-degraded")) == ("r1", None)
     assert {r["cost_nano_usd"] for r in case.predictions.records} == {PRICE}
     found = await problems(case)
-    assert "is not calibrated" in found[f"{ENDPOINT}/first"]
+    assert "is not known to be calibrated" in found[f"{ENDPOINT}/first"]
 
 
 async def test_nobody_is_blamed_where_it_is_chosen(bundles: dict[str, Path]) -> None:

@@ -66,15 +66,18 @@ def turned(bound: float | None, is_higher_better: bool) -> float:
 def why_uncalibrated(which: str, estimates: Sequence[Estimate], most: float) -> str | None:
     """Why a model's own doubt says too little of its errors; None where it says enough. which: was
     measured. most: that the worse end of its calibration_error may be."""
-    bound = worse_end(estimates, "calibration_error", is_higher_better=False)
-    if bound is None:
+    found = next((one for one in estimates if one.metric == "calibration_error"), None)
+    if found is None or found.low is None or found.high is None:
         return f"{which}: its evaluation has no calibration_error with an interval"
-    if bound <= most:
+    if found.high <= most:
         return None
-    return (
-        f"{which} is not calibrated: calibration_error may be {bound:.4f}, at most {most:g} is "
-        "allowed"
+    span = (
+        f"calibration_error {found.low:.4f} to {found.high:.4f} over {found.num_rows:,} rows, at "
+        f"most {most:g} is allowed"
     )
+    if found.low > most:
+        return f"{which} is not calibrated: {span}"
+    return f"{which} is not known to be calibrated: {span}; more rows may tell"
 
 
 def why_poor(
