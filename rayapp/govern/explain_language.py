@@ -4,11 +4,13 @@ adapter, where one was beside them."""
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
+from rayapp.config.serving import FIRST
 from rayapp.govern.explain import Provenance, add_release, arm_line, provenance
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
@@ -20,11 +22,25 @@ from rayapp.storage import Workspace
 _SAID_BY_OTHER_FIELDS = {"model", "messages", "prompt", "input", "suffix"}
 
 
+class Stage(Record):
+    """What one model took to answer, of those that a cascade asked in turn. confidence: how likely
+    it found its own answer; None where that was not asked for, or not told."""
+
+    release_id: str
+    arm: str | None
+    prompt_digest: str | None
+    num_prompt_tokens: int
+    num_output_tokens: int
+    cost_nano_usd: int
+    confidence: float | None
+
+
 class ModelAnswer(Record):
     """One answer of a language model, put together from the parts that it was recorded in.
 
     finish_reason: why it ended; None while it goes on, or where its gateway died. Counts and cost
-    are over all parts, latencies those of the last one.
+    are over all parts, latencies those of the last one. stages: the models that were asked, in
+    order; the last one's answer was given. max_error: of the cascade by which it was, or None.
     """
 
     endpoint: str
@@ -37,6 +53,8 @@ class ModelAnswer(Record):
     first_token_ms: float | None
     latency_ms: float
     parts: tuple[PromptRecord, ...]
+    stages: tuple[Stage, ...]
+    max_error: float | None
 
 
 class Weights(Record):
@@ -54,7 +72,7 @@ class Weights(Record):
 
 class ModelExplanation(Record):
     """answers: in order of time; more than one where a caller used an id again. weights: those that
-    answered, first use first."""
+    answered, and after them those that a cascade asked before; first use first."""
 
     request_id: str
     answers: tuple[ModelAnswer, ...]
@@ -67,7 +85,12 @@ def explain_answers(
     """parts: those of the prompt log with this id, in order of time. Raises what `explain` does for
     a release's manifest."""
     answers = tuple(_answer(of_one) for of_one in _by_answer(parts))
-    used = dict.fromkeys(answer.release_id for answer in answers)
+    used = dict.fromkeys(
+        (
+            *(answer.release_id for answer in answers),
+            *(stage.release_id for answer in answers for stage in answer.stages),
+        )
+    )
     return ModelExplanation(
         request_id=request_id,
         answers=answers,
@@ -106,7 +129,26 @@ def _answer(parts: Sequence[PromptRecord]) -> ModelAnswer:
         first_token_ms=last.first_token_ms,
         latency_ms=last.latency_ms,
         parts=tuple(parts),
+        stages=tuple(_stages(parts)),
+        max_error=last.max_error,
     )
+
+
+def _stages(parts: Sequence[PromptRecord]) -> list[Stage]:
+    found = []
+    for (release_id, arm), grouped in groupby(parts, key=lambda p: (p.release_id, p.arm)):
+        of_one = list(grouped)
+        stage = Stage(
+            release_id=release_id,
+            arm=arm,
+            prompt_digest=of_one[0].prompt_digest,
+            num_prompt_tokens=sum(part.num_prompt_tokens for part in of_one),
+            num_output_tokens=sum(part.num_output_tokens for part in of_one),
+            cost_nano_usd=sum(part.cost_nano_usd or 0 for part in of_one),
+            confidence=of_one[0].confidence,
+        )
+        found.append(stage)
+    return found
 
 
 def _weights(release_id: str, ledger: Ledger, workspace: Workspace) -> Weights:
@@ -155,20 +197,19 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         f"tokens: {answer.num_prompt_tokens:,} of the prompt{cached}, "
         f"{answer.num_output_tokens:,} of the answer"
     )
-    for part in answer.parts:
-        if part.release_id != answer.release_id:
-            branch.add(
-                f"of these {part.num_prompt_tokens:,} and {part.num_output_tokens:,} for an answer "
-                f"of {short(part.release_id)}, asked before it, which was not sure"
-            )
     parts = f"{len(answer.parts)} parts" if len(answer.parts) > 1 else "one part"
     branch.add(f"cost: {answer.cost_nano_usd / NANO:.9f} USD, recorded in {parts}")
     began = f"first token after {answer.first_token_ms:,.0f} ms, " if answer.first_token_ms else ""
     branch.add(f"time: {began}complete after {answer.latency_ms:,.0f} ms")
+    if answer.max_error is not None or len(answer.stages) > 1:
+        _add_stages(branch, answer)
     if last.tenant is not None:
         branch.add(escape(f"tenant: {last.tenant}"))
     if last.prompt_digest is not None:
         branch.add(escape(f"told before: prompt {last.prompt_digest}"))
+    if first.prompt_digest != last.prompt_digest:
+        told = f"prompt {first.prompt_digest}" if first.prompt_digest else "nothing"
+        branch.add(escape(f"told the first model before, as asked below: {told}"))
     if last.degraded is not None:
         branch.add(escape(f"degraded: {last.degraded}, answered by a stand-in"))
     if last.arm is not None:
@@ -177,6 +218,31 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         branch.add(escape(f"in trace {last.trace_id}"))
     _add_prompt(branch, first)
     _add_output(branch, answer)
+
+
+def _add_stages(branch: Tree, answer: ModelAnswer) -> None:
+    """Who was asked, how sure it was, and what that came to. Answers from before limits were
+    recorded have none."""
+    most = answer.max_error
+    enough = "likely enough" if most is None else f"at least {1 - most:.4g} likely"
+    stages = branch.add(f"cascade: the first model's answer is given where it finds it {enough}")
+    for stage in answer.stages:
+        cost = f"{stage.cost_nano_usd / NANO:.9f} USD"
+        tokens = f"{stage.num_prompt_tokens:,} and {stage.num_output_tokens:,} tokens"
+        end = "given" if stage is answer.stages[-1] else "not given"
+        doubt = f"{_doubt(stage)}, " if stage.arm == FIRST else ""
+        stages.add(escape(f"{stage.arm} {short(stage.release_id)}: {doubt}{end}; {tokens}, {cost}"))
+    if answer.stages[0].arm != FIRST:
+        stages.add(
+            "the first model gave no answer: it may not be asked (`problems` of GET /v1/ping says "
+            "why), or failed, or took too long"
+        )
+
+
+def _doubt(stage: Stage) -> str:
+    if stage.confidence is None:
+        return "how likely was not told"
+    return f"{stage.confidence:.4f} likely"
 
 
 def _add_prompt(branch: Tree, first: PromptRecord) -> None:

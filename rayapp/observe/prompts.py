@@ -39,6 +39,8 @@ _SCHEMA = pa.schema(
         "loan_id": pa.string(),
         "token_loan_id": pa.string(),
         "prompt_digest": pa.string(),
+        "confidence": pa.float64(),
+        "max_error": pa.float64(),
     }
 )
 

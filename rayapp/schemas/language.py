@@ -46,7 +46,9 @@ class PromptRecord(Record):
     tenant, trace_id, degraded: as in PredictionRecord. token_loan_id: what of the tenant's budget
     in tokens paid for this part, where there is one. prompt_digest: of the prompt that we have said
     before the caller's, None where there was none. first_token_ms: from the request's first byte;
-    latency_ms: until this part was complete.
+    latency_ms: until this part was complete. max_error: of the cascade that chose who answers, None
+    where none did; confidence: how likely its first model found its whole answer, in the parts of
+    that answer, where its engine told.
     """
 
     request_id: str
@@ -73,6 +75,8 @@ class PromptRecord(Record):
     loan_id: str | None = None
     token_loan_id: str | None = None
     prompt_digest: str | None = None
+    confidence: float | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,16 +112,66 @@ def test_an_arm_is_told_with_its_chance(workspace: Workspace) -> None:
 
 
 def test_what_a_cascades_first_model_took_is_told_apart(workspace: Workspace) -> None:
+    ledger = _ledger(workspace)
+    _add(ledger, NEW, name="others")
+    parts = [
+        _part(0, release_id=NEW, arm="first", confidence=0.6125, max_error=0.2, prompt_digest="p1"),
+        _part(1, arm="champion", max_error=0.2, num_prompt_tokens=40, cost_nano_usd=90_000),
+        _part(2, arm="champion", max_error=0.2, num_output_tokens=8, finish_reason="stop"),
+    ]
+    explanation = explain_answers("req-1", parts, ledger, workspace)
+    (answer,) = explanation.answers
+    assert (answer.release_id, answer.num_prompt_tokens, answer.max_error) == (OLD, 71, 0.2)
+    first, own = answer.stages
+    assert (first.release_id, first.confidence, first.prompt_digest) == (NEW, 0.6125, "p1")
+    assert (first.num_prompt_tokens, first.num_output_tokens, first.cost_nano_usd) == (31, 32, 5000)
+    assert (own.release_id, own.confidence, own.cost_nano_usd) == (OLD, None, 95_000)
+    assert (own.num_prompt_tokens, own.num_output_tokens) == (40, 40)
+    assert first.cost_nano_usd + own.cost_nano_usd == answer.cost_nano_usd
+    text = _text(explanation)
+    for expected in (
+        "cascade: the first model's answer is given where it finds it at least 0.8 likely",
+        "first bbbbbbbbbbbb: 0.6125 likely, not given; 31 and 32 tokens, 0.000005000 USD",
+        "champion aaaaaaaaaaaa: given; 40 and 40 tokens, 0.000095000 USD",
+        "cost: 0.000100000 USD",
+        "told the first model before, as asked below: prompt p1",
+        "arm champion: where every such request goes",
+        f"weights small-weights {OLD}, those of this name now",
+        f"weights others {NEW}, those of this name now",  # both are led back to where they are from
+    ):
+        assert expected in text
+    assert text.index(f"weights small-weights {OLD}") < text.index(f"weights others {NEW}")
+
+
+def test_an_answer_that_a_cascades_first_model_was_sure_of_says_how_sure(
+    workspace: Workspace,
+) -> None:
+    part = _part(arm="first", confidence=0.93, max_error=0.2, finish_reason="stop")
+    text = _text(explain_answers("req-1", [part], _ledger(workspace), workspace))
+    assert "first aaaaaaaaaaaa: 0.9300 likely, given; 31 and 32 tokens, 0.000005000 USD" in text
+    assert "gave no answer" not in text
+
+
+def test_a_first_model_that_was_not_asked_is_told(workspace: Workspace) -> None:
+    part = _part(arm="champion", max_error=0.2, finish_reason="stop")
+    text = _text(explain_answers("req-1", [part], _ledger(workspace), workspace))
+    assert "champion aaaaaaaaaaaa: given; 31 and 32 tokens" in text
+    assert "the first model gave no answer: it may not be asked (`problems` of GET /v1/ping" in text
+
+
+def test_a_cascades_answer_from_before_limits_were_recorded_is_told(workspace: Workspace) -> None:
     parts = [
         _part(0, release_id="f" * 64, arm="first"),
-        _part(1, finish_reason="stop", arm="champion", num_prompt_tokens=40),
+        _part(1, finish_reason="stop", arm="champion"),
     ]
-    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
-    (answer,) = explanation.answers
-    assert (answer.release_id, answer.num_prompt_tokens) == (OLD, 71)
-    text = _text(explanation)
-    assert "of these 31 and 32 for an answer of ffffffffffff, asked before it" in text
-    assert "arm champion: where every such request goes" in text
+    text = _text(explain_answers("req-1", parts, _ledger(workspace), workspace))
+    assert "is given where it finds it likely enough" in text
+    assert "first ffffffffffff: how likely was not told, not given; 31 and 32 tokens" in text
+
+
+def test_without_a_cascade_there_is_no_word_of_one(workspace: Workspace) -> None:
+    explanation = explain_answers("req-1", [_part()], _ledger(workspace), workspace)
+    assert "cascade" not in _text(explanation)
 
 
 def test_an_id_that_was_used_again_is_two_answers(workspace: Workspace) -> None:

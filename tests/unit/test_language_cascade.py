@@ -70,6 +70,8 @@ async def test_a_sure_answer_is_the_first_models_at_its_price(is_stream: bool) -
     (record,) = site.case.sink.records
     assert (record["arm"], record["release_id"], record["propensity"]) == ("first", "r1", 1.0)
     assert record["cost_nano_usd"] == NUM * 1000 + NUM * 2000
+    assert record["confidence"] == pytest.approx(math.exp(NUM * SURE))
+    assert record["max_error"] == 0.2
     assert site.case.meter.cascades == [Counts(1, 0, 0)]
     assert await site.spent() == 2 * NUM
     assert site.case.is_idle()
@@ -92,6 +94,8 @@ async def test_an_unsure_answer_is_paid_and_the_names_own_is_given(is_stream: bo
         (0, "r1", "first", None),
         (1, "digest-of-other", "champion", "stop"),
     ]
+    unsure = pytest.approx(math.exp(NUM * UNSURE))
+    assert site.records("confidence", "max_error") == [(unsure, 0.2), (None, 0.2)]
     costs = [(NUM * 1000 + NUM * 2000,), (NUM * 3000 + NUM * 9000,)]
     assert site.records("cost_nano_usd") == costs
     (asked, none), (nothing, given) = site.records("prompt", "output")
@@ -187,6 +191,7 @@ async def test_who_is_not_known_to_be_calibrated_is_not_asked(
     assert (site.first.asked, len(site.own.asked)) == ([], 1)
     assert says in (await site.state())["problems"]["big/first"]
     assert site.records("arm", "cost_nano_usd") == [("champion", NUM * 3000 + NUM * 9000)]
+    assert site.records("confidence", "max_error") == [(None, 0.2)]
 
 
 async def test_weights_that_nobody_measured_are_not_asked() -> None:
@@ -225,6 +230,7 @@ async def test_where_the_names_own_fails_the_first_answer_is_given_and_says_so(
     assert (answer.headers["x-release"], answer.headers["x-degraded"]) == ("r1", "cascade")
     assert said(answer, is_stream) == TEXT
     assert site.records("arm", "degraded", "part") == [("first", "cascade", 0)]
+    assert site.records("confidence") == [(pytest.approx(math.exp(NUM * UNSURE)),)]
     assert site.case.meter.cascades == [Counts(0, 0, 1)]
     assert await site.spent() == 2 * NUM
 

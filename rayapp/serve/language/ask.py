@@ -50,12 +50,21 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """By what a cascade chose. confidence: how likely its first model finds this answer; None of
+    another model's, and where it does not tell."""
+
+    confidence: float | None
+    max_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class TextReply:
     """The beginning of an answer, and the rest of it as it comes; whoever has the reply closes
     `body`. degraded: why it is not the intended model's, or None when it is. bill: what has been
     reserved for it, which whoever has the reply ends too; None inside of who reserves.
     hides_logprobs: the caller did not ask for them. spent: on an answer before it; None where there
-    was none."""
+    was none. doubt: None where no cascade chose."""
 
     release_id: str
     first: bytes
@@ -64,6 +73,7 @@ class TextReply:
     bill: Bill | None = None
     hides_logprobs: bool = False
     spent: "Spent | None" = None
+    doubt: Doubt | None = None
 
     def instead(self, reason: str) -> "TextReply":
         return replace(self, degraded=reason)

@@ -23,7 +23,7 @@ from rayapp.serve.endpoints.alike import why_uncalibrated
 from rayapp.serve.endpoints.base import Assignment, is_callers_fault, propensity_of
 from rayapp.serve.endpoints.cascade import DEGRADED, MERGE_S, Counts
 from rayapp.serve.endpoints.deadline import Deadlines
-from rayapp.serve.language.ask import Spent, TextAsk, TextReply, completed
+from rayapp.serve.language.ask import Doubt, Spent, TextAsk, TextReply, completed
 from rayapp.serve.language.billed import Billed, Opened
 from rayapp.serve.language.confidence import Heard, heard, with_logprobs
 from rayapp.serve.language.standing import Standing
@@ -111,7 +111,8 @@ class TextCascade:
         if found is None:
             opened.bill.tab.drop()
             return None
-        return Held(replace(reply, hides_logprobs=is_ours), found)
+        doubt = self._doubt(found.confidence)
+        return Held(replace(reply, hides_logprobs=is_ours, doubt=doubt), found)
 
     async def _in_time(self, opened: Opened) -> TextReply:
         """All of the first model's answer."""
@@ -125,7 +126,7 @@ class TextCascade:
         ask.assignment = self._assigned(ask, CHAMPION)
         reply = await self._champion.answered(large)
         self._on_counts(Counts(0, 1, 0))
-        return reply
+        return replace(reply, doubt=self._doubt(None))
 
     async def _handed_on(self, ask: TextAsk, held: Held, large: Opened) -> TextReply:
         assert held.reply.bill is not None
@@ -144,7 +145,7 @@ class TextCascade:
         spent = Spent(held.reply, held.heard.usage, self._assigned(ask, FIRST))
         ask.assignment = self._assigned(ask, CHAMPION)
         self._on_counts(Counts(0, 1, 0))
-        return replace(reply, spent=spent)
+        return replace(reply, spent=spent, doubt=self._doubt(None))
 
     def _kept(self, ask: TextAsk, held: Held, counts: Counts) -> TextReply:
         ask.assignment = self._assigned(ask, FIRST)
@@ -159,6 +160,9 @@ class TextCascade:
 
     def _is_sure(self, found: Heard) -> bool:
         return found.confidence is not None and 1 - found.confidence <= self._config.max_error
+
+    def _doubt(self, confidence: float | None) -> Doubt:
+        return Doubt(confidence, self._config.max_error)
 
     def _is_over(self, ask: TextAsk) -> bool:
         return self._clock_s() >= ask.deadline_s

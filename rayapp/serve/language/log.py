@@ -76,6 +76,7 @@ class AnswerLog:
             "output": self._text(part.said) if part.said else None,
             "degraded": reply.degraded,
             **self._assigned(),
+            **self._doubted(),
             "tenant": ask.tenant,
             "trace_id": trace_id(ask.headers),
             "cost_nano_usd": part.charges.money.amount,
@@ -89,6 +90,12 @@ class AnswerLog:
             return {}
         unit = None if made.unit is None else kept_unit(made.unit, self.redacts)
         return {"arm": made.arm, "propensity": made.propensity, "unit": unit}
+
+    def _doubted(self) -> dict[str, Any]:
+        doubt = self.reply.doubt
+        if doubt is None:
+            return {}
+        return {"confidence": doubt.confidence, "max_error": doubt.max_error}
 
     def _text(self, said: list[dict[str, Any]]) -> str:
         return orjson.dumps(redacted(said, self.redacts)).decode()

@@ -76,8 +76,11 @@ def test_a_sure_answer_is_the_small_models(served: Served, small: str, is_stream
     answer = ask(served, SURE, request_id, max_tokens=1, stream=is_stream)
     assert answer.headers["x-release"] == small
     assert '"logprob"' not in answer.text
-    (part,) = explained(served, request_id)["parts"]
+    whole = explained(served, request_id)
+    (part,), (stage,) = whole["parts"], whole["stages"]
     assert (part["arm"], part["num_output_tokens"]) == ("first", 1)
+    assert (stage["release_id"], whole["max_error"]) == (small, 0.9999)
+    assert 0.0001 <= stage["confidence"] <= 1
     assert part["cost_nano_usd"] == 1000 * (part["num_prompt_tokens"] + 1)
 
 
@@ -100,7 +103,15 @@ def test_an_unsure_one_is_paid_and_the_names_own_is_given(
         ("champion", answer.headers["x-release"])
     }
     tokens = [part["num_prompt_tokens"] + part["num_output_tokens"] for part in whole["parts"]]
-    assert whole["cost_nano_usd"] == 1000 * tokens[0] + 5000 * sum(tokens[1:])
+    costs = [1000 * tokens[0], 5000 * sum(tokens[1:])]
+    assert whole["cost_nano_usd"] == sum(costs)
+    asked_first, own = whole["stages"]
+    assert [asked_first["cost_nano_usd"], own["cost_nano_usd"]] == costs
+    assert asked_first["confidence"] < 1 - whole["max_error"]
+    assert own["confidence"] is None
+    told = served.shell.rayapp("explain", request_id).stdout
+    for release in (small, answer.headers["x-release"]):  # each is led back to its weights
+        assert release in told
 
 
 def test_the_engine_tells_how_likely_every_token_is_with_the_one_that_ends(
