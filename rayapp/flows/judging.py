@@ -36,7 +36,7 @@ from rayapp.families.llm.answer import TUNED, UNTUNED
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
-from rayapp.llm.environment import TUNING, runtime_env
+from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Feature, LanguageSchema, Run
 from rayapp.schemas.prompt import Prompt
@@ -205,7 +205,7 @@ def _judge(
         return who, lambda chats: served.replies(chats, _teller(session, config, len(chats)))
     assert config.weights is not None, "a judge is one of the two"
     weights = find_weights(session.ledger, config.weights)
-    environment: Mapping[str, Any] = runtime_env(session.environ, TUNING)
+    environment: Mapping[str, Any] = tuning_env(session.environ)
 
     def ask(chats: Sequence[Chat]) -> Sequence[str]:
         tell_if_it_waits(session, {"CPU": NUM_CPUS})

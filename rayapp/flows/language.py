@@ -21,7 +21,7 @@ from rayapp.flows.judging import measure_judge
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
-from rayapp.llm.environment import TUNING, runtime_env
+from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Profile, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import LanguageSchema, Run
@@ -60,7 +60,7 @@ def evaluate_language(
         }
     assert schema.language is not None, "a language model's bundle says how it is asked"
     weights = weights_of(session, schema.language)
-    environment = runtime_env(session.environ, TUNING)
+    environment = tuning_env(session.environ)
     base = Base(weights, environment, schema.language.chat, schema.language.fields)
     max_tokens = max_answer_tokens(profile)
     assert max_tokens is not None, "training measures the answers that it learns from"

@@ -21,7 +21,7 @@ from rayapp.families.llm.rows import ROWS_PER_BLOCK
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session, environment_lock
 from rayapp.flows.weights import find_weights
-from rayapp.llm.environment import TUNING, libraries_of, runtime_env
+from rayapp.llm.environment import libraries_of, tuning_env
 from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleRef, Feature, Run
@@ -119,7 +119,7 @@ def _base(session: Session, config: TrainConfig) -> Base | None:
         )
     label = session.load(SnapshotConfig, config.snapshot).view.label
     prompt = session.load(PromptConfig, config.llm.prompt).prompt
-    return Base(weights, runtime_env(session.environ, TUNING), prompt, label.fields)
+    return Base(weights, tuning_env(session.environ), prompt, label.fields)
 
 
 def _check_prompt(prompt: Prompt, features: Sequence[Feature], config: TrainConfig) -> None:

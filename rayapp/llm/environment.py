@@ -42,6 +42,21 @@ def runtime_env(
     return {"py_executable": str(python)}
 
 
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def tuning_env(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Ray's runtime environment for what tunes, evaluates or judges. Raises as `runtime_env` does.
+
+    Threads of torch that wait for each other sleep, where `environ` does not say otherwise. If they
+    spin, as is usual, and other work needs their CPUs, what holds them up are the ones that spin:
+    with two threads on two busy CPUs that took ten times as long.
+    """
+    environ = os.environ if environ is None else environ
+    variables = {name: environ.get(name, value) for name, value in _WAITING.items()}
+    return {**runtime_env(environ, TUNING), "env_vars": variables}
+
+
 _OFFLINE = {
     # weights are at hand, by content: nothing is looked for elsewhere, and nobody told
     "HF_HUB_OFFLINE": "1",

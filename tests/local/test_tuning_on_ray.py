@@ -25,7 +25,7 @@ from rayapp.evaluate.replies import replies_of
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
-from rayapp.llm.environment import TUNING, runtime_env
+from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Column, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import Feature
@@ -72,7 +72,7 @@ def snapshot() -> Snapshot:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     try:
-        environment = runtime_env(os.environ, TUNING)
+        environment = tuning_env(os.environ)
     except UserError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("tiny") / "model"

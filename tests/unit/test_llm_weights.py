@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import DataError, TamperedError, UserError
-from rayapp.llm.environment import NAME, runtime_env
+from rayapp.llm.environment import NAME, runtime_env, tuning_env
 from rayapp.llm.weights import add_weights, local_tokenizer, local_weights
 from rayapp.storage import Workspace, digest_file, folder_digest
 
@@ -122,3 +122,14 @@ def test_the_environment_is_named_or_lies_beside(tmp_path: Path) -> None:
     python.parent.mkdir(parents=True)
     python.touch()
     assert runtime_env({"RAYAPP_LLM_VENV": str(tmp_path / NAME)}) == {"py_executable": str(python)}
+
+
+def test_threads_that_tune_and_evaluate_sleep_while_they_wait(tmp_path: Path) -> None:
+    python = tmp_path / NAME / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    environ = {"RAYAPP_LLM_VENV": str(tmp_path / NAME)}
+    asleep = {"py_executable": str(python), "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    assert tuning_env(environ) == asleep
+    told = tuning_env(environ | {"OMP_WAIT_POLICY": "ACTIVE"})
+    assert told["env_vars"] == {"OMP_WAIT_POLICY": "ACTIVE"}
