@@ -178,11 +178,16 @@ def _weights(release_id: str, ledger: Ledger, workspace: Workspace) -> Weights:
 def render_answers(explanation: ModelExplanation) -> Tree:
     """The explanation as a tree for a terminal."""
     tree = Tree(f"request {escape(explanation.request_id)}")
+    shown: set[str] = set()
     for weights in explanation.weights:
         for answer in explanation.answers:
             if answer.release_id == weights.release_id:
                 _add_answer(tree, answer)
-        _add_weights(tree, weights)
+        if weights.release is not None:
+            add_release(tree, weights.release)
+        if weights.digest not in shown:  # a release may be an adapter of those that answered too
+            _add_weights(tree, weights)
+        shown.add(weights.digest)
     return tree
 
 
@@ -212,7 +217,8 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         branch.add(escape(f"told the first model before, as asked below: {told}"))
     if last.degraded is not None:
         branch.add(escape(f"degraded: {last.degraded}, answered by a stand-in"))
-    if last.arm is not None:
+    is_left_to_chance = last.propensity is not None and last.propensity < 1
+    if last.arm is not None and (answer.max_error is None or is_left_to_chance):
         branch.add(escape(arm_line(last)))
     if last.trace_id is not None:
         branch.add(escape(f"in trace {last.trace_id}"))
@@ -307,8 +313,6 @@ def _text(value: Any) -> str:
 
 
 def _add_weights(tree: Tree, found: Weights) -> None:
-    if found.release is not None:
-        add_release(tree, found.release)
     weights = found.weights
     if weights is None or found.added_at is None:
         tree.add(f"[red]weights {escape(found.digest)}: not in the ledger[/red]")

@@ -135,11 +135,11 @@ def test_what_a_cascades_first_model_took_is_told_apart(workspace: Workspace) ->
         "champion aaaaaaaaaaaa: given; 40 and 40 tokens, 0.000095000 USD",
         "cost: 0.000100000 USD",
         "told the first model before, as asked below: prompt p1",
-        "arm champion: where every such request goes",
         f"weights small-weights {OLD}, those of this name now",
         f"weights others {NEW}, those of this name now",  # both are led back to where they are from
     ):
         assert expected in text
+    assert "arm champion: where every" not in text  # the answer decides it
     assert text.index(f"weights small-weights {OLD}") < text.index(f"weights others {NEW}")
 
 
@@ -269,3 +269,14 @@ def test_a_tools_call_in_several_parts_is_one(workspace: Workspace) -> None:
     ]
     text = _text(explain_answers("req-1", parts, _ledger(workspace), workspace))
     assert 'called: look_up {"city": "Paris"}' in text
+
+
+def test_weights_that_answered_with_and_without_an_adapter_are_told_once(
+    workspace: Workspace,
+) -> None:
+    parts = [_part(0, release_id=NEW, arm="first"), _part(1, arm="champion", finish_reason="stop")]
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
+    as_they_are = explanation.weights[0]
+    beneath = as_they_are.model_copy(update={"release_id": NEW})
+    both = explanation.model_copy(update={"weights": (as_they_are, beneath)})
+    assert _text(both).count(f"weights small-weights {OLD}") == 1

@@ -134,6 +134,7 @@ async def test_probabilities_are_told_to_those_alone_who_asked_for_them(
     assert site.first.asked[-1][1]["logprobs"] is True
     found = [choice["logprobs"] for choice in choices(answer, is_stream)]
     assert any(found) == bool(wish)
+    assert orjson.loads(site.case.sink.records[0]["prompt"]).get("logprobs") == wish
     site.first.logprob = UNSURE
     await site.ask("big", stream=is_stream, **given)
     assert site.own.asked[-1][1].get("logprobs") == wish  # as the caller has it

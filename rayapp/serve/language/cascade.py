@@ -27,6 +27,7 @@ from rayapp.serve.language.ask import Doubt, Spent, TextAsk, TextReply, complete
 from rayapp.serve.language.billed import Billed, Opened
 from rayapp.serve.language.confidence import Heard, heard, with_logprobs
 from rayapp.serve.language.standing import Standing
+from rayapp.serve.wire.openai import Asked
 
 log = logging.getLogger("rayapp.serve.language.cascade")
 
@@ -88,9 +89,8 @@ class TextCascade:
 
     async def _held(self, ask: TextAsk) -> Held | None:
         """None where the first model has no whole answer in time, or cannot take the question."""
-        asked, is_ours = with_logprobs(ask.asked)
         try:
-            opened = await self._first.opened(replace(ask, asked=asked), is_whole=True)
+            opened = await self._first.opened(ask, is_whole=True)
         except RequestError as error:
             if error.kind == "context_length_exceeded":  # by its own count
                 return None
@@ -98,8 +98,9 @@ class TextCascade:
         except Unavailable as error:
             self._tell("first_model_failed", ask, error)
             return None
+        asked, is_ours = with_logprobs(opened.ask.asked)  # after what is asked was written down
         try:
-            reply = await self._in_time(opened)
+            reply = await self._in_time(opened, asked)
             is_long = len(reply.first) > INLINE_BYTES
             found = await aside(partial(heard, reply.first, asked), is_long)
         except BaseException as error:
@@ -114,11 +115,11 @@ class TextCascade:
         doubt = self._doubt(found.confidence)
         return Held(replace(reply, hides_logprobs=is_ours, doubt=doubt), found)
 
-    async def _in_time(self, opened: Opened) -> TextReply:
-        """All of the first model's answer."""
+    async def _in_time(self, opened: Opened, asked: Asked) -> TextReply:
+        """All of the first model's answer to this."""
         now_s = self._clock_s()
         until_s = now_s + (opened.ask.deadline_s - now_s) * FIRST_SHARE
-        in_time = replace(opened, ask=opened.ask.until(until_s))
+        in_time = replace(opened, ask=replace(opened.ask.until(until_s), asked=asked))
         with self._deadlines.within(until_s):
             return await completed(await self._first.answered(in_time))
 
