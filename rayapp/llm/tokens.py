@@ -59,5 +59,5 @@ def _as_text(content: Any) -> str:
     """As vLLM joins a content of several parts."""
     if not isinstance(content, list):
         return content or ""
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
     return "\n".join(part for part in parts if isinstance(part, str))

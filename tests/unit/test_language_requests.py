@@ -10,9 +10,18 @@ from rayapp.errors import RequestError
 from rayapp.serve.wire.openai import MAX_DEPTH, Asked, for_engine, parse
 
 HELLO = [{"role": "user", "content": "hello"}]
+REMOTE = {"$ref": "http://example.com/city.json"}
 NESTED: Any = None
 for _ in range(MAX_DEPTH):
     NESTED = [NESTED]
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", **function}}
+
+
+def form(**schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
 
 
 def asked(path: str = CHAT, **fields: Any) -> Asked:
@@ -38,7 +47,7 @@ def refused(body: bytes, path: str = CHAT) -> RequestError:
         (b'{"temperature": NaN}', "no JSON in UTF-8"),
         (b"[" * 5000, "no JSON in UTF-8"),
         (b"[]", "the body is a list"),
-        (b"null", "the body is a null"),
+        (b"null", "the body is null"),
         (b'"text"', "the body is a text"),
         (b"{}", "`model` is missing"),
         (b'{"model": 1}', "`model` is 1"),
@@ -52,12 +61,13 @@ def test_bodies_that_are_no_request(body: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
-        ({"temprature": 1}, "temprature", "there is no field 'temprature'"),
+        ({"temprature": 1}, "temprature", "did you mean `temperature`?"),
+        ({"zzz": 1}, "zzz", "there is no field 'zzz'"),
+        ({"z" * 100: 1}, "z" * 100, "there is no field"),
         ({"store": True}, "store", "there is no field 'store'"),
         ({"messages": []}, "messages", "`messages` is a list of 0"),
-        ({"messages": "hello"}, "messages", "`messages` is a text"),
+        ({"messages": "hello"}, "messages", "`messages` is 'hello'"),
         ({"messages": ["hello"]}, "messages[0]", "messages[0] is 'hello'"),
-        ({"messages": [*HELLO, {"content": "x"}]}, "messages[1]", "messages[1] is a object of 1"),
         ({"n": 5}, "n", "`n` is 5, must be a whole number from 1 to 4"),
         ({"n": 0}, "n", "must be a whole number"),
         ({"n": True}, "n", "must be a whole number"),
@@ -75,7 +85,11 @@ def test_bodies_that_are_no_request(body: bytes, says: str) -> None:
         ({"top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "both say"),
         ({"stream": "yes"}, "stream", "must be true or false"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "`stream` missing"),
+        (
+            {"stream_options": {"include_usage": True}},
+            "stream_options",
+            "is an object of 1 and `stream` is missing",
+        ),
         ({"stream": True, "stream_options": [1]}, "stream_options", "is a list of 1"),
         (
             {"stream": True, "stream_options": {"include_usage": "yes"}},
@@ -147,7 +161,7 @@ def test_how_many_answers_a_request_wants(
 
 
 def test_an_engine_is_sent_the_rest_as_it_is() -> None:
-    fields = {"temperature": 0.5, "tools": [{"a": None}], "stop": ["\n"], "seed": 1}
+    fields = {"temperature": 0.5, "tools": [tool()], "stop": ["\n"], "seed": 1}
     sent = orjson.loads(for_engine(asked(**fields, stream=True), "e", 3, "acme"))
     assert sent.items() >= fields.items()
     assert sent["cache_salt"] == "acme"

@@ -4,16 +4,18 @@ https://platform.openai.com/docs/api-reference (chat, completions, embeddings, m
 sampling parameters that vLLM adds. A field that would have no effect is refused.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
-from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.language import prompts_of
+from rayapp.serve.wire.chat import check_chat, check_form
 from rayapp.serve.wire.http import Response, json_response
+from rayapp.serve.wire.mistakes import flag, told, type_of, whole, wrong
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
@@ -50,7 +52,10 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "max_completion_tokens": (1, 10**7),
     "min_tokens": (0, 10**7),
     "top_logprobs": (0, 20),
+    "seed": (-(2**63), 2**63 - 1),
 }
+MAX_NAME_CHARS = 64
+"""Longer ones are like none of ours, and are compared with none."""
 MAX_DEPTH = 64
 """Of objects and lists within each other."""
 _OF_TEMPLATES = {
@@ -93,38 +98,39 @@ class Asked:
 
 
 def parse(path: str, body: bytes, max_choices: int) -> Asked:
-    """Raises RequestError 400 for a body that asks for nothing this server could do. What is inside
-    of messages, tools and schemas is the engine's to judge."""
+    """Raises RequestError 400 for a body that asks for nothing this server could do. How messages,
+    tools and schemas go together with a model is the engine's to judge."""
     kind = KINDS[path]
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise _wrong(f"the body is no JSON in UTF-8 ({error})", "send one JSON object") from None
+        raise wrong(f"the body is no JSON in UTF-8 ({error})", "send one JSON object") from None
     if not isinstance(fields, dict):
-        raise _wrong(f"the body is a {_type(fields)}", "send one JSON object")
+        raise wrong(f"the body is {type_of(fields)}", "send one JSON object")
     if _is_deep(fields):
         what = f"objects and lists are more than {MAX_DEPTH} deep within each other"
-        raise _wrong(what, "send something flatter")
+        raise wrong(what, "send something flatter")
     _check_names(kind, fields)
     model = fields.get("model")
     if not isinstance(model, str):
-        raise _wrong(f"`model` is {_told(model)}", "name one of GET /v1/models", "model")
+        raise wrong(f"`model` is {told(model)}", "name one of GET /v1/models", "model")
     content = CONTENT[kind]
     if not fields.get(content):
-        raise _wrong(f"`{content}` is {_told(fields.get(content))}", f"send `{content}`", content)
+        raise wrong(f"`{content}` is {told(fields.get(content))}", f"send `{content}`", content)
     if kind == "chat":
-        _check_messages(fields[content])
+        check_chat(fields)
         _check_template(fields)
     if kind == "embedding":
         return Asked(kind, model, fields)
     _check_ranges(fields)
+    check_form(fields)
     return Asked(
         kind,
         model,
         fields,
-        _whole(fields, "n", 1, max_choices) or 1,
+        whole(fields, "n", 1, max_choices) or 1,
         fields.get("max_completion_tokens") or fields.get("max_tokens"),
-        _flag(fields, "stream"),
+        flag(fields, "stream"),
         _wants_usage(fields),
         1 if kind == "chat" else len(prompts_of(fields[content])),
     )
@@ -178,27 +184,22 @@ def _check_names(kind: Kind, fields: Mapping[str, Any]) -> None:
             continue
         if fields[name] is None:
             continue
-        raise _wrong(
-            f"there is no field {shown(name)} in a request for {_the(kind)}",
-            "leave it out: it would have no effect",
-            name,
-        )
+        what = f"there is no field {shown(name)} in a request for {_the(kind)}"
+        near = _near(name, kind)
+        if near is None:
+            raise wrong(what, "leave it out: it would have no effect", name)
+        raise wrong(f"{what}; did you mean `{near}`?", f"send `{near}`, or leave it out", name)
+
+
+def _near(name: str, kind: Kind) -> str | None:
+    if len(name) > MAX_NAME_CHARS:
+        return None
+    near = difflib.get_close_matches(name, sorted(_FIELDS[kind]), n=1)
+    return near[0] if near else None
 
 
 def _the(kind: Kind) -> str:
     return {"chat": "a chat completion", "completion": "a completion"}.get(kind, "embeddings")
-
-
-def _check_messages(messages: Any) -> None:
-    if not isinstance(messages, list):
-        raise _wrong(f"`messages` is a {_type(messages)}", "send a list of messages", "messages")
-    for at, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _wrong(
-                f"messages[{at}] is {_told(message)}",
-                'each message is an object with `role` and `content`: {"role": "user", …}',
-                f"messages[{at}]",
-            )
 
 
 def _check_template(fields: Mapping[str, Any]) -> None:
@@ -207,10 +208,8 @@ def _check_template(fields: Mapping[str, Any]) -> None:
         return
     if not isinstance(given, dict) or given.keys() & _OF_TEMPLATES:
         ours = sorted(given.keys() & _OF_TEMPLATES) if isinstance(given, dict) else ()
-        what = (
-            f"`chat_template_kwargs` is {_told(given)}{' with ' if ours else ''}{', '.join(ours)}"
-        )
-        raise _wrong(what, "send an object of the template's own variables", "chat_template_kwargs")
+        what = f"`chat_template_kwargs` is {told(given)}{' with ' if ours else ''}{', '.join(ours)}"
+        raise wrong(what, "send an object of the template's own variables", "chat_template_kwargs")
 
 
 def _wants_usage(fields: Mapping[str, Any]) -> bool:
@@ -219,13 +218,14 @@ def _wants_usage(fields: Mapping[str, Any]) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict) or (options and not fields.get("stream")):
-        what = f"`stream_options` is {_told(options)} and `stream` {_told(fields.get('stream'))}"
-        raise _wrong(what, "send an object, with `stream`: true", "stream_options")
+        stream = told(fields.get("stream"))
+        what = f"`stream_options` is {told(options)} and `stream` is {stream}"
+        raise wrong(what, "send an object, with `stream`: true", "stream_options")
     for name in sorted(options.keys() - {"include_usage"}):
         if options[name]:
             what = f"there is no field {shown(name)} in `stream_options`"
-            raise _wrong(what, "leave it out: it would have no effect", "stream_options")
-    return _flag(options, "include_usage")
+            raise wrong(what, "leave it out: it would have no effect", "stream_options")
+    return flag(options, "include_usage")
 
 
 def _is_deep(value: Any) -> bool:
@@ -246,47 +246,12 @@ def _check_ranges(fields: Mapping[str, Any]) -> None:
             continue
         if type(value) not in (int, float) or not low <= value <= high:
             limit = f"must be a number from {low} to {high}"
-            raise _wrong(f"`{name}` is {_told(value)}, {limit}", "correct it", name)
+            raise wrong(f"`{name}` is {told(value)}, {limit}", "correct it", name)
     for name, (least, most) in _COUNTS.items():
-        _whole(fields, name, least, most)
+        whole(fields, name, least, most)
     if fields.get("max_tokens") and fields.get("max_completion_tokens"):
         what = "`max_tokens` and `max_completion_tokens` both say how long an answer may be"
-        raise _wrong(what, "keep `max_completion_tokens`", "max_tokens")
-
-
-def _whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not least <= value <= most:
-        limit = f"must be a whole number from {least} to {most}"
-        raise _wrong(f"`{name}` is {_told(value)}, {limit}", "correct it", name)
-    return int(value)
-
-
-def _flag(fields: Mapping[str, Any], name: str) -> bool:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(f"`{name}` is {_told(value)}, must be true or false", "correct it", name)
-    return bool(value)
-
-
-def _told(value: Any) -> str:
-    """A value as an error may repeat it."""
-    if value is None:
-        return "missing"
-    if isinstance(value, list | dict):
-        return f"a {_type(value)} of {len(value)}"
-    return shown(value)
-
-
-def _type(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "text", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
-
-
-def _wrong(what: str, next_step: str, param: str | None = None) -> RequestError:
-    return RequestError(what, next_step, 400, "invalid_request", param)
+        raise wrong(what, "keep `max_completion_tokens`", "max_tokens")
 
 
 def model_list(names: Sequence[str], created_s: int) -> dict[str, Any]:
