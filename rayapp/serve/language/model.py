@@ -2,13 +2,12 @@
 
 import orjson
 
-from rayapp.errors import RequestError, Unavailable
+from rayapp.errors import Unavailable
 from rayapp.schemas.language import Adapter, LlmClient, Prefix
 from rayapp.serve.language.ask import TextAsk, TextReply
+from rayapp.serve.language.refusals import refusal
 from rayapp.serve.wire.openai import Asked, for_engine
 
-MAX_MESSAGE_CHARS = 400
-"""Of an engine's own words about a request; they may repeat all of it."""
 MAX_PREFIX_CHARS = 8192
 _STATUSES = {400: "invalid_request", 422: "invalid_request"}
 
@@ -65,12 +64,4 @@ def _refused(status: int, body: bytes) -> Exception:
     kind = _STATUSES.get(status)
     if kind is None:
         return Unavailable(f"the engine answered with status {status}", "try again")
-    try:
-        error = orjson.loads(body)["error"]
-        message, param = str(error["message"]), error.get("param")
-    except (ValueError, KeyError, TypeError):
-        message, param = "the engine does not take this request", None
-    if len(message) > MAX_MESSAGE_CHARS:
-        message = f"{message[:MAX_MESSAGE_CHARS]}…"
-    param = param if isinstance(param, str) else None
-    return RequestError(message, "correct the request", status, kind, param)
+    return refusal(status, kind, body)
