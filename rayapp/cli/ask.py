@@ -76,10 +76,7 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
     ledger = Ledger.of(workspace, "ask")
     pointer = ledger.pointer(champion_pointer(endpoint))
     if pointer is None:
-        raise UserError(
-            f"endpoint {endpoint!r} has no champion in workspace {workspace.uri}",
-            "release one: rayapp submit configs/golden_paths/NAME.yaml",
-        )
+        raise _without_champion(ledger, workspace, endpoint)
     manifest = read_manifest(workspace, pointer.target).manifest
     built = ledger.latest(EventKind.SNAPSHOT_BUILT, subject=manifest.snapshot_id)
     if built is None:
@@ -95,6 +92,18 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
         table = table.drop_columns([ROW_ID_COLUMN])
     classes = snapshot.classes if snapshot.task == "multiclass" else ()
     return _Sample(table.to_pylist(), snapshot.label, classes)
+
+
+def _without_champion(ledger: Ledger, workspace: Workspace, endpoint: str) -> UserError:
+    """A model has the name of its weights, or any that a gateway's config gives it."""
+    question = f'rayapp ask {endpoint} "What is the capital of France?"'
+    if ledger.latest(EventKind.WEIGHTS_ADDED, subject=endpoint) is not None:
+        return UserError(f"{endpoint!r} is a language model: a question is missing", question)
+    return UserError(
+        f"endpoint {endpoint!r} has no champion in workspace {workspace.uri}",
+        "release one: rayapp submit configs/golden_paths/NAME.yaml; "
+        f"of a language model ask a question: {question}",
+    )
 
 
 def _sent(row: Mapping[str, Any], label: str) -> dict[str, Any]:

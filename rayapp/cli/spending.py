@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from rayapp.cli.terminal import show_folded, show_next
+from rayapp.cli.terminal import show_folded, show_next, to_caller
 from rayapp.flows.spending import Spending, spending
 from rayapp.govern.accounts import Accounts
 from rayapp.schemas.traffic import NANO, Unit
@@ -17,6 +17,7 @@ def spending_of(workspace: Workspace) -> list[Spending]:
 
 def show(found: Sequence[Spending]) -> None:
     if not found:
+        to_caller().print("nothing was spent: no budget has paid for an answer yet")
         show_next(["docs/how-to/serve-several-models.md: prices and budgets"])
         return
     table = Table(box=None)

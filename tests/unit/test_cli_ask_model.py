@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayapp.cli.ask import sample_requests
 from rayapp.cli.ask_model import Answer, body_of, read_answer, refused
 from rayapp.cli.first_chat import snippets, summary
 from rayapp.cli.head_state import Head
-from rayapp.errors import Unavailable
+from rayapp.errors import Unavailable, UserError
+from rayapp.ledger import Ledger
+from rayapp.schemas.operations import EventKind
+from rayapp.storage import Workspace
 
 HEADERS = {"x-request-id": "req-1", "x-release": "ab" * 32}
 
@@ -110,3 +115,15 @@ def test_the_quickstarts_last_screen_can_be_copied(key: str | None) -> None:
     shown = summary(_head(), "small", Answer("req-1", "ab" * 32), 0.0001, key)
     assert dict(shown["Look at"])["URL"] == "http://127.0.0.1:2/v1"
     assert shown["Next"][0][0] == "rayapp explain req-1"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("small", "'small' is a language model: a question is missing"), ("other", "no champion")],
+)
+def test_a_language_model_is_asked_a_question(model: str, says: str, tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    Ledger.of(workspace, "test").append(EventKind.WEIGHTS_ADDED, "small", {})
+    with pytest.raises(UserError, match=says) as error:
+        sample_requests(workspace, model, 3)
+    assert f'rayapp ask {model} "What' in error.value.next_step

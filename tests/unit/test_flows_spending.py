@@ -113,6 +113,13 @@ def test_accounts_are_shown_with_their_units(
     assert tokens[-4:] == ["0", "900", "0", "tokens"]
 
 
+def test_where_nothing_was_spent_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    show([])
+    told = capsys.readouterr()
+    assert "nothing was spent" in told.out
+    assert "next: " in told.err
+
+
 @pytest.mark.parametrize("survivor_ends", ["before", "after", "by its death"])
 def test_what_two_gateways_recorded_is_paid_once(node: Node, survivor_ends: str) -> None:
     """The first one dies with an answer recorded that never left; the second is asked again."""
