@@ -219,10 +219,12 @@ class LanguageConfig(GatewayConfig):
 
     def _check_models(self) -> None:
         for name, model in self.models.items():
-            named = [("fallback", fallback.model) for fallback in model.fallback]
-            for where, other in (*model.targets().items(), *model.shadowed(), *named):
-                if other not in self.models or other == name:
-                    raise ValueError(f"`models`: {name}: {where} {other!r} is no other model")
+            known = [one for one in self.models if one != name]
+            for where, other in model.by_place().items():
+                if other not in known:
+                    raise ValueError(
+                        f"`models`: {name}: {where}: {other!r} is none of the others, {known}"
+                    )
             if model.timeout_ms is not None and model.timeout_ms >= self.deadline_ms:
                 raise ValueError(
                     f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "

@@ -209,6 +209,21 @@ class ModelConfig(Config):
         """`shadow` and the model that hears, where one does."""
         return () if self.shadow is None else (("shadow", self.shadow.model),)
 
+    def by_place(self) -> dict[str, str]:
+        """Every model that is named beside its own, by where its name is said."""
+        found = {f"fallback[{n}].model": one.model for n, one in enumerate(self.fallback)}
+        found |= {f"rules[{n}].model": rule.model for n, rule in enumerate(self.rules)}
+        if self.split is not None:
+            found |= {f"split.arms.{n}.model": arm.model for n, arm in self.split.arms.items()}
+        if self.objective is not None:
+            candidates = self.objective.candidates
+            found |= {f"objective.candidates.{n}.model": c.model for n, c in candidates.items()}
+        if self.cascade is not None:
+            found["cascade.first.model"] = self.cascade.first.model
+        if self.shadow is not None:
+            found["shadow.model"] = self.shadow.model
+        return found
+
     def unseen(self) -> set[str]:
         """The models that may answer without anything that a caller did."""
         return {arm.model for arm in self._arms().values()}

@@ -290,7 +290,7 @@ async def test_what_both_may_come_to_is_reserved_before_either_is_asked(
     [
         ({"max_error": 1}, {}, "less than 1"),
         ({"max_calibration_error": 0}, {}, "greater than 0"),
-        ({"first": {"model": "big"}}, {}, "first 'big' is no other model"),
+        ({"first": {"model": "big"}}, {}, "cascade.first.model: 'big' is none of"),
         ({"first": {"model": "small"}}, {}, "costs cannot be compared without those of small"),
         ({}, prices(1, 2), "must cost less than big"),
         ({}, prices(0.5, 9), "must cost less than big"),

@@ -51,8 +51,12 @@ def test_gpus_of_a_replica(settings: dict[str, Any], num_gpus: int) -> None:
     [
         ({"engine": "none"}, {}, "there is no engine 'none'"),
         ({"timeout_ms": 5}, {}, "`timeout_ms` has no effect without `fallback`"),
-        ({"fallback": [{"model": "none"}]}, {}, "fallback 'none' is no other model"),
-        ({"fallback": [{"model": "big"}]}, {}, "fallback 'big' is no other model"),
+        (
+            {"fallback": [{"model": "none"}]},
+            {},
+            "fallback[0].model: 'none' is none of the others, ['small'",
+        ),
+        ({"fallback": [{"model": "big"}]}, {}, "fallback[0].model: 'big' is none of"),
         (
             {"fallback": [{"model": "small"}], "timeout_ms": 5000},
             {"deadline_ms": 5000},

@@ -67,6 +67,15 @@ async def test_other_paths_and_methods(case: LanguageCase) -> None:
     assert answer.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/", ""])
+async def test_nothing_at_the_root_is_told_by_the_callers_path(
+    case: LanguageCase, path: str
+) -> None:
+    answer = await get(case, path)
+    assert told(answer) == (404, "not_found_error", "unknown_path")
+    assert "nothing at '/v1';" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/ping", "/ping"])
 async def test_a_health_check_needs_no_key(path: str) -> None:
     case = LanguageCase(with_settings(requires_key=True))

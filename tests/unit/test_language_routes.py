@@ -206,8 +206,14 @@ async def test_of_a_refused_request_nobody_can_say_who_would_have_answered() -> 
 @pytest.mark.parametrize(
     ("big", "says"),
     [
-        ({"split": {"salt": "s", "arms": {"a": {"model": "none", "share": 0.1}}}}, "a 'none' is"),
-        ({"split": {"salt": "s", "arms": {"a": {"model": "big", "share": 0.1}}}}, "a 'big' is no"),
+        (
+            {"split": {"salt": "s", "arms": {"a": {"model": "none", "share": 0.1}}}},
+            "split.arms.a.model: 'none' is",
+        ),
+        (
+            {"split": {"salt": "s", "arms": {"a": {"model": "big", "share": 0.1}}}},
+            "split.arms.a.model: 'big' is none",
+        ),
         (
             {"split": {"salt": "s", "arms": {"champion": {"model": "small", "share": 0.1}}}},
             "cannot be named champion",
@@ -222,7 +228,11 @@ async def test_of_a_refused_request_nobody_can_say_who_would_have_answered() -> 
         ({"rules": [STAFF | {"when": {"flag": "f"}}]}, "`flag` and `is` go together"),
         ({"rules": [STAFF, STAFF | {"name": "again"}]}, "again has no effect: staff"),
         ({"rules": [STAFF | {"name": "next"}], "split": HALF}, "the name of another arm already"),
-        ({"rules": [STAFF | {"model": "big"}]}, "staff 'big' is no other model"),
+        ({"rules": [STAFF | {"model": "big"}]}, "rules[0].model: 'big' is none of the others"),
+        (
+            {"split": {"salt": "s", "arms": {"a": {"model": "nope", "share": 0.1}}}},
+            "big: split.arms.a.model: 'nope' is none of the others, ['small', 'vectors']",
+        ),
     ],
 )
 def test_settings(big: dict[str, Any], says: str) -> None:

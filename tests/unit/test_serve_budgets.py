@@ -2,6 +2,7 @@
 refunded where there is none; over all gateways together never more than the budget."""
 
 import asyncio
+import re
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +121,17 @@ async def test_what_is_too_dear_keeps_nothing_cheaper_out(
     await refused_for(budgets, 5_000)
     assert asked == [5_000, 10, 4_999, 5_000]
     await budgets.drain()
+
+
+@pytest.mark.parametrize(
+    ("usd", "told"),
+    [(0.00003, "0.00003"), (0, "0"), (1_234_567.5, "1234567.5"), (1e-9, "0.000000001")],
+)
+async def test_a_budget_is_told_in_plain_decimals(
+    accounts: Accounts, usd: float, told: str
+) -> None:
+    with pytest.raises(RequestError, match=f"may spend {re.escape(told)} USD a month"):
+        await make_budgets(accounts, usd=usd).reserve(None, 10**16)
 
 
 async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> None:

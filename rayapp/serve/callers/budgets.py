@@ -308,7 +308,10 @@ class Budgets:
 
 
 def _told(limit: int, unit: Unit) -> str:
-    return f"use {limit:,} tokens" if unit == "tokens" else f"spend {limit / NANO:g} USD"
+    if unit == "tokens":
+        return f"use {limit:,} tokens"
+    usd = f"{limit / NANO:.9f}".rstrip("0").rstrip(".")
+    return f"spend {usd} USD"
 
 
 def _until_next(period: str, now: datetime) -> int:

@@ -109,7 +109,7 @@ class LanguageGateway(Front):
 
     def _routed(self, path: str) -> Routed:
         if not path.startswith(ROOT):
-            path = ROOT + path
+            path = ROOT if path == "/" else ROOT + path
         route = self._routes.get(path)
         if route is not None:
             return Routed(route, None, None, path)
