@@ -82,6 +82,23 @@ async def test_a_health_check_needs_no_key(path: str) -> None:
     assert (await get(case, path)).json() == {"ready": True}
 
 
+async def test_an_engine_that_could_not_be_asked_is_named(case: LanguageCase) -> None:
+    async def problems() -> Any:
+        state = (await get(case, "/v1/ping")).json()
+        assert state["ready"] is True  # a gateway that answers is not to be taken away
+        return state["problems"]
+
+    assert await problems() == {}
+    case.engine.trouble.is_away = True
+    assert (await case.chat()).status_code == 503
+    told_ = await problems()
+    assert list(told_) == ["engines/engine"]
+    assert "s ago, was not taken: nobody is there" in told_["engines/engine"]
+    case.engine.trouble.is_away = False
+    assert (await case.chat()).status_code == 200
+    assert await problems() == {}
+
+
 # errors
 
 

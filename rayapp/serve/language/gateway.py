@@ -9,6 +9,7 @@ It knows neither Ray nor a model: engines are LlmClients, and what counts tokens
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from rayapp.serve.language.directory import NO_ADAPTERS, Models
 from rayapp.serve.language.flow import Flow
 from rayapp.serve.language.log import AnswerLog
 from rayapp.serve.language.presence import Presence
+from rayapp.serve.language.reached import Reached
 from rayapp.serve.language.relay import Relay
 from rayapp.serve.language.served import Engine, version_of
 from rayapp.serve.language.shadow import Overheard
@@ -92,8 +94,10 @@ class LanguageGateway(Front):
         self._follower = follower
         desk = Desk(config.record_every_tokens, config.redacts, payers, token_limiter)
         heard = Overheard(prompts, config.redacts, now, time.monotonic, meter)
+        self._reached = {name: Reached(engine.client) for name, engine in engines.items()}
+        asked = {name: replace(engines[name], client=one) for name, one in self._reached.items()}
         self._models = Models(
-            config, engines, self._deadlines, meter, desk, heard, self._adapted, flags
+            config, asked, self._deadlines, meter, desk, heard, self._adapted, flags
         )
         self._created_s = int(now().timestamp())
         ready = {"GET": self._ready}
@@ -140,11 +144,13 @@ class LanguageGateway(Front):
         await self._payers.drain()
 
     async def _ready(self, call: Call) -> Answer:
-        """A model that lacks its adapter keeps no other from being asked."""
+        """A model that lacks its adapter keeps no other from being asked, and an engine that is
+        away none from the gateway, which says so better than nobody would."""
         state: dict[str, Any] = {}
         if self._may_look(call):
             followed = {} if self._follower is None else self._follower.problems
-            problems = {**followed, **self._models.problems()}
+            away = {f"engines/{n}": r.problem for n, r in self._reached.items() if r.problem}
+            problems = {**followed, **self._models.problems(), **away}
             state = {"models": self._models.names(), "problems": problems}
         return Answer(json_response(200, {"ready": True, **state}))
 

@@ -1,0 +1,39 @@
+"""Whether an engine could be asked the last time: what a gateway knows of it without asking."""
+
+import time
+from collections.abc import Callable
+
+from rayapp.errors import Unavailable
+from rayapp.schemas.language import Adapter, Answering, LlmClient, Prefix
+
+
+class Reached:
+    """A client that remembers. clock_s: of time.monotonic."""
+
+    def __init__(self, client: LlmClient, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock_s = clock_s
+        self._failed: tuple[str, float] | None = None
+
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
+        try:
+            answering = await self._client.open(path, body, prefix, adapter)
+        except Unavailable as error:
+            self._failed = error.what, self._clock_s()
+            raise
+        self._failed = None
+        return answering
+
+    @property
+    def problem(self) -> str | None:
+        """None where the last request was taken, and where nobody has asked yet."""
+        if self._failed is None:
+            return None
+        what, at_s = self._failed
+        return f"the last request, {self._clock_s() - at_s:.0f} s ago, was not taken: {what}"
