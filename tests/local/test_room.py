@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits, waits
+from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 
 
 @dataclass
@@ -44,14 +44,3 @@ def test_what_is_not_free_is_told(ray_local: None) -> None:
         "waiting for GPU: this needs 3, the cluster has 1 of which 1 are free\n"
         "  next: the cluster never has so many: ask for less, or add a node that has them",
     ]
-
-
-def test_what_deployments_hold_is_no_matter_of_patience() -> None:
-    held = {"gateway": 0.3, "engine-small": 1.0}
-    told = waits("CPU", 1, {"CPU": 0.2}, {"CPU": 2}, held)
-    assert told == (
-        "waiting for CPU: this needs 1, the cluster has 2 of which 0.2 are free; deployments hold "
-        "engine-small 1, gateway 0.3 (their num_cpus and replicas); jobs and what they have "
-        "started hold 0.5\n  next: deployments keep what they hold: take one away, or rayapp down "
-        "&& rayapp up --num-cpus 3"
-    )
