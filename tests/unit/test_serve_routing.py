@@ -250,15 +250,15 @@ class Stuck:
 async def test_a_first_model_that_stands_still_takes_no_answer_with_it(
     bundles: dict[str, Path], limits: dict[str, Any]
 ) -> None:
-    case = started(bundles, cascade=CASCADE, breaker={"min_requests": 3}, **limits)
+    case = started(bundles, cascade=CASCADE, breaker={"min_requests": 1}, **limits)
     key = release_key(ENDPOINT, SMALL)
     loaded: Any = case.follower.current
     loaded[key] = replace(loaded[key], scorer=Stuck())
-    body, headers = {"dataframe_records": [ROW]}, {"x-deadline-ms": "600"}
+    body, headers = {"dataframe_records": [ROW]}, {"x-deadline-ms": "2000"}
     async with case.client() as client:
-        answers = [await client.post(SCORE, json=body, headers=headers) for _ in range(4)]
+        answers = [await client.post(SCORE, json=body, headers=headers) for _ in range(2)]
     assert {(a.status_code, a.headers["x-release"]) for a in answers} == {(200, "r1")}
-    assert case.meter.breakers == [(key, "open")]  # the fourth was not tried any more
+    assert case.meter.breakers == [(key, "open")]  # the second time it was not tried
 
 
 def test_an_evaluation_that_is_not_what_was_sealed_takes_no_release_down() -> None:
