@@ -205,10 +205,6 @@ class ModelConfig(Config):
         by_rule = {rule.name: rule.model for rule in self.rules}
         return by_rule | {name: arm.model for name, arm in self._arms().items()}
 
-    def shadowed(self) -> tuple[tuple[str, str], ...]:
-        """`shadow` and the model that hears, where one does."""
-        return () if self.shadow is None else (("shadow", self.shadow.model),)
-
     def by_place(self) -> dict[str, str]:
         """Every model that is named beside its own, by where its name is said."""
         found = {f"fallback[{n}].model": one.model for n, one in enumerate(self.fallback)}
@@ -242,9 +238,7 @@ class ModelConfig(Config):
 
     def others(self) -> set[str]:
         """The models that may answer instead of its own, or hear what it is asked."""
-        heard_by = dict(self.shadowed()).values()
-        fallback = (one.model for one in self.fallback)
-        return {*self.targets().values(), *heard_by, *fallback}
+        return set(self.by_place().values())
 
     def alone(self) -> Self:
         """The settings of an adapter that answers by these, where nobody else does."""

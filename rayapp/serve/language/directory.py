@@ -103,7 +103,8 @@ class Models:
             for arm, problem in chooses.problems().items()
         }
         for name, config in self._config.models.items():
-            for arm, model in (*config.targets().items(), *config.shadowed()):
+            hears = [] if config.shadow is None else [("shadow", config.shadow.model)]
+            for arm, model in (*config.targets().items(), *hears):
                 try:
                     self.find(model)
                 except Unavailable as error:

@@ -7,7 +7,6 @@
 It knows neither Ray nor a model: engines are LlmClients, and what counts tokens is passed in.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -93,7 +92,7 @@ class LanguageGateway(Front):
         self._payers = payers
         self._follower = follower
         desk = Desk(config.record_every_tokens, config.redacts, payers, token_limiter)
-        heard = Overheard(prompts, config.redacts, now, time.monotonic, meter)
+        heard = Overheard(prompts, config.redacts, now, meter)
         self._reached = {name: Reached(engine.client) for name, engine in engines.items()}
         asked = {name: replace(engines[name], client=one) for name, one in self._reached.items()}
         self._models = Models(

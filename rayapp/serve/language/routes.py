@@ -85,13 +85,11 @@ class Routes:
     def _shadow(
         self, name: str, inner: TextEndpoint, shadow: ModelShadowConfig, config: ModelConfig
     ) -> TextEndpoint:
-        find, desk = (
-            partial(self.find, shadow.model),
-            replace(self.desk, payers=NOBODY, limiter=None),
-        )
+        find = partial(self.find, shadow.model)
+        unpaid = replace(self.desk, payers=NOBODY, limiter=None)
         made = Shadow(
             inner,
-            Unheard(Billed(find, Prices(), config.max_output_tokens, desk), self.deadlines),
+            Unheard(Billed(find, Prices(), config.max_output_tokens, unpaid), self.deadlines),
             shadow.share,
             f"shadow/{name}",
             shadow.max_ongoing,

@@ -1,6 +1,7 @@
 """A second model hears the same requests; its answers are complete, cost nobody anything, and only
 the prompt log gets them, under a name of their own."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -41,20 +42,18 @@ class Overheard:
         prompts: Callable[[str], RecordSink],
         redacts: Redaction,
         now: Callable[[], datetime],
-        clock_s: Callable[[], float],
         meter: Meter,
     ) -> None:
         self._prompts = prompts
         self._redacts = redacts
         self._now = now
-        self._clock_s = clock_s
         self._meter = meter
 
     async def __call__(self, name: str, ask: TextAsk, reply: TextReply, took_ms: float) -> None:
         assert reply.bill is not None, "a shadow is Billed"
         tab, told = reply.bill.tab, name + SHADOW
         relay = Relay(ask.asked, name, "")
-        begun_s = self._clock_s() - took_ms / 1000
+        begun_s = time.monotonic() - took_ms / 1000
         tab.record = AnswerLog(
             self._prompts(told), ask, begun_s, told, self._redacts, self._now, reply, ask.assignment
         ).record
