@@ -1,7 +1,7 @@
 """What more models cost: 1, 10, 100 and 1,000 of them in a pool of three replicas, asked by Zipf's
 law.
 
-    python -m benchmarks.growth [--models 1,10,100,1000] [--seconds 30] [OUTPUT.json]
+    python -m benchmarks.growth [--models 1,10,100,1000] [--seconds 30] [--repeats 3] [OUTPUT.json]
 
 Needs a workspace with a flight-delay champion (scripts/quickstart makes one; RAYAPP_WORKSPACE names
 it) whose head is down, and two quiet cores. The champion's bundle is released again under other
@@ -11,8 +11,11 @@ room for ROOM of them. Open loop at RATE_RPS, every answer checked. For each num
     p50 and p99 from when a request was due; the share of the calls that found their model in a
     replica; CPU of the gateway's process for each request, less what it takes idle.
 
-Then the same models behind Ray Serve's own multiplexing, with as many replicas and room for as many
-models in each (peers/ray_multiplexed.py), which gets rows that are encoded already.
+At the end, with all of them registered, only the first is asked: what the mere number of endpoints
+costs, without that of models which take turns in the CPU's caches. CPU and times are medians of the
+repeats, and the CPU of each repeat is told too. Then the same models behind Ray Serve's own
+multiplexing, with as many replicas and room for as many models in each
+(peers/ray_multiplexed.py), which gets rows that are encoded already.
 """
 
 import argparse
@@ -22,12 +25,14 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +64,14 @@ READY_S = 120
 
 def name_of(number: int) -> str:
     return f"model-{number:04d}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """How long, and how often, something is measured."""
+
+    seconds: float
+    repeats: int
 
 
 class Models:
@@ -109,13 +122,16 @@ def asked(
     return outcome
 
 
-def figures(count: int, outcome: Outcome, hit_share: float) -> dict[str, Any]:
+def figures(count: int, outcomes: Sequence[Outcome], hit_share: float) -> dict[str, Any]:
+    def median_ms(percent: float) -> float:
+        return round(statistics.median(o.percentile_ms(percent) for o in outcomes), 2)
+
     return {
         "num_models": count,
-        "num_sent": outcome.num_sent,
-        "num_not_answered": outcome.num_sent - outcome.num_ok,
-        "p50_ms": round(outcome.percentile_ms(50), 2),
-        "p99_ms": round(outcome.percentile_ms(99), 2),
+        "num_sent": sum(outcome.num_sent for outcome in outcomes),
+        "num_not_answered": sum(outcome.num_sent - outcome.num_ok for outcome in outcomes),
+        "p50_ms": median_ms(50),
+        "p99_ms": median_ms(99),
         "hit_share": round(hit_share, 4),
     }
 
@@ -128,35 +144,42 @@ class Ours:
         processes = root.children(recursive=True)
         self._gateway = next(p for p in processes if "gateway:gateway" in " ".join(p.cmdline()))
 
-    def measured(self, count: int, seconds: float) -> dict[str, Any]:
+    def measured(self, count: int, num_asked: int, span: Span) -> dict[str, Any]:
+        """With `count` models registered, of which the first `num_asked` are called."""
         self._models.have(count)
         _wait_for(name_of(count - 1))
-        size = int(RATE_RPS * seconds * 1.2)
+        size = int(RATE_RPS * span.seconds * 1.2)
         rows = [number % len(self._case.rows) for number in range(size)]
         requests = [
             post(
                 f"/endpoints/{name_of(model)}/invocations",
                 orjson.dumps({"dataframe_records": [self._case.rows[row]]}),
             )
-            for model, row in zip(zipf(count, size), rows, strict=True)
+            for model, row in zip(zipf(num_asked, size), rows, strict=True)
         ]
         expected = [self._case.expected[row] for row in rows]
         asked(requests, expected, SETTLE_S)
         time.sleep(EXPORT_S)
         before = self._counted()
-        idle_s = self._used_s(lambda: time.sleep(IDLE_S)) / IDLE_S
-        began_s = time.monotonic()
         outcomes: list[Outcome] = []
-        used_s = self._used_s(lambda: outcomes.append(asked(requests, expected, seconds)))
-        passed_s = time.monotonic() - began_s
+        own_ms: list[float] = []
+        idle_ms_per_s: list[float] = []
+        for _ in range(span.repeats):
+            idle_s = self._used_s(lambda: time.sleep(IDLE_S)) / IDLE_S
+            began_s = time.monotonic()
+            used_s = self._used_s(lambda: outcomes.append(asked(requests, expected, span.seconds)))
+            passed_s = time.monotonic() - began_s
+            own_ms.append((used_s - idle_s * passed_s) * 1e3 / outcomes[-1].num_sent)
+            idle_ms_per_s.append(idle_s * 1e3)
         time.sleep(EXPORT_S)
         held, absent = (b - a for a, b in zip(before, self._counted(), strict=True))
-        told = figures(count, outcomes[0], held / (held + absent))
-        own_ms = (used_s - idle_s * passed_s) * 1e3 / outcomes[0].num_sent
-        return told | {
-            "gateway_cpu_ms_per_request_less_idle": round(own_ms, 3),
-            "gateway_idle_cpu_ms_per_s": round(idle_s * 1e3, 1),
+        found = {
+            "num_asked": num_asked,
+            "gateway_cpu_ms_per_request_less_idle": round(statistics.median(own_ms), 3),
+            "of_repeats": [round(value, 3) for value in own_ms],
+            "gateway_idle_cpu_ms_per_s": round(statistics.median(idle_ms_per_s), 1),
         }
+        return figures(count, outcomes, held / (held + absent)) | found
 
     def _used_s(self, work: Any) -> float:
         before = self._gateway.cpu_times()
@@ -185,9 +208,9 @@ class Stock:
         bundle = Bundle.open(case.bundle)
         self._x_NF = bundle.encode(typed(case.rows, bundle))
 
-    def measured(self, count: int, seconds: float) -> dict[str, Any]:
+    def measured(self, count: int, span: Span) -> dict[str, Any]:
         self._models.have(count)
-        size = int(RATE_RPS * seconds * 1.2)
+        size = int(RATE_RPS * span.seconds * 1.2)
         rows = [number % len(self._case.rows) for number in range(size)]
         encoded = [orjson.dumps([[None if v != v else v for v in x]]) for x in self._x_NF.tolist()]
         requests = [
@@ -197,9 +220,11 @@ class Stock:
         expected = [self._case.expected[row] for row in rows]
         asked(requests, expected, SETTLE_S, self._port)
         num_asks, num_loads = self._counted()
-        outcome = asked(requests, expected, seconds, self._port)
+        outcomes = [
+            asked(requests, expected, span.seconds, self._port) for _ in range(span.repeats)
+        ]
         later_asks, later_loads = self._counted()
-        return figures(count, outcome, 1 - (later_loads - num_loads) / (later_asks - num_asks))
+        return figures(count, outcomes, 1 - (later_loads - num_loads) / (later_asks - num_asks))
 
     def _counted(self) -> tuple[int, int]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/", timeout=10) as response:
@@ -264,9 +289,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default="1,10,100,1000", help="how many, by commas, growing")
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("output", nargs="?", help="default: benchmarks/results/growth-DATE.json")
     chosen = parser.parse_args()
     counts = [int(count) for count in chosen.models.split(",")]
+    span = Span(chosen.seconds, chosen.repeats)
     output = results_file.path_of("growth", chosen.output)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -280,10 +307,11 @@ def main() -> None:
             with head(case, folder, settings | one, core=None) as (root, _):
                 _wait_for(name_of(0))
                 ours = Ours(case, models, root)
-                told = [ours.measured(count, chosen.seconds) for count in counts]
+                told = [ours.measured(count, count, span) for count in counts]
+                told.append(ours.measured(counts[-1], 1, span))
             with multiplexed(models, folder) as port:
                 stock = Stock(case, models, port)
-                beside = [stock.measured(count, chosen.seconds) for count in counts]
+                beside = [stock.measured(count, span) for count in counts]
     result = {
         "room_of_a_replica": ROOM,
         "num_replicas": NUM_REPLICAS,
