@@ -15,6 +15,7 @@ from rayapp.cli.asking import ask
 from rayapp.cli.flags import flags_app
 from rayapp.cli.keys import keys_app
 from rayapp.cli.last_screen import first_chat, summary
+from rayapp.cli.plan import plan
 from rayapp.cli.releases import releases
 from rayapp.cli.terminal import (
     Json,
@@ -57,6 +58,7 @@ app.command(audit_app)
 app.command(keys_app)
 app.command(flags_app)
 app.command(releases)
+app.command(plan)
 app.command(ask)
 app.command(summary, show=False)
 app.command(first_chat, show=False)

@@ -207,6 +207,7 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["flags", "publish", "configs/flags/nothing.yaml"], 2),
         (["flags", "history"], 0),
         (["releases"], 0),
+        (["plan", "abcdef"], 2),
         (["env"], 2),
         (["down"], 0),
     ],

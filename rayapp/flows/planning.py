@@ -1,0 +1,117 @@
+"""What would be other at an endpoint if a release answered there."""
+
+from typing import Literal
+
+from rayapp.errors import UserError
+from rayapp.ledger import Ledger
+from rayapp.register.manifest import read_manifest
+from rayapp.release.difference import Change, changes
+from rayapp.release.promote import champion_pointer
+from rayapp.schemas.operations import Event, EventKind
+from rayapp.schemas.record import Record, short
+from rayapp.schemas.release import Estimate, Manifest, Verdict
+from rayapp.serve.loading import sealed_evaluation
+from rayapp.storage import Workspace
+
+MIN_CHARS = 6
+"""Of an id: fewer are too easily another one's, tomorrow."""
+
+
+class Measured(Record):
+    """A metric over all rows of each release's own evaluation."""
+
+    metric: str
+    before: Estimate | None
+    after: Estimate | None
+
+
+class Plan(Record):
+    """against: the release that it is compared with, None where there is none. on_same_rows:
+    whether both were evaluated on the same rows."""
+
+    endpoint: str
+    release_id: str
+    state: Literal["champion", "passed", "refused"]
+    against: str | None
+    verdicts: tuple[Verdict, ...]
+    changes: tuple[Change, ...]
+    measured: tuple[Measured, ...]
+    on_same_rows: bool
+
+
+def plan_release(workspace: Workspace, release: str, against: str | None = None) -> Plan:
+    """release, against: ids, or the beginnings of such. Compared is with the endpoint's champion
+    where `against` is None; of the champion itself, with the one before it.
+
+    Raises UserError for a release that is not there, or is of another endpoint; what read_manifest
+    and sealed_evaluation raise.
+    """
+    ledger = Ledger.of(workspace, "plan")
+    sealed = _sealed(ledger)
+    event = _find(sealed, release)
+    release_id, endpoint = event.subject, event.payload["endpoint"]
+    pointer = ledger.pointer(champion_pointer(endpoint))
+    champion = None if pointer is None else pointer.target
+    if against is not None:
+        other = _find(sealed, against)
+        if other.payload["endpoint"] != endpoint:
+            raise UserError(
+                f"release {short(other.subject)} is of {other.payload['endpoint']!r}, "
+                f"{short(release_id)} of {endpoint!r}",
+                f"name one of `rayapp releases {endpoint}`",
+            )
+        before: str | None = other.subject
+    else:
+        before = champion if champion != release_id else _previous(ledger, endpoint, release_id)
+    after = read_manifest(workspace, release_id).manifest
+    old = None if before is None else read_manifest(workspace, before).manifest
+    is_refused = event.kind == EventKind.RELEASE_REFUSED
+    measured, on_same_rows = _measured(old, after)
+    return Plan(
+        endpoint=endpoint,
+        release_id=release_id,
+        state="champion" if release_id == champion else "refused" if is_refused else "passed",
+        against=before,
+        verdicts=after.verdicts,
+        changes=changes(old, after),
+        measured=measured,
+        on_same_rows=on_same_rows,
+    )
+
+
+def _sealed(ledger: Ledger) -> dict[str, Event]:
+    """By release id."""
+    kinds = (EventKind.RELEASE_REFUSED, EventKind.RELEASE_SEALED)
+    return {event.subject: event for kind in kinds for event in ledger.events(kind=kind)}
+
+
+def _find(sealed: dict[str, Event], named: str) -> Event:
+    found = [one for release_id, one in sealed.items() if release_id.startswith(named)]
+    if len(found) == 1 and len(named) >= MIN_CHARS:
+        return found[0]
+    what = "is that of no release" if not found else f"is that of {len(found)} releases"
+    if found and len(named) < MIN_CHARS:
+        what = f"has {len(named)} characters, wanted are {MIN_CHARS} at least"
+    raise UserError(f"release {named!r} {what}", "take an id that `rayapp releases` lists")
+
+
+def _previous(ledger: Ledger, endpoint: str, release_id: str) -> str | None:
+    """Who was champion before this one became it."""
+    for event in reversed(ledger.events(kind=EventKind.CHAMPION_MOVED)):
+        if event.payload["endpoint"] == endpoint and event.payload["release_id"] == release_id:
+            previous: str | None = event.payload["previous"]
+            return previous
+    return None
+
+
+def _measured(before: Manifest | None, after: Manifest) -> tuple[tuple[Measured, ...], bool]:
+    new = sealed_evaluation(after)
+    old = None if before is None else sealed_evaluation(before)
+    of_old = {} if old is None else {e.metric: e for e in old.overall.estimates}
+    of_new = {e.metric: e for e in new.overall.estimates}
+    measured = tuple(
+        Measured(metric=metric, before=of_old.get(metric), after=of_new.get(metric))
+        for metric in {**of_new, **of_old}
+    )
+    rows = [(e.snapshot_id, e.split, e.golden) for e in (old, new) if e is not None]
+    return measured, all(one == rows[0] for one in rows)

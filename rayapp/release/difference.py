@@ -1,0 +1,79 @@
+"""What one release has that another one has not, part by part, as people read it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rayapp.schemas.model import BundleSchema
+from rayapp.schemas.record import Record, canonical_json
+from rayapp.schemas.release import Manifest
+
+
+class Change(Record):
+    """part: of a release, as data or prompt. name: of what differs there. before, after: what it
+    was and is; None where there is no such thing."""
+
+    part: str
+    name: str
+    before: str | None
+    after: str | None
+
+
+def changes(before: Manifest | None, after: Manifest) -> tuple[Change, ...]:
+    """before: None where there is nothing to compare with, so everything is new."""
+    old = {} if before is None else dict(_facts(before))
+    new = dict(_facts(after))
+    return tuple(
+        Change(part=part, name=name, before=old.get((part, name)), after=new.get((part, name)))
+        for part, name in {**old, **new}
+        if old.get((part, name)) != new.get((part, name))
+    )
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[tuple[str, str], str]]:
+    """What a release consists of, by part and name."""
+    schema = manifest.bundle.bundle_schema
+    yield ("run", "id"), manifest.run_id
+    for name, digest in sorted(manifest.data_digests.items()):
+        yield ("data", name), digest
+    for contract in manifest.contracts:
+        yield ("contract", contract.id), f"{contract.version} {contract.digest}"
+    for path, value in _flat(manifest.config):
+        yield ("config", path), value
+    yield from _of_model(schema)
+    yield ("code", "digest"), manifest.code_digest
+    yield ("environment", "digest"), manifest.environment_digest
+    yield ("policy", "digest"), manifest.policy_digest
+
+
+def _of_model(schema: BundleSchema) -> Iterator[tuple[tuple[str, str], str]]:
+    yield ("model", "family"), schema.family
+    yield ("model", "label"), schema.label
+    if schema.classes:
+        yield ("model", "classes"), ", ".join(schema.classes)
+    for column in schema.inputs:
+        yield ("input", column.name), _text(column.model_dump(mode="json", exclude_defaults=True))
+    for feature in schema.features:
+        yield ("feature", feature.name), f"{feature.kind} {feature.expression}"
+    language = schema.language
+    if language is None:
+        return
+    yield ("weights", language.base_name), language.base_digest
+    yield ("weights", "method"), language.method
+    chat = language.chat
+    yield ("prompt", "name"), chat.name
+    if chat.system is not None:
+        yield ("prompt", "system"), chat.system
+    yield ("prompt", "user"), chat.user
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Settings by their paths."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value).decode()
