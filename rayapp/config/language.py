@@ -107,10 +107,11 @@ class EngineConfig(VllmConfig):
     drain_s: float = Field(default=120, gt=0)
     """A replica that is to go lets answers end for so long: the gateway's deadline, or longer."""
     probe_every_s: float = Field(default=10, gt=0)
-    """A replica that was silent for so long, as nobody asked or whole answers take long, must
-    generate one token to show that it can."""
+    """A replica that was silent for so long, and is at no answer, must generate one token to show
+    that it can."""
     stall_s: float = Field(default=30, gt=0)
-    """One that takes longer for that, and gives nobody else anything either, is replaced."""
+    """One that takes longer for that, and gets on with no other answer either, is unhealthy. It is
+    replaced when three checks in a row have found it so, one of them each probe_every_s."""
     is_prefix_aware: bool = False
     """Requests go where the beginning of their prompt was answered before, unless that replica has
     much more to do than others."""
@@ -122,6 +123,10 @@ class EngineConfig(VllmConfig):
             raise ValueError("tensor and pipeline parallelism need GPUs: set `accelerator`")
         if self.is_prefix_aware and self.max_replicas == 1:
             raise ValueError("`is_prefix_aware` has no effect with one replica")
+        if self.is_prefix_aware and self.max_adapters:
+            raise ValueError(
+                "`is_prefix_aware` and `max_adapters` both say which replica is asked: keep one"
+            )
         if "max_adapter_rank" in self.model_fields_set and not self.max_adapters:
             raise ValueError("`max_adapter_rank` has no effect without `max_adapters`")
         return self
@@ -153,6 +158,10 @@ class LanguageConfig(GatewayConfig):
     shorter."""
     max_choices: int = Field(default=8, ge=1)
     """The most that `n` of a request can be."""
+    max_prompts: int = Field(default=32, ge=1)
+    """Of one request for completions, each of which gets `n` answers."""
+    max_inputs: int = Field(default=2048, ge=1)
+    """Of one request for embeddings; OpenAI takes as many, and clients send 1,000 at a time."""
     record_every_tokens: int = Field(default=32, ge=1)
     """Tokens of one answer that are paid for and recorded at a time. A gateway that dies, or a
     budget that ends, leaves at most so many of each answer unpaid."""

@@ -56,10 +56,11 @@ class Engine(LLMServer):
         configure_logging()
         await asyncio.to_thread(local_weights, weights, workspace)
         self._task = weights.task
-        self._pulse = Pulse(self._probe, config.probe_every_s, config.stall_s)
         await super().__init__(llm_config)
         assert self.engine is not None
         self._app: Any = await self.engine.build_asgi_app()
+        every_s, stall_s = config.probe_every_s, config.stall_s
+        self._pulse = Pulse(self._probe, every_s, stall_s, progress=self._under_way)
         self._adapters: Adapters | None = None
         if config.max_adapters:
             places = config.max_adapters, config.max_adapter_rank
@@ -115,6 +116,15 @@ class Engine(LLMServer):
         """Raises where the engine is dead, or generates nothing."""
         await super().check_health()
         await self._pulse.check()
+
+    def _under_way(self) -> Mapping[str, int]:
+        """Tokens of each answer that vLLM is at; vectors have none."""
+        found = self._app.state.engine_client.output_processor.request_states
+        return {
+            request_id: state.detokenizer.num_output_tokens()
+            for request_id, state in found.items()
+            if state.detokenizer is not None
+        }
 
     async def _probe(self) -> None:
         path, asked = _PROBES[self._task]

@@ -42,6 +42,8 @@ async def answered(
         await answering  # raises what was not turned into an answer
     finally:
         answering.cancel()
+        # the engine has let go of it: an adapter may be unloaded once nobody holds it
+        await asyncio.wait({answering})
 
 
 async def _answer(

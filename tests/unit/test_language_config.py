@@ -23,6 +23,10 @@ GPU = {"weights": "big", "accelerator": "H100"}
         ({"tensor_parallel_size": 2}, "need GPUs: set `accelerator`"),
         (GPU | {"kv_cache_gib": 1}, "`kv_cache_gib` has no effect on GPUs"),
         ({"is_prefix_aware": True}, "`is_prefix_aware` has no effect with one replica"),
+        (
+            {"is_prefix_aware": True, "max_replicas": 2, "max_adapters": 1},
+            "`is_prefix_aware` and `max_adapters` both say which replica is asked",
+        ),
         ({"min_replicas": 2}, "`min_replicas` 2 is more than `max_replicas` 1"),
         ({"weights": "Big Model"}, "should match pattern"),
         ({"max_context_tokens": 1}, "greater than or equal to 16"),

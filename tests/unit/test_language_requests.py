@@ -7,8 +7,9 @@ import pytest
 from language_case import CHAT, COMPLETIONS, EMBEDDINGS, LanguageCase
 
 from rayapp.errors import RequestError
-from rayapp.serve.wire.openai import MAX_DEPTH, Asked, for_engine, parse
+from rayapp.serve.wire.openai import MAX_DEPTH, Asked, Most, for_engine, parse
 
+MOST = Most(choices=4, prompts=3, inputs=5)
 HELLO = [{"role": "user", "content": "hello"}]
 REMOTE = {"$ref": "http://example.com/city.json"}
 NESTED: Any = None
@@ -27,12 +28,12 @@ def form(**schema: Any) -> dict[str, Any]:
 def asked(path: str = CHAT, **fields: Any) -> Asked:
     content = {CHAT: {"messages": HELLO}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
     made = {"model": "big", **content[path], **fields}
-    return parse(path, orjson.dumps(made), max_choices=4)
+    return parse(path, orjson.dumps(made), MOST)
 
 
 def refused(body: bytes, path: str = CHAT) -> RequestError:
     with pytest.raises(RequestError) as error:
-        parse(path, body, max_choices=4)
+        parse(path, body, MOST)
     assert (error.value.status, error.value.kind) == (400, "invalid_request")
     return error.value
 
@@ -56,6 +57,20 @@ def refused(body: bytes, path: str = CHAT) -> RequestError:
 )
 def test_bodies_that_are_no_request(body: bytes, says: str) -> None:
     assert says in refused(body).what
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "most"), [(COMPLETIONS, "prompt", 3), (EMBEDDINGS, "input", 5)]
+)
+def test_so_many_prompts_and_no_more_fit_into_one_request(
+    path: str, content: str, most: int
+) -> None:
+    """Of texts, and of lists of token ids; one list of ids is one prompt, however long."""
+    for one in ("a", [1, 2]):
+        asked(path, **{content: [one] * most})
+        many = orjson.dumps({"model": "big", content: [one] * (most + 1)})
+        assert f"`{content}` is a list of {most + 1}" in refused(many, path).what
+    asked(path, **{content: [1] * 1000})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ class Engine:
         self.error: Exception | None = None
         self.gets_on = False
         self.goes_on = asyncio.Event()
-        self.pulse = Pulse(self.probe, 10, 0.01, lambda: self.now_s)
+        self.under_way: dict[str, int] = {}
+        self.pulse = Pulse(self.probe, 10, 0.01, lambda: self.now_s, lambda: dict(self.under_way))
 
     async def probe(self) -> None:
         self.num_probes += 1
@@ -72,6 +73,28 @@ async def test_a_probe_that_has_to_wait_for_others_says_nothing() -> None:
         engine.pulse.beat()
         await engine.pulse.check()
     engine.now_s += 5
+    with pytest.raises(EngineStalled):
+        await engine.pulse.check()
+    assert engine.num_probes == 1
+
+
+async def test_one_that_gets_on_with_whole_answers_is_not_probed() -> None:
+    engine = Engine()
+    engine.hangs = True  # it would have to wait behind them
+    for num_tokens in range(1, 5):
+        engine.under_way = {"one": 7, "other": num_tokens}
+        engine.now_s += 11
+        await engine.pulse.check()
+    assert engine.num_probes == 0
+
+
+async def test_callers_that_come_and_go_do_not_show_that_it_generates() -> None:
+    engine = Engine()
+    engine.hangs = True
+    engine.under_way = {"one": 7, "other": 3}
+    await engine.pulse.check()
+    engine.now_s += 11
+    engine.under_way = {"other": 3, "new": 0}
     with pytest.raises(EngineStalled):
         await engine.pulse.check()
     assert engine.num_probes == 1

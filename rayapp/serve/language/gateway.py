@@ -52,6 +52,7 @@ from rayapp.serve.wire.http import (
 from rayapp.serve.wire.openai import (
     KINDS,
     MODELS,
+    Most,
     error_response,
     model_entry,
     model_list,
@@ -87,6 +88,7 @@ class LanguageGateway(Front):
     ) -> None:
         super().__init__(config, meter, background, keys, limiter, tracer)
         self._config = config
+        self._most = Most(config.max_choices, config.max_prompts, config.max_inputs)
         self._prompts = prompts
         self._now = now
         self._payers = payers
@@ -172,7 +174,7 @@ class LanguageGateway(Front):
                 body = await read_body(call.request, self._config.max_body_bytes)
                 is_long = len(body) > INLINE_BYTES
                 path = call.route or ""
-                asked = await aside(partial(parse, path, body, self._config.max_choices), is_long)
+                asked = await aside(partial(parse, path, body, self._most), is_long)
             endpoint = self._models.endpoint(asked.model)
             call.endpoint = asked.model
             ask = TextAsk(

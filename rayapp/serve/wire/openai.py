@@ -97,9 +97,20 @@ class Asked:
         return self.num_choices * self.num_prompts
 
 
-def parse(path: str, body: bytes, max_choices: int) -> Asked:
-    """Raises RequestError 400 for a body that asks for nothing this server could do. How messages,
-    tools and schemas go together with a model is the engine's to judge."""
+@dataclass(frozen=True, slots=True)
+class Most:
+    """What one request may ask for: answers to each prompt, prompts to complete, inputs to
+    embed."""
+
+    choices: int
+    prompts: int
+    inputs: int
+
+
+def parse(path: str, body: bytes, most: Most) -> Asked:
+    """Raises RequestError 400 for a body that asks for nothing this server could do, or for more
+    than one request may. How messages, tools and schemas go together with a model is the engine's
+    to judge."""
     kind = KINDS[path]
     try:
         fields = orjson.loads(body)
@@ -121,6 +132,7 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
         check_chat(fields)
         _check_template(fields)
     if kind == "embedding":
+        _count_prompts(fields, content, most.inputs)
         return Asked(kind, model, fields)
     _check_ranges(fields)
     check_form(fields)
@@ -128,12 +140,21 @@ def parse(path: str, body: bytes, max_choices: int) -> Asked:
         kind,
         model,
         fields,
-        whole(fields, "n", 1, max_choices) or 1,
+        whole(fields, "n", 1, most.choices) or 1,
         fields.get("max_completion_tokens") or fields.get("max_tokens"),
         flag(fields, "stream"),
         _wants_usage(fields),
-        1 if kind == "chat" else len(prompts_of(fields[content])),
+        1 if kind == "chat" else _count_prompts(fields, content, most.prompts),
     )
+
+
+def _count_prompts(fields: Mapping[str, Any], content: str, most: int) -> int:
+    """Before each is given to a tokenizer: four megabytes hold a million of them."""
+    count = len(prompts_of(fields[content]))
+    if count > most:
+        what = f"`{content}` is a list of {count:,}, at most {most:,} fit into one request"
+        raise wrong(what, "send several requests", content)
+    return count
 
 
 def for_engine(asked: Asked, engine_model: str, max_tokens: int, salt: str | None) -> bytes:
