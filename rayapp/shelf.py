@@ -77,8 +77,10 @@ class _Place(Generic[M]):
 class Shelf(Generic[M]):
     """load: the model of an id; different ones load side by side, num_loads at a time, and one
     model once however many ask. on_unload: told of each that goes, which nobody uses then. unit:
-    what `bytes` are where room is not memory; newcomers_bytes: of the small part. Used on one event
-    loop."""
+    what `bytes` are where room is not memory; newcomers_bytes: of the small part. yields_idle:
+    while that is in use, the one that is least asked for of those that nobody uses goes for a
+    newcomer, which would be refused else: right where a use takes long and a load does not. Used on
+    one event loop."""
 
     def __init__(
         self,
@@ -91,10 +93,12 @@ class Shelf(Generic[M]):
         on_unload: Callable[[str, M], None] = lambda model_id, model: None,
         newcomers_bytes: int | None = None,
         unit: str = "bytes",
+        yields_idle: bool = False,
     ) -> None:
         self._load = load
         self._on_unload = on_unload
         self._unit = unit
+        self._yields_idle = yields_idle
         self._max_bytes = max_bytes
         if newcomers_bytes is None:
             newcomers_bytes = int(max_bytes * NEWCOMERS_SHARE)
@@ -222,7 +226,8 @@ class Shelf(Generic[M]):
         """Raises Unavailable."""
         lacking = self.used_bytes + num_bytes - self._max_bytes
         going: list[str] = []
-        for found in self._idle(is_newcomer=True):
+        hot = self._idle(is_newcomer=False) if self._yields_idle else []
+        for found in self._idle(is_newcomer=True) + hot:
             if lacking <= 0:
                 break
             going.append(found)

@@ -2,7 +2,7 @@
 
 vLLM has places for so many; who gets one, and who has to go, is decided as for whole models
 (shelf.py): one that is answering is never unloaded, and one that many ask for not for one that few
-do. Files are checked before vLLM reads them.
+do, unless the place for those is at a long answer. Files are checked before vLLM reads them.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ class Adapters:
             on_unload=self._unloaded,
             newcomers_bytes=NEWCOMERS,
             unit="places",
+            yields_idle=True,
         )
 
     def held(self) -> list[str]:

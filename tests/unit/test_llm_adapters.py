@@ -61,6 +61,15 @@ async def test_an_adapter_is_loaded_once_and_stays(tmp_path: Path) -> None:
     assert site.adapters.held() == ["a"]
 
 
+async def test_a_long_answer_of_a_newcomer_keeps_no_other_one_away(tmp_path: Path) -> None:
+    site = Site(tmp_path, max_adapters=3)
+    for name in ("hot", "warm"):
+        await site.ask(name, times=5)
+    async with site.adapters.use(site.adapter("long")):
+        await site.ask("new")
+        assert "long" in site.adapters.held()
+
+
 async def test_another_takes_the_place_of_the_one_that_is_asked_for_least(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.ask("hot", times=5)

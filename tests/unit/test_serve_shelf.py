@@ -10,7 +10,7 @@ from rayapp.shelf import HALF_LIFE_S, Shelf
 class Site:
     """A shelf of 100 bytes, 10 of them for newcomers, whose models are their own names."""
 
-    def __init__(self, max_bytes: int = 100, num_loads: int = 2) -> None:
+    def __init__(self, max_bytes: int = 100, num_loads: int = 2, yields_idle: bool = False) -> None:
         self.now_s = 0.0
         self.loads: dict[str, int] = defaultdict(int)
         self.gates: dict[str, asyncio.Event] = {}
@@ -18,7 +18,12 @@ class Site:
         self.asks: list[bool] = []
         self.num_loading = self.most_loading = 0
         self.shelf: Shelf[str] = Shelf(
-            self._load, max_bytes, num_loads, self.asks.append, lambda: self.now_s
+            self._load,
+            max_bytes,
+            num_loads,
+            self.asks.append,
+            lambda: self.now_s,
+            yields_idle=yields_idle,
         )
 
     async def _load(self, model_id: str) -> str:
@@ -84,6 +89,22 @@ async def test_a_cold_model_is_answered_and_unloads_nobody_who_is_asked_for() ->
         assert await site.ask(f"cold{number}", 10) == f"cold{number}"
         assert {"a", "b", "c"} <= site.shelf.held()
         assert site.shelf.used_bytes <= 100
+
+
+@pytest.mark.parametrize("yields_idle", [False, True])
+async def test_while_a_newcomer_is_in_use_an_idle_one_may_go_for_the_next(
+    yields_idle: bool,
+) -> None:
+    site = Site(yields_idle=yields_idle)
+    for name, times in (("a", 5), ("b", 4), ("c", 6)):
+        await site.ask(name, 30, times=times)
+    async with site.shelf.use("long", 10):
+        if not yields_idle:
+            with pytest.raises(Unavailable, match="10 bytes, 10 more than can be freed"):
+                await site.ask("cold", 10)
+            return
+        assert await site.ask("cold", 10) == "cold"
+        assert site.shelf.held() == {"a", "c", "long", "cold"}
 
 
 async def test_a_model_that_is_asked_for_more_takes_the_place_of_the_coldest_by_the_byte() -> None:

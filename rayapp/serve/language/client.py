@@ -18,6 +18,10 @@ from rayapp.serve.handles import GONE, not_there
 log = logging.getLogger("rayapp.serve.language.client")
 
 
+class AdapterUnavailable(Unavailable):
+    """An engine that is well has no place for an adapter, or does not take it."""
+
+
 class ServeLlm:
     """name: of the engine, for messages. find: its handle; raises RayServeException where it is not
     deployed (yet)."""
@@ -109,8 +113,9 @@ async def _body(parts: AsyncGenerator[int | bytes, None]) -> AsyncGenerator[byte
 
 
 def _failed(who: str, error: Exception) -> Unavailable:
-    log.error("engine_failed", extra={"engine": who}, exc_info=error)
     cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, RayappError):  # of an adapter that it could not load
-        return Unavailable(public_reason(cause), cause.next_step)
+    if isinstance(cause, RayappError):
+        log.warning("adapter_not_held", extra={"engine": who, "reason": cause.what})
+        return AdapterUnavailable(public_reason(cause), cause.next_step)
+    log.error("engine_failed", extra={"engine": who}, exc_info=error)
     return Unavailable(f"{who} failed", "try again")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from rayapp.errors import Unavailable
 from rayapp.schemas.language import Adapter, Answering, LlmClient, Prefix
+from rayapp.serve.language.client import AdapterUnavailable
 
 
 class Reached:
@@ -24,6 +25,9 @@ class Reached:
     ) -> Answering:
         try:
             answering = await self._client.open(path, body, prefix, adapter)
+        except AdapterUnavailable:
+            self._failed = None
+            raise
         except Unavailable as error:
             self._failed = error.what, self._clock_s()
             raise
