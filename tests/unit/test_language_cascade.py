@@ -15,7 +15,10 @@ from serving_case import estimate, evaluation_of, until
 from test_language_adapters import ENGINES, Site, language
 from test_language_tokens import of_tokens
 
+from rayapp.config.tenants import TokenLimitsConfig
 from rayapp.errors import ConfigError
+from rayapp.serve.callers.limits import Grant, Keeper
+from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.endpoints.cascade import Counts
 from rayapp.serve.language.fitting import require_fitting
 
@@ -32,7 +35,12 @@ class Cascaded(Site):
     """big: dear, by the engine other; mine: cheap, an adapter of the weights of engine."""
 
     def __init__(
-        self, high: float | None = 0.03, big: Any = None, tokens: int | None = None, **cascade: Any
+        self,
+        high: float | None = 0.03,
+        big: Any = None,
+        tokens: int | None = None,
+        limiter: TokenLimiter | None = None,
+        **cascade: Any,
     ) -> None:
         self.bank = MemoryBank()
         models = {
@@ -41,7 +49,8 @@ class Cascaded(Site):
             "small": {"engine": "other"},
         }
         budgets = None if tokens is None else of_tokens(tokens, self.bank)
-        super().__init__(with_settings(models, engines=ENGINES), token_budgets=budgets)
+        config = with_settings(models, engines=ENGINES)
+        super().__init__(config, token_budgets=budgets, token_limiter=limiter)
         self.budgets = budgets
         self.first, self.own = self.case.engines["engine"], self.case.engines["other"]
         low = None if high is None else 0.0
@@ -283,6 +292,26 @@ async def test_what_both_may_come_to_is_reserved_before_either_is_asked(
     assert answer.status_code == status
     assert bool(site.first.asked) == (status == 200)
     assert await site.spent() == (tokens if status == 200 else 0)
+
+
+@pytest.mark.parametrize(("burst", "num_first"), [(4 * NUM, 1), (3 * NUM, 0)])
+async def test_a_rate_that_leaves_tokens_for_one_of_them_leaves_the_names_own(
+    burst: int, num_first: int
+) -> None:
+    """Told to try again later, a caller would find no more tokens than now."""
+    limits = TokenLimitsConfig.model_validate({"default": {"tokens_per_s": 1, "burst": burst}})
+    keeper = Keeper(limits, lambda: 0.0)
+
+    async def lease(tenant: str, wanted: float) -> Grant:
+        return keeper.lease_whole(tenant, wanted)
+
+    limiter = TokenLimiter(limits, lease, keeper.give_back, 1.0, lambda: 0.0)
+    site = Cascaded(tokens=1000, limiter=limiter)
+    site.first.logprob = SURE
+    answer = await site.ask("big", max_tokens=NUM)
+    assert answer.status_code == 200
+    assert (len(site.first.asked), len(site.own.asked)) == (num_first, 1 - num_first)
+    assert site.case.is_idle()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,25 @@ async def test_an_engine_that_fails_is_left_alone_for_a_while() -> None:
     assert (await case.chat(model="small")).status_code == 200
 
 
+@pytest.mark.parametrize(("is_stream", "num_states"), [(True, 1), (False, 0)])
+async def test_whole_answers_that_are_long_open_no_breaker(
+    is_stream: bool, num_states: int
+) -> None:
+    """A stream that did not begin in time speaks against the engine. Of a whole answer nobody knows
+    whether it began."""
+    breaker = {"breaker": {"min_requests": 2, "open_s": 3600}}
+    case = LanguageCase(with_settings({"big": {**STOOD_IN["big"], **breaker}}))
+    case.engine.trouble.hangs_before = True
+    callers = [case.caller(chat(stream=is_stream)) for _ in range(3)]
+    await until(lambda: case.engine.num_ongoing == 3)
+    case.later_s = 61
+    for caller in callers:
+        await caller.done()
+        assert caller.headers["x-degraded"] == "timeout"
+    assert len(case.meter.breakers) == num_states
+    assert case.is_idle()
+
+
 async def test_what_callers_do_wrong_opens_no_breaker() -> None:
     case = LanguageCase(with_settings({"big": {"breaker": {"min_requests": 2}}}))
     for _ in range(5):

@@ -23,7 +23,9 @@ State = Literal["closed", "open", "half_open"]
 
 class Breaker(Generic[AskT, ReplyT]):
     """Of whichever release answers: another one starts with a clean slate. release_id: its id, or
-    None while there is none to blame."""
+    None while there is none to blame. may_be_long: of answers that are in time once they begin and
+    may rightly take long until they are whole, as nobody sees them begin: late ones count for
+    nothing."""
 
     def __init__(
         self,
@@ -32,8 +34,10 @@ class Breaker(Generic[AskT, ReplyT]):
         config: BreakerConfig,
         on_state: Callable[[State], None] = lambda state: None,
         clock_s: Callable[[], float] = time.monotonic,
+        may_be_long: Callable[[AskT], bool] = lambda ask: False,
     ) -> None:
         self._inner = inner
+        self._may_be_long = may_be_long
         self._release_id = release_id
         self._of: str | None = None
         self._config = config
@@ -66,7 +70,7 @@ class Breaker(Generic[AskT, ReplyT]):
     def _counts(self, error: Exception, ask: AskT) -> bool:
         """A caller that gives too little time must not close the endpoint to others."""
         if isinstance(error, DeadlineExceeded):
-            return self._clock_s() < ask.deadline_s
+            return self._clock_s() < ask.deadline_s and not self._may_be_long(ask)
         return not is_callers_fault(error)
 
     async def _probe(self, ask: AskT) -> ReplyT:

@@ -27,6 +27,7 @@ from rayapp.serve.language.ask import Doubt, Spent, TextAsk, TextReply, complete
 from rayapp.serve.language.billed import Billed, Opened
 from rayapp.serve.language.confidence import Heard, heard, with_logprobs
 from rayapp.serve.language.standing import Standing
+from rayapp.serve.wire.http import RATE_LIMITED
 from rayapp.serve.wire.openai import Asked
 
 log = logging.getLogger("rayapp.serve.language.cascade")
@@ -88,11 +89,13 @@ class TextCascade:
         return {} if found is None else {FIRST: found}
 
     async def _held(self, ask: TextAsk) -> Held | None:
-        """None where the first model has no whole answer in time, or cannot take the question."""
+        """None where the first model has no whole answer in time, or cannot take the question, or
+        the tenant's rate does not leave its tokens beside those of the other: tried again later, it
+        would leave them no better."""
         try:
             opened = await self._first.opened(ask, is_whole=True)
         except RequestError as error:
-            if error.kind == "context_length_exceeded":  # by its own count
+            if error.kind in ("context_length_exceeded", RATE_LIMITED):  # by its own count
                 return None
             raise
         except Unavailable as error:

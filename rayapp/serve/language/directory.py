@@ -19,7 +19,7 @@ from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import release_key
 from rayapp.serve.language.adapters import Adapted
-from rayapp.serve.language.ask import TextEndpoint
+from rayapp.serve.language.ask import TextAsk, TextEndpoint
 from rayapp.serve.language.billed import Desk
 from rayapp.serve.language.cache import TextCache
 from rayapp.serve.language.model import Model
@@ -177,7 +177,9 @@ class Models:
             built = Timeout(built, config.timeout_ms, self._deadlines)
         if config.breaker is not None:
             on_state = partial(self._hooks.breaker, name, engine.name)
-            built = Breaker(built, lambda: release_id, config.breaker, on_state)
+            built = Breaker(
+                built, lambda: release_id, config.breaker, on_state, may_be_long=_is_whole
+            )
         if config.cache is not None:
             built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
         return built
@@ -196,6 +198,10 @@ def _not_there(name: str, config: ModelConfig) -> Unavailable:
         "adapter that its engine can take",
         f"name another one; {hint} it",
     )
+
+
+def _is_whole(ask: TextAsk) -> bool:
+    return not ask.asked.is_stream
 
 
 def _fits(adapted: Adapted, engine: Engine) -> bool:
