@@ -37,7 +37,7 @@ class Connected:
     accounts: Accounts | None
 
     def settle(self) -> int:
-        """End what dead gateways of this node have borrowed."""
+        """End what dead gateways have borrowed."""
         if self.accounts is None:
             return 0
         return settle_abandoned(self.accounts, self.workspace, datetime.now(UTC))

@@ -1,6 +1,7 @@
 """Budgets where accounts and the prediction log meet: loans of dead gateways are settled, and both
 sides are shown beside each other."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,22 +13,31 @@ from rayapp.schemas.period import bounds
 from rayapp.schemas.traffic import Unit
 from rayapp.storage import Workspace
 
+log = logging.getLogger("rayapp.flows.spending")
+
 
 def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) -> int:
-    """End the loans of this node's gateways that died, by what they recorded, and forget those that
-    ended long ago. Returns how many were settled.
+    """End the loans of gateways that died, by what they recorded, and forget those that ended long
+    ago. Returns how many were ended.
 
     Everything that this node has spooled is committed first: a gateway records nothing on a loan
-    that may be settled.
+    that may be settled. What a node has spooled that is gone nobody can commit.
     """
     accounts.forget(now)
+    num_ended = 0
     loans = accounts.abandoned(now)
-    if not loans:
-        return 0
-    committed = commit_node(workspace, wait=True)
-    give_back(accounts, committed.repeated_costs)
-    costs = cost_of_loans(workspace, loans)
-    return sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
+    if loans:
+        committed = commit_node(workspace, wait=True)
+        give_back(accounts, committed.repeated_costs)
+        costs = cost_of_loans(workspace, loans)
+        num_ended += sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
+    lost = accounts.lost(now)
+    if lost:
+        costs = cost_of_loans(workspace, lost)
+        num_lost = sum(accounts.write_off(loan_id, costs[loan_id]) for loan_id in lost)
+        log.warning("loans_of_lost_nodes_ended", extra={"num_loans": num_lost})
+        num_ended += num_lost
+    return num_ended
 
 
 def give_back(accounts: Accounts, costs: Mapping[str, int]) -> None:

@@ -2,7 +2,9 @@
 
     account: spent + lent ≤ limit          loan: amount, of which its gateway knows what it spent
        lend ──▶ open ── close(spent), by the gateway itself ─────────────▶ closed
-                  └──── settle(spent), by the prediction log, if it died ▶ settled
+                  ├──── settle(spent), by the prediction log, if it died ▶ settled
+                  └──── write_off(spent), by the same, if its node is gone ▶ lost
+                        lost ── close or settle, if the node comes back ──▶ closed, settled
 
 Amounts are whole numbers, of billionths of a dollar or of tokens, so that sums are exact: a tenant
 has an account in each of the two that it has a budget in. Everything is one transaction in the
@@ -10,6 +12,12 @@ ledger's database. A loan whose gateway is gone is settled by what the logs of p
 prompts have of it: each row carries its loans and what they paid. A request that a dying gateway
 recorded and another one answered again has one row in the log, and cost both: `give_back` returns
 the second, unless its loan is settled by the log, which has it only once.
+
+Only the node itself can commit what it has spooled. A node that is gone is known by its silence:
+one that has a gateway ends its loans within seconds, dead gateways' too, so what is open
+`LOST_AFTER` its end is nobody's, and another node ends it by what is committed. Should the node
+come back with answers that were not, the loan is settled anew and these are charged: they alone,
+some seconds' at most, can bring a tenant over its limit.
 """
 
 import socket
@@ -24,8 +32,13 @@ from rayapp.schemas.traffic import Loan, NoLoan, Unit
 from rayapp.storage import Workspace
 
 _LOCK_ID = 7_429_562  # any constant: names our advisory lock within the PostgreSQL database
+LOST_AFTER = timedelta(hours=1)
+"""Longer than a node takes to start again, and than clocks of nodes differ."""
 _KEPT = timedelta(days=1)
 """So long an ended loan is remembered; whoever gives something back does so within minutes."""
+_LOST_KEPT = timedelta(days=32)
+"""So long one of a lost node is: no period is longer, and what the node brings in a later one has
+no budget to be charged to."""
 _NUM_PARTS = 4
 """A loan is at most one part of so many of what is left: near its end a budget is lent in small
 parts, so that one gateway does not hold what another one needs."""
@@ -48,6 +61,13 @@ _limits = sa.Table(
     sa.Column("tenant", sa.String(200), primary_key=True),
     sa.Column("period", sa.String(10), primary_key=True),
     sa.Column("most", sa.BigInteger, nullable=False),
+)
+# likewise beside the loans
+_charges = sa.Table(
+    "lost_loans",
+    _metadata,
+    sa.Column("loan_id", sa.String(40), primary_key=True),
+    sa.Column("charged", sa.BigInteger, nullable=False),
 )
 _loans = sa.Table(
     "loans",
@@ -137,8 +157,14 @@ class Accounts:
         return self._end(loan_id, spent, "closed")
 
     def settle(self, loan_id: str, spent: int) -> bool:
-        """As the logs have it. False where it was not open any more."""
+        """As the logs have it, all that its node has spooled included. False where it was neither
+        open nor lost any more."""
         return self._end(loan_id, spent, "settled")
+
+    def write_off(self, loan_id: str, spent: int) -> bool:
+        """As the logs have it, without what its node, which is gone, has spooled. False where it
+        was not open any more."""
+        return self._end(loan_id, spent, "lost")
 
     def give_back(self, loan_id: str, amount: int) -> None:
         """A request that this loan paid for had been paid for already."""
@@ -153,19 +179,25 @@ class Accounts:
                 _update(connection, loan_id, given_back=given_back)
 
     def abandoned(self, now: datetime) -> list[str]:
-        """Loans of this node that nobody has ended in time."""
-        wanted = (_loans.c.state == "open") & (_loans.c.node == self._node)
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(_loans.c.loan_id).where(wanted & (_loans.c.until < _text(now)))
-            )
-            return [row.loan_id for row in rows]
+        """Loans of this node that nobody has ended in time, or only for want of the node."""
+        is_late = (_loans.c.state == "open") & (_loans.c.until < _text(now))
+        is_lost = _loans.c.state == "lost"
+        return self._found((_loans.c.node == self._node) & (is_late | is_lost))
+
+    def lost(self, now: datetime) -> list[str]:
+        """Loans of other nodes, which are gone: these would have ended them long ago."""
+        is_late = (_loans.c.state == "open") & (_loans.c.until < _text(now - LOST_AFTER))
+        return self._found((_loans.c.node != self._node) & is_late)
 
     def forget(self, now: datetime) -> None:
         """Ended loans that nobody will ask for any more."""
-        is_old = (_loans.c.state != "open") & (_loans.c.until < _text(now - _KEPT))
+        is_ended = _loans.c.state.in_(("closed", "settled"))
+        is_over = is_ended & (_loans.c.until < _text(now - _KEPT))
+        is_lost = (_loans.c.state == "lost") & (_loans.c.until < _text(now - _LOST_KEPT))
+        gone = sa.select(_loans.c.loan_id).where(is_lost)
         with self._database.writing() as connection:
-            connection.execute(_loans.delete().where(is_old))
+            connection.execute(_charges.delete().where(_charges.c.loan_id.in_(gone)))
+            connection.execute(_loans.delete().where(is_over | is_lost))
 
     def all(self) -> list[Account]:
         """By period, tenant and unit."""
@@ -178,13 +210,24 @@ class Accounts:
             ]
         return sorted(found, key=lambda one: (one.period, one.tenant, one.unit))
 
+    def _found(self, wanted: sa.ColumnElement[bool]) -> list[str]:
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(_loans.c.loan_id).where(wanted))
+            return [row.loan_id for row in rows]
+
     def _end(self, loan_id: str, spent: int, state: str) -> bool:
         with self._database.writing() as connection:
             loan = _loan(connection, loan_id)
-            if loan is None or loan.state != "open":
+            if loan is None or loan.state not in ("open", "lost") or loan.state == state:
                 return False
             used = spent - (loan.given_back if state == "closed" else 0)
-            _change(connection, loan.tenant, loan.period, spent=used, lent=-loan.amount)
+            if loan.state == "open":
+                _change(connection, loan.tenant, loan.period, spent=used, lent=-loan.amount)
+            else:
+                charged = _take_charge(connection, loan_id)
+                _change(connection, loan.tenant, loan.period, spent=used - charged)
+            if state == "lost":
+                connection.execute(_charges.insert().values(loan_id=loan_id, charged=spent))
             _update(connection, loan_id, state=state)
         return True
 
@@ -220,6 +263,14 @@ def _loan(connection: sa.Connection, loan_id: str) -> sa.Row[tuple[object, ...]]
 
 def _update(connection: sa.Connection, loan_id: str, **values: object) -> None:
     connection.execute(_loans.update().where(_loans.c.loan_id == loan_id).values(**values))
+
+
+def _take_charge(connection: sa.Connection, loan_id: str) -> int:
+    """What a lost loan was taken to have spent, which is not kept any longer."""
+    of_it = _charges.c.loan_id == loan_id
+    charged: int = connection.execute(sa.select(_charges.c.charged).where(of_it)).scalar_one()
+    connection.execute(_charges.delete().where(of_it))
+    return charged
 
 
 def _change(

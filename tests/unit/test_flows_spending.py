@@ -10,7 +10,7 @@ from log_case import die, record
 
 from rayapp.cli.spending import show
 from rayapp.flows.spending import Spending, settle_abandoned, spending
-from rayapp.govern.accounts import Accounts
+from rayapp.govern.accounts import LOST_AFTER, Accounts
 from rayapp.observe.node_log import NodeLog
 from rayapp.observe.spool import Spool
 from rayapp.schemas.traffic import Loan
@@ -20,11 +20,16 @@ LIMIT, COST = 1000, 10
 
 
 class Node:
-    """Two gateways' spools on one machine, and the accounts that they borrow from."""
+    """Two gateways' spools on one machine, and the accounts that they borrow from. shared: a folder
+    for what several nodes have together; None where this one is alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: Path | None = None) -> None:
         self.workspace = Workspace(str(folder))
-        self.accounts = Accounts(f"sqlite:///{folder}/ledger.db", "node")
+        if shared is not None:
+            for made in (folder, shared / "tables"):
+                made.mkdir(parents=True, exist_ok=True)
+            (folder / "tables").symlink_to(shared / "tables")
+        self.accounts = Accounts(f"sqlite:///{shared or folder}/ledger.db", folder.name)
         self.now = datetime.now(UTC)
         self.period = self.now.strftime("%Y-%m")
         self.log = NodeLog(self.workspace, on_repeated=self.give_back)
@@ -67,6 +72,42 @@ def test_a_dead_gateways_loan_is_settled_by_what_it_recorded(node: Node) -> None
     assert node.figures() == (0, 100, 0)
     assert (node.settle(), node.settle()) == (1, 0)
     assert node.figures() == (2 * COST, 0, 2 * COST)
+
+
+def nodes_of(folder: Path) -> tuple[Node, Node]:
+    return Node(folder / "first", folder), Node(folder / "second", folder)
+
+
+def test_what_a_lost_node_borrowed_comes_back_by_what_it_committed(tmp_path: Path) -> None:
+    lost, other = nodes_of(tmp_path)
+    spool, loan_id = Spool(lost.folder), lost.lend(100)
+    spool.append([lost.row("a", loan_id)])
+    lost.log.commit()
+    spool.append([lost.row("b", loan_id)])
+    die(spool)  # and nobody is left there who could commit the second one
+    assert other.settle() == 0  # it may only have been slow
+    other.now += LOST_AFTER
+    assert (other.settle(), other.settle()) == (1, 0)
+    assert other.figures() == (COST, 0, COST)
+
+    lost.now += LOST_AFTER
+    assert (lost.settle(), lost.settle()) == (1, 0)
+    assert other.figures() == (2 * COST, 0, 2 * COST)
+
+
+def test_a_node_that_was_cut_off_is_not_charged_twice(tmp_path: Path) -> None:
+    """Its gateway lives, and returns what it borrowed when it sees the accounts again."""
+    cut_off, other = nodes_of(tmp_path)
+    spool, loan_id = Spool(cut_off.folder), cut_off.lend(100)
+    spool.append([cut_off.row("a", loan_id), cut_off.row("b", loan_id)])
+    for node in (cut_off, other):
+        node.now += LOST_AFTER
+    assert other.settle() == 1
+    assert other.figures() == (0, 0, 0)
+    assert cut_off.accounts.close(loan_id, 2 * COST)
+    assert cut_off.settle() == 0
+    cut_off.log.commit()
+    assert other.figures() == (2 * COST, 0, 2 * COST)
 
 
 def test_what_ended_long_ago_is_forgotten_though_nobody_died(node: Node) -> None:

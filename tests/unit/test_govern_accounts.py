@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayapp.govern.accounts import Account, Accounts
+from rayapp.govern.accounts import LOST_AFTER, Account, Accounts
 from rayapp.schemas.period import bounds
 from rayapp.schemas.traffic import Loan, NoLoan, Unit
 
@@ -114,6 +114,56 @@ def test_a_loan_that_nobody_ended_is_settled_once(accounts: Accounts, tmp_path: 
     assert accounts.abandoned(LATER) == []
 
 
+def test_a_loan_is_its_own_nodes_until_that_is_surely_gone(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    loan = lend(accounts, wanted=20)
+    elsewhere = Accounts(f"sqlite:///{tmp_path}/ledger.db", "another node")
+    assert elsewhere.lost(NOON + LOST_AFTER) == []
+    gone = NOON + LOST_AFTER + timedelta(seconds=1)
+    assert accounts.lost(gone) == []  # who can ask is not gone
+    assert elsewhere.lost(gone) == [loan.loan_id]
+    assert elsewhere.write_off(loan.loan_id, 3)
+    assert not elsewhere.write_off(loan.loan_id, 3)
+    assert state(accounts) == (3, 0)
+    assert elsewhere.lost(gone) == elsewhere.abandoned(gone) == []
+    assert accounts.abandoned(gone) == [loan.loan_id]  # it is back, and may have more to commit
+
+
+@pytest.mark.parametrize(
+    ("ends", "spent"),
+    [
+        (["settle"], 10),
+        (["close"], 10),  # its gateway only stood still
+        (["settle", "close"], 10),
+        (["give_back", "close"], 8),
+        (["give_back", "settle"], 10),
+    ],
+)
+def test_a_node_that_comes_back_owes_what_it_had_not_committed(
+    accounts: Accounts, ends: list[str], spent: int
+) -> None:
+    loan = lend(accounts, wanted=20)
+    accounts.write_off(loan.loan_id, 3)
+    for end in ends:
+        if end == "give_back":
+            accounts.give_back(loan.loan_id, 2)
+        else:
+            getattr(accounts, end)(loan.loan_id, 10)
+    assert state(accounts) == (spent, 0)
+    assert accounts.abandoned(NOON + LOST_AFTER) == []
+
+
+def test_a_lost_nodes_loan_is_remembered_for_longer_than_any_period(accounts: Accounts) -> None:
+    loan = lend(accounts, wanted=20)
+    accounts.write_off(loan.loan_id, 3)
+    accounts.forget(NOON + timedelta(days=31))
+    assert accounts.abandoned(NOON) == [loan.loan_id]
+    accounts.forget(NOON + timedelta(days=33))
+    assert not accounts.settle(loan.loan_id, 10)
+    assert state(accounts) == (3, 0)
+
+
 @pytest.mark.parametrize(
     ("ends", "spent"),
     [
@@ -147,7 +197,8 @@ def test_old_loans_are_forgotten_and_open_ones_are_not(accounts: Accounts) -> No
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["lend", "close", "settle"]), st.integers(1, 60)), max_size=25
+        st.tuples(st.sampled_from(["lend", "close", "settle", "write_off"]), st.integers(1, 60)),
+        max_size=25,
     )
 )
 def test_nothing_is_overspent_and_nothing_leaks(
