@@ -74,10 +74,11 @@ async def run(
     seconds: float,
     max_connections: int = 256,
     seed: int = 1,
+    after_s: float = 0.0,
 ) -> Outcome:
     """requests are sent in turn. Raises OSError when the server cannot be connected to."""
     generator = Generator(host, port, requests, is_right, max_connections)
-    return await generator.run(rate_rps, seconds, seed)
+    return await generator.run(rate_rps, seconds, seed, after_s)
 
 
 class _Connection(asyncio.Protocol):
@@ -152,13 +153,17 @@ class Generator:
         self._finished = asyncio.Event()
         self._all_sent = False
 
-    async def run(self, rate_rps: float, seconds: float, seed: int) -> Outcome:
+    async def run(
+        self, rate_rps: float, seconds: float, seed: int, after_s: float = 0.0
+    ) -> Outcome:
+        """after_s: until the run starts. It connects at once: later the server may be too busy for
+        it to start in time."""
         gaps = np.random.default_rng(seed).exponential(1 / rate_rps, int(rate_rps * seconds * 1.2))
         offsets_s = np.cumsum(gaps)
         offsets_s = offsets_s[offsets_s < seconds]
         count = len(offsets_s)
         await self._open_one()
-        start_s = time.perf_counter() + 0.05
+        start_s = time.perf_counter() + 0.05 + after_s
         self._due_s = offsets_s + start_s
         self._done_s = np.full(count, np.nan)
         sent_s = np.empty(count)

@@ -317,18 +317,26 @@ class Climber:
         self._many = [post(path, self._server.body(case.rows[s]), headers) for s in self._slices]
         self.peak_memory_bytes = 0
 
-    def step(
-        self, rate_rps: float, seconds: float, batch: bool = False, max_connections: int = 256
-    ) -> Step:
+    async def load(
+        self,
+        rate_rps: float,
+        seconds: float,
+        batch: bool = False,
+        max_connections: int = 256,
+        after_s: float = 0.0,
+    ) -> Outcome:
         requests = self._many if batch else self._one
 
         def check(index: int, body: bytes) -> bool:
             own = self._slices[index] if batch else slice(index, index + 1)
             return is_right(self._server, body, self._case.expected[own])
 
-        before_s, began_s = cpu_s(self._root), time.perf_counter()
         asked = requests, check, rate_rps, seconds, max_connections
-        outcome = uvloop.run(run("127.0.0.1", self._port, *asked))
+        return await run("127.0.0.1", self._port, *asked, after_s=after_s)
+
+    def step(self, rate_rps: float, seconds: float, batch: bool = False) -> Step:
+        before_s, began_s = cpu_s(self._root), time.perf_counter()
+        outcome = uvloop.run(self.load(rate_rps, seconds, batch))
         step = Step(outcome, cpu_s(self._root) - before_s, time.perf_counter() - began_s)
         self.peak_memory_bytes = max(self.peak_memory_bytes, _memory_bytes(self._root))
         return step
