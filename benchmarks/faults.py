@@ -32,7 +32,7 @@ from rich.progress import track
 
 from benchmarks import results_file
 from benchmarks.open_loop import Generator, post
-from benchmarks.served import EVERYTHING_ON, Case, deploy, head, prepared
+from benchmarks.served import Case, deploy, everything_on, head, prepared
 from benchmarks.serving import SERVERS, is_right
 from benchmarks.trials import (
     CONTROLLER,
@@ -48,7 +48,7 @@ from benchmarks.trials import (
 from rayapp.storage import Workspace
 
 OURS = SERVERS["rayapp"]
-SETTINGS = EVERYTHING_ON | {
+SETTINGS = {
     "min_replicas": 2,
     "max_replicas": 2,
     "num_cpus": 0.1,
@@ -75,7 +75,8 @@ class Site:
         return titled(self.root, title)
 
     async def deploy(self, **settings: Any) -> None:
-        await asyncio.to_thread(deploy, self.case, self.folder, SETTINGS | settings)
+        known = everything_on(self.case) | SETTINGS | settings
+        await asyncio.to_thread(deploy, self.case, self.folder, known)
 
     async def settle(self, settings: Mapping[str, Any]) -> None:
         """Both replicas answer, and both of the pool where there is one, under the configuration
@@ -211,7 +212,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as bundle,
         tempfile.TemporaryDirectory() as folder,
         prepared(workspace, Path(bundle)) as case,
-        head(case, Path(folder), SETTINGS, core=None) as (root, port),
+        head(case, Path(folder), everything_on(case) | SETTINGS, core=None) as (root, port),
     ):
         site = Site(case, root, port, Path(folder), f"fault-{secrets.token_hex(4)}")
         result = asyncio.run(run_all(site, chosen.rate))

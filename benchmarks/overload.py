@@ -29,7 +29,7 @@ import uvloop
 
 from benchmarks import results_file
 from benchmarks.open_loop import Outcome, post, run
-from benchmarks.served import Case, head, prepared
+from benchmarks.served import Case, everything_on, head, prepared
 from benchmarks.serving import (
     GENERATOR_CORE,
     ONE_REPLICA,
@@ -140,7 +140,7 @@ def tenants(case: Case, folder: Path, share: float) -> dict[str, Any]:
     keys = {name: text for name, (text, _) in made.items()}
     good = dict.fromkeys(TENANTS, share / 2)
     try:
-        with head(case, folder, ONE_REPLICA | limits) as (_, port):
+        with head(case, folder, everything_on(case) | ONE_REPLICA | limits) as (_, port):
             wait_ready("rayapp", case, port)
             uvloop.run(together(case, port, good, keys))  # warm
             within = uvloop.run(together(case, port, good | {OFFENDER: share * 0.95}, keys))
@@ -184,7 +184,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         prepared(workspace, Path(bundle)) as case,
     ):
-        with head(case, Path(folder), ONE_REPLICA) as (root, port):
+        with head(case, Path(folder), everything_on(case) | ONE_REPLICA) as (root, port):
             wait_ready("rayapp", case, port)
             climber = Climber("rayapp", case, root, port)
             climber.step(50, 4)  # warm

@@ -37,13 +37,14 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Case:
     """rows: requests of one row each. expected: the bundle's own answer to each. key: an API key of
-    rayapp's; nobody else asks for one."""
+    rayapp's; nobody else asks for one. release_id: the champion's."""
 
     workspace: Workspace
     bundle: Path
     rows: list[Row]
     expected: list[float]
     key: str
+    release_id: str
 
 
 @contextlib.contextmanager
@@ -58,17 +59,21 @@ def prepared(workspace: Workspace, folder: Path) -> Iterator[Case]:
     expected = bundle.predict(typed(rows, bundle))[:, 1].tolist()
     text, key = create_key(ledger, "benchmark", "caller")
     try:
-        yield Case(workspace, folder, rows, expected, text)
+        yield Case(workspace, folder, rows, expected, text, champion_id(workspace))
     finally:
         revoke_key(ledger, key.key_id)
 
 
 def champion_of(workspace: Workspace) -> Manifest:
     """Of ENDPOINT."""
+    return read_manifest(workspace, champion_id(workspace)).manifest
+
+
+def champion_id(workspace: Workspace) -> str:
     pointer = Ledger.of(workspace, "benchmark").pointer(champion_pointer(ENDPOINT))
     if pointer is None:
         raise SystemExit(f"{workspace.uri} has no champion of {ENDPOINT}: run scripts/quickstart")
-    return read_manifest(workspace, pointer.target).manifest
+    return pointer.target
 
 
 def typed(rows: Sequence[Row], bundle: Bundle) -> pa.Table:
@@ -82,14 +87,21 @@ def typed(rows: Sequence[Row], bundle: Bundle) -> pa.Table:
     return pa.table(columns)
 
 
-EVERYTHING_ON: dict[str, Any] = {
-    "requires_key": True,
-    "usd_per_1000_rows": 0.001,
-    "budgets": {"default_usd": 1_000_000},
-    "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
-    "endpoints": {ENDPOINT: {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
-}
-"""What rayapp does beside answering, on top of checks, receipts, metrics, deadlines and the log."""
+def everything_on(case: Case) -> dict[str, Any]:
+    """What rayapp does beside answering, on top of checks, receipts, metrics, deadlines and the
+    log: keys, rates, prices, budgets, a breaker, a fallback, and routing. That is a rule, whose
+    header no request has, and a sticky split, whose arm is the champion's release under its id: so
+    each request is routed, and the answers are those of one model."""
+    half = {"release": case.release_id, "share": 0.5}
+    rule = {"name": "asked-for", "release": case.release_id, "when": {"headers": {"x-try": "it"}}}
+    routing = {"rules": [rule], "split": {"salt": "benchmark", "arms": {"half": half}}}
+    return {
+        "requires_key": True,
+        "usd_per_1000_rows": 0.001,
+        "budgets": {"default_usd": 1_000_000},
+        "limits": {"default": {"requests_per_s": 1_000_000, "burst": 1_000_000}},
+        "endpoints": {ENDPOINT: routing | {"breaker": {}, "fallback": [{"scores": [0.5, 0.5]}]}},
+    }
 
 
 @contextlib.contextmanager

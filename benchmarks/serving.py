@@ -14,8 +14,8 @@ request was due. For each server:
     requests of 32 rows at 50/s; memory (PSS) at its peak.
 
 `bare` answers a constant: it is the limit of a Python server, not a competitor. rayapp runs with
-everything switched on: keys, rates, checks, breaker, fallback, deadlines, receipts, metrics and the
-prediction log.
+everything switched on: keys, rates, prices, budgets, rules and a split, checks, breaker, fallback,
+deadlines, receipts, metrics and the prediction log.
 """
 
 import argparse
@@ -44,11 +44,11 @@ from benchmarks.cpu import cpu_s, family
 from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import (
     ENDPOINT,
-    EVERYTHING_ON,
     NUM_ROWS,
     SERVER_CORE,
     Case,
     Row,
+    everything_on,
     head,
     prepared,
 )
@@ -67,7 +67,7 @@ LATE_MS = 20
 READY_S = 180
 SETTLE_S = 60
 TOLERANCE = 2e-6
-ONE_REPLICA = EVERYTHING_ON | {"min_replicas": 1, "max_replicas": 1}
+ONE_REPLICA = {"min_replicas": 1, "max_replicas": 1}
 
 Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 
@@ -76,7 +76,7 @@ Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 class Server:
     """packages: what its own environment holds beside the bundle's needs; none for ours. command:
     (python, port, empty folder) → what to start, before it perhaps something to run to its end;
-    None for rayapp, which `head` starts."""
+    None for rayapp, which `head` starts with `everything_on`."""
 
     command: Command | None = None
     path: str = "/predict"
@@ -191,7 +191,7 @@ def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         command = SERVERS[name].command
         root, port = stack.enter_context(
-            head(case, Path(folder), ONE_REPLICA)
+            head(case, Path(folder), everything_on(case) | ONE_REPLICA)
             if command is None
             else _process(name, command, case, Path(folder))
         )

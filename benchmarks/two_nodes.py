@@ -40,7 +40,7 @@ from rich.progress import track
 
 from benchmarks import results_file
 from benchmarks.nodes import DASHBOARD_PORT, Node, cluster, require_root
-from benchmarks.served import EVERYTHING_ON, Case, prepared, write_config
+from benchmarks.served import Case, everything_on, prepared, write_config
 from benchmarks.serving import SERVERS, is_right
 from benchmarks.trials import (
     HAPROXY,
@@ -62,7 +62,7 @@ from rayapp.serve.cluster.ingress import CLUSTER_FOLDER
 from rayapp.storage import Workspace
 
 OURS = SERVERS["rayapp"]
-SETTINGS = EVERYTHING_ON | {
+SETTINGS = {
     "min_replicas": 2,
     "max_replicas": 2,
     "num_cpus": 0.6,  # a node has one: so one replica on each
@@ -95,7 +95,8 @@ class Site:
 
     def deploy(self) -> None:
         """Through Ray's own client, on the head."""
-        path = write_config(self.folder, SETTINGS, {"host": "0.0.0.0", "port": PORT})
+        settings = everything_on(self.case) | SETTINGS
+        path = write_config(self.folder, settings, {"host": "0.0.0.0", "port": PORT})
         config = json.loads(path.read_text())
         path.write_text(json.dumps(config | {"proxy_location": "EveryNode"}))
         serve = f"{Path(sys.executable).parent}/serve"

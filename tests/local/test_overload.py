@@ -58,7 +58,7 @@ async def test_recovery_counts_from_the_end_of_the_overload(
     """What is left of it then takes the server a second, in which it answers nobody in time."""
     monkeypatch.setattr(overload, "RECOVERY_S", 5.0)
     (port,) = free_ports(1)
-    case = Case(Workspace(str(tmp_path)), tmp_path, [{}], [0.0], "")
+    case = Case(Workspace(str(tmp_path)), tmp_path, [{}], [0.0], "", "")
     climber = Climber("bare", case, psutil.Process(), port)
     async with served_in_turn(port):
         much, after = await much_then_half(climber, RATE, SECONDS)
