@@ -15,7 +15,8 @@ request was due. For each server:
 
 `bare` answers a constant: it is the limit of a Python server, not a competitor. rayapp runs with
 everything switched on: keys, rates, prices, budgets, rules and a split, checks, breaker, fallback,
-deadlines, receipts, metrics and the prediction log.
+deadlines, receipts, metrics and the prediction log. `rayapp-pool` is the same with the model in a
+pool of one replica: beside rayapp it tells what the way there and back costs.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ Command = Callable[[str, int, Path], Sequence[Sequence[str]]]
 class Server:
     """packages: what its own environment holds beside the bundle's needs; none for ours. command:
     (python, port, empty folder) → what to start, before it perhaps something to run to its end;
-    None for rayapp, which `head` starts with `everything_on`."""
+    None for rayapp, which `head` starts with `everything_on` and these `args` of its gateway.
+    settings: of a peer's environment."""
 
     command: Command | None = None
     path: str = "/predict"
@@ -84,6 +86,7 @@ class Server:
     values: Callable[[bytes], list[float] | None] = lambda body: orjson.loads(body)["predictions"]
     packages: tuple[str, ...] = ()
     settings: Mapping[str, str] | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _uvicorn(app: str) -> Command:
@@ -147,10 +150,17 @@ def _script(name: str) -> Command:
     return lambda python, port, folder: [(python, str(HERE / "peers" / name), str(port))]
 
 
+_POOL = {"min_replicas": 1, "max_replicas": 1, "num_cpus": 0.1}
 SERVERS: dict[str, Server] = {
     "rayapp": Server(
         path=f"/endpoints/{ENDPOINT}/invocations",
         body=_records,
+        args=ONE_REPLICA,
+    ),
+    "rayapp-pool": Server(
+        path=f"/endpoints/{ENDPOINT}/invocations",
+        body=_records,
+        args=ONE_REPLICA | {"placement": "models", "pools": {"models": _POOL}},
     ),
     "bare": Server(_uvicorn("benchmarks.peers.bare_app:app"), values=lambda body: None),
     "fastapi": Server(_uvicorn("benchmarks.peers.fastapi_app:app")),
@@ -191,7 +201,7 @@ def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         command = SERVERS[name].command
         root, port = stack.enter_context(
-            head(case, Path(folder), everything_on(case) | ONE_REPLICA)
+            head(case, Path(folder), everything_on(case) | SERVERS[name].args)
             if command is None
             else _process(name, command, case, Path(folder))
         )
