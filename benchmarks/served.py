@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pyarrow as pa
 
 from rayapp.cli.ask import sample_requests
-from rayapp.cli.head_state import client_environment, running_head
+from rayapp.cli.head_state import running_head
 from rayapp.cli.ports import free_ports
 from rayapp.config.load import read_yaml
 from rayapp.families.bundle import Bundle
@@ -31,6 +32,8 @@ from rayapp.transforms import arrow_type
 ENDPOINT = "flight-delay"
 NUM_ROWS = 256
 SERVER_CORE = 0
+DEPLOY_S = 120
+"""So long Serve takes at most to start and to accept a config."""
 Row = dict[str, Any]
 
 
@@ -133,14 +136,31 @@ def head(
 
 
 def deploy(case: Case, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Through Ray's own client, on the workspace's running head."""
-    running = running_head(case.workspace)
+    """On the workspace's running head, by Ray's REST interface: Ray's own command takes seconds of
+    CPU to start, on cores that may be measured."""
     path = write_config(folder, settings, {"port": http_port()})
-    serve = f"{Path(sys.executable).parent}/serve"
-    address = ["--address", running.dashboard_url]
-    known = dict(os.environ) | client_environment(running)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([serve, "deploy", str(path), *address], check=True, env=known, **quiet)
+    _applications(case.workspace, "PUT", path.read_bytes())
+
+
+def is_running(case: Case) -> bool:
+    """Whether the gateway is as it was deployed last, and whole."""
+    found = _applications(case.workspace, "GET").json()["applications"]
+    return bool(found["gateway"]["status"] == "RUNNING")
+
+
+def _applications(
+    workspace: Workspace, method: str, content: bytes | None = None
+) -> httpx.Response:
+    running = running_head(workspace)
+    token = Path(running.token_path).read_text()
+    response = httpx.request(
+        method,
+        f"{running.dashboard_url}/api/serve/applications/",
+        content=content,
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        timeout=DEPLOY_S,
+    )
+    return response.raise_for_status()
 
 
 def write_config(

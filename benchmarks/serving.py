@@ -41,7 +41,7 @@ import psutil
 import uvloop
 
 from benchmarks import results_file
-from benchmarks.cpu import cpu_s, family
+from benchmarks.cpu import cpu_s, family, idle_ms_per_s, settled
 from benchmarks.open_loop import Outcome, post, run
 from benchmarks.served import (
     ENDPOINT,
@@ -352,19 +352,7 @@ class Climber:
         return step
 
     def settled_idle_cpu_ms_per_s(self) -> float:
-        """What it costs to be there, once that does not fall any more: a server that has just
-        started is busy with itself for a while, some for longer than others."""
-        idle, deadline_s = self._idle_cpu_ms_per_s(), time.monotonic() + SETTLE_S
-        while time.monotonic() < deadline_s:
-            before, idle = idle, self._idle_cpu_ms_per_s()
-            if idle > 0.85 * before:
-                break
-        return idle
-
-    def _idle_cpu_ms_per_s(self) -> float:
-        before_s = cpu_s(self._root)
-        time.sleep(IDLE_S)  # nothing is asked
-        return (cpu_s(self._root) - before_s) * 1e3 / IDLE_S
+        return settled(lambda: idle_ms_per_s(self._root, IDLE_S), time.monotonic() + SETTLE_S)
 
     def climb(self, batch: bool = False) -> tuple[Step, str]:
         """The highest step that was sustained, and what ended the climb."""

@@ -1,7 +1,9 @@
-"""What the benchmarks of serving deploy is what they say."""
+"""What the benchmarks of serving deploy is what they say, and what they make of what they saw."""
 
 from pathlib import Path
 
+from benchmarks.cpu import settled
+from benchmarks.faults import MAX_P99_RATIO, SETTINGS, TRIALS, compared
 from benchmarks.served import ENDPOINT, Case, everything_on
 from benchmarks.serving import SERVERS
 from rayapp.config.serving import INLINE, ServingConfig
@@ -31,3 +33,27 @@ def test_the_pool_differs_by_where_the_model_is() -> None:
     assert inline.placement_of(ENDPOINT) == INLINE
     assert pool.placement_of(ENDPOINT) != INLINE
     assert pool.model_copy(update={"placement": INLINE, "pools": {}}) == inline
+
+
+def test_each_fault_begins_and_is_compared_under_a_configuration_that_is_one() -> None:
+    for trial in TRIALS.values():
+        ServingConfig.model_validate(everything_on(CASE) | SETTINGS | trial.settings)
+        assert TRIALS[trial.calm].settings == trial.settings
+
+
+def test_each_fault_is_compared_with_its_own_calm_run() -> None:
+    told = {"calm": 10.0, "killed": 31.0, "calm in a pool": 20.0, "killed in a pool": 60.0}
+    calm_of = {name: "calm in a pool" if "pool" in name else "calm" for name in told}
+    found = compared({name: {"p99_ms": p99_ms} for name, p99_ms in told.items()}, calm_of)
+    assert [one["p99_ratio"] for one in found["faults"]] == [1.0, 3.1, 1.0, 3.0]
+    assert found[f"p99_over_{MAX_P99_RATIO}_times"] == ["killed"]
+
+
+def test_what_is_still_starting_is_waited_for() -> None:
+    idle = iter([1000.0, 1000.0, 400.0, 200.0, 190.0, 100.0])
+    assert settled(lambda: next(idle), 10, most=500, clock_s=lambda: 0) == 190
+
+
+def test_what_never_comes_to_rest_is_told_as_it_is() -> None:
+    now_s = iter(range(10))
+    assert settled(lambda: 1000.0, 5, most=500, clock_s=lambda: next(now_s)) == 1000
