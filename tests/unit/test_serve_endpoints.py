@@ -62,10 +62,11 @@ class Scripted:
 
 
 class Slow(Scripted):
-    """Answers once `go` is set."""
+    """Answers once `go` is set, or fails then."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, error: Exception | None = None) -> None:
         super().__init__(name)
+        self.error = error
         self.go = asyncio.Event()
         self.num_cancelled = 0
 
@@ -76,6 +77,8 @@ class Slow(Scripted):
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
+        if self.error is not None:
+            raise self.error
         return reply
 
 
@@ -204,9 +207,11 @@ async def test_old_failures_are_forgotten() -> None:
     assert len(guarded._outcomes) == 4
 
 
-def opened(inner: Endpoint, clock: Clock, states: list[str]) -> Breaker:
+def opened(
+    inner: Endpoint, clock: Clock, states: list[str], release_id: Sequence[str | None] = ("r1",)
+) -> Breaker:
     """One that would now let a probe through."""
-    guarded = breaker(inner, clock, states)
+    guarded = breaker(inner, clock, states, release_id)
     guarded._of, guarded.state, guarded._opened_s = "r1", "open", clock.now_s - 5
     return guarded
 
@@ -222,6 +227,57 @@ async def test_another_release_starts_with_a_clean_slate() -> None:
     assert states == ["open", "closed"]
 
 
+async def test_what_the_release_before_was_asked_counts_for_nothing() -> None:
+    clock, states, release_id = Clock(), list[str](), ["r1"]
+    slow = Slow("a", error=ValueError())
+    guarded = breaker(slow, clock, states, release_id)
+    begun = [asyncio.create_task(outcome(guarded)) for _ in range(4)]
+    while len(slow.asks) < 4:
+        await asyncio.sleep(0)
+    release_id[0] = "r2"
+    begun.append(asyncio.create_task(outcome(guarded)))
+    await asyncio.sleep(0)
+    slow.go.set()
+    assert await asyncio.gather(*begun) == ["ValueError"] * 5
+    assert (states, len(guarded._outcomes)) == ([], 1)
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+async def test_a_probe_of_the_release_before_decides_nothing(error: Exception | None) -> None:
+    clock, states, release_id = Clock(), list[str](), ["r1"]
+    slow = Slow("a", error=error)
+    guarded = opened(slow, clock, states, release_id)
+    probe = asyncio.create_task(outcome(guarded))
+    while not slow.asks:
+        await asyncio.sleep(0)
+    release_id[0] = "r2"
+    guarded._inner = Scripted("b", *[ValueError()] * 4)
+    assert [await outcome(guarded) for _ in range(4)] == ["ValueError"] * 4
+    assert states == ["half_open", "closed", "open"]
+    clock.now_s += 4
+    slow.go.set()
+    await probe
+    assert await outcome(guarded) == "Unavailable"
+    clock.now_s += 1
+    assert await outcome(guarded) == "b"
+    assert states[3:] == ["half_open", "closed"]
+
+
+async def test_after_a_rollback_a_failed_probe_keeps_nobody_out() -> None:
+    clock, states, release_id = Clock(), list[str](), ["r1"]
+    slow = Slow("a", error=ValueError())
+    guarded = opened(slow, clock, states, release_id)
+    probe = asyncio.create_task(outcome(guarded))
+    while not slow.asks:
+        await asyncio.sleep(0)
+    release_id[0], guarded._inner = "r2", Scripted("b")
+    assert await outcome(guarded) == "b"
+    slow.go.set()
+    assert await probe == "ValueError"
+    assert await outcome(guarded) == "b"
+    assert states == ["half_open", "closed"]
+
+
 async def test_nobody_is_blamed_while_nothing_is_loaded() -> None:
     clock, states = Clock(), list[str]()
     guarded = breaker(Scripted("a", *[Unavailable("a", "b")] * 8), clock, states, [None])
@@ -235,7 +291,7 @@ async def test_what_was_begun_before_it_opened_does_not_keep_it_open() -> None:
     for _ in range(4):
         await outcome(guarded)
     clock.now_s += 4
-    guarded._count(failed=True)
+    guarded._count("r1", failed=True)
     clock.now_s += 1
     assert await outcome(guarded) == "a"
 
@@ -447,12 +503,7 @@ async def test_equal_questions_at_once_are_asked_once() -> None:
 
 
 async def test_an_error_is_shared_and_not_kept() -> None:
-    class SlowlyFailing(Slow):
-        async def predict(self, ask: Ask) -> Reply:
-            await super().predict(ask)
-            raise ValueError
-
-    failing = SlowlyFailing("a")
+    failing = Slow("a", error=ValueError())
     cached = Cached(failing)
     tasks = [asyncio.create_task(outcome(cached.cache)) for _ in range(3)]
     while not failing.asks:

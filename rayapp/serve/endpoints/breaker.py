@@ -22,10 +22,10 @@ State = Literal["closed", "open", "half_open"]
 
 
 class Breaker(Generic[AskT, ReplyT]):
-    """Of whichever release answers: another one starts with a clean slate. release_id: its id, or
-    None while there is none to blame. may_be_long: of answers that are in time once they begin and
-    may rightly take long until they are whole, as nobody sees them begin: late ones count for
-    nothing."""
+    """Of whichever release answers: another one starts with a clean slate, on which nothing counts
+    that the one before was asked. release_id: its id, or None while there is none to blame.
+    may_be_long: of answers that are in time once they begin and may rightly take long until they
+    are whole, as nobody sees them begin: late ones count for nothing."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Breaker(Generic[AskT, ReplyT]):
             self._of = release_id
             self._reset()
         if self.state != "closed":
-            return await self._probe(ask)
+            return await self._probe(ask, release_id)
         try:
             reply = await self._inner.predict(ask)
         except Exception as error:
             if self._counts(error, ask):
-                self._count(failed=True)
+                self._count(release_id, failed=True)
             raise
-        self._count(failed=False)
+        self._count(release_id, failed=False)
         return reply
 
     def _counts(self, error: Exception, ask: AskT) -> bool:
@@ -73,11 +73,11 @@ class Breaker(Generic[AskT, ReplyT]):
             return self._clock_s() < ask.deadline_s and not self._may_be_long(ask)
         return not is_callers_fault(error)
 
-    async def _probe(self, ask: AskT) -> ReplyT:
+    async def _probe(self, ask: AskT, release_id: str) -> ReplyT:
         left_s = self._opened_s + self._config.open_s - self._clock_s()
         if left_s > 0 or self._is_probing:
             raise Unavailable(
-                f"release {short(self._of or '')} failed {self._num_failed} of its last requests "
+                f"release {short(release_id)} failed {self._num_failed} of its last requests "
                 f"and is not asked again for {max(left_s, 0.0):.1f} s",
                 "try again after the seconds in retry-after",
             )
@@ -85,27 +85,26 @@ class Breaker(Generic[AskT, ReplyT]):
         self._is_probing = True
         try:
             reply = await self._inner.predict(ask)
-        except Exception as error:
-            if self._counts(error, ask):
-                self._opened_s = self._clock_s()
-            self._become("open")
+        except BaseException as error:
+            if release_id == self._of:
+                if isinstance(error, Exception) and self._counts(error, ask):
+                    self._opened_s = self._clock_s()
+                self._is_probing = False
+                self._become("open")
             raise
-        except BaseException:
-            self._become("open")
-            raise
-        finally:
-            self._is_probing = False
-        self._reset()
+        if release_id == self._of:
+            self._reset()
         return reply
 
     def _reset(self) -> None:
         self._outcomes.clear()
         self._num_failed = 0
+        self._is_probing = False
         self._become("closed")
 
-    def _count(self, failed: bool) -> None:
-        if self.state != "closed":
-            return  # begun before it opened
+    def _count(self, release_id: str, failed: bool) -> None:
+        if release_id != self._of or self.state != "closed":
+            return  # begun before another release came, or before it opened
         now_s = self._clock_s()
         self._outcomes.append((now_s, failed))
         self._num_failed += failed
