@@ -515,6 +515,32 @@ async def test_an_error_is_shared_and_not_kept() -> None:
     assert len(failing.asks) == 2
 
 
+async def test_the_endpoints_own_time_limit_is_over_for_all_who_wait() -> None:
+    slow = Slow("a")
+    cached = Cached(Timeout(slow, 30, Deadlines()))
+    tasks = [asyncio.create_task(outcome(cached.cache)) for _ in range(4)]
+    assert await asyncio.gather(*tasks) == ["DeadlineExceeded"] * 4
+    assert len(slow.asks) == 1
+
+
+async def test_a_callers_own_deadline_is_over_for_it_alone() -> None:
+    class FirstInAHurry(Slow):
+        async def predict(self, ask: Ask) -> Reply:
+            reply = await super().predict(ask)
+            if len(self.asks) == 1:
+                raise DeadlineExceeded
+            return reply
+
+    slow = FirstInAHurry("a")
+    cached = Cached(slow)
+    asks = [ask(deadline_s=cached.clock.now_s), ask()]
+    tasks = [asyncio.create_task(outcome(cached.cache, asked)) for asked in asks]
+    while not slow.asks:
+        await asyncio.sleep(0)
+    slow.go.set()
+    assert await asyncio.gather(*tasks) == ["DeadlineExceeded", "a"]
+
+
 async def test_who_waits_in_the_cache_keeps_its_own_deadline() -> None:
     slow = Slow("a")
     cached = Cached(slow)

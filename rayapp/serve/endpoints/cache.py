@@ -36,6 +36,7 @@ class Cache:
         self._inner = inner
         self._release_id = release_id
         self._on_lookup = on_lookup
+        self._clock_s = clock_s
         self._kept: Kept[Key, Reply] = Kept(config, clock_s)
         self._flights: dict[Key, asyncio.Future[Reply]] = {}
 
@@ -72,8 +73,8 @@ class Cache:
         try:
             reply = await self._inner.predict(ask)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError | DeadlineExceeded):
-                flight.cancel()  # this caller's own matter
+            if self._is_its_own(error, ask):
+                flight.cancel()
             else:
                 flight.set_exception(error)
                 flight.exception()  # seen, also where nobody waits
@@ -85,6 +86,13 @@ class Cache:
             return reply
         finally:
             del self._flights[key]
+
+    def _is_its_own(self, error: BaseException, ask: Ask) -> bool:
+        """Whether it is over for this caller alone: those who wait for its answer may have longer,
+        unless the time limit was the endpoint's."""
+        if isinstance(error, DeadlineExceeded):
+            return self._clock_s() >= ask.deadline_s
+        return isinstance(error, asyncio.CancelledError)
 
 
 def _weight(reply: Reply) -> int:
