@@ -40,7 +40,7 @@ class Connected:
         """End what dead gateways have borrowed."""
         if self.accounts is None:
             return 0
-        return settle_abandoned(self.accounts, self.workspace, datetime.now(UTC))
+        return settle_abandoned(self.accounts, self.log, self.workspace, datetime.now(UTC))
 
 
 def connected(config: GatewayConfig, actor: str) -> Connected:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.costs import cost_by_tenant, cost_of_loans
-from rayapp.observe.node_log import commit_node
+from rayapp.observe.node_log import NodeLog
 from rayapp.schemas.period import bounds
 from rayapp.schemas.traffic import Unit
 from rayapp.storage import Workspace
@@ -16,19 +16,20 @@ from rayapp.storage import Workspace
 log = logging.getLogger("rayapp.flows.spending")
 
 
-def settle_abandoned(accounts: Accounts, workspace: Workspace, now: datetime) -> int:
+def settle_abandoned(
+    accounts: Accounts, node_log: NodeLog, workspace: Workspace, now: datetime
+) -> int:
     """End the loans of gateways that died, by what they recorded, and forget those that ended long
     ago. Returns how many were ended.
 
-    Everything that this node has spooled is committed first: a gateway records nothing on a loan
-    that may be settled. What a node has spooled that is gone nobody can commit.
+    Everything that this node has spooled is committed first, by its log: a gateway records nothing
+    on a loan that may be settled. What a node has spooled that is gone nobody can commit.
     """
     accounts.forget(now)
     num_ended = 0
     loans = accounts.abandoned(now)
     if loans:
-        committed = commit_node(workspace, wait=True)
-        give_back(accounts, committed.repeated_costs)
+        node_log.commit(wait=True)
         costs = cost_of_loans(workspace, loans)
         num_ended += sum(accounts.settle(loan_id, costs[loan_id]) for loan_id in loans)
     lost = accounts.lost(now)

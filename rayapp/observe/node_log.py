@@ -25,10 +25,11 @@ OnRepeated = Callable[[Mapping[str, int]], object]
 @dataclass(frozen=True)
 class Committed:
     """repeated_costs: of rows that were left out, since the table had them, by the loan that paid
-    for the repetition, in the loan's unit."""
+    for the repetition, in the loan's unit. refused: by a table that did not take its rows."""
 
     num_rows: int
     repeated_costs: Mapping[str, int]
+    refused: WorkspaceError | None = None
 
 
 class NodeLog:
@@ -37,7 +38,7 @@ class NodeLog:
     commits_aside: commits run in a process of their own. In a thread they would hold Python's lock
     for a tenth of a second at a time, and every request of the process would wait for it.
     on_repeated: gets what was paid for rows that another replica had recorded, and been paid for,
-    already.
+    already; loan by loan, and again at the next commit where it raises.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class NodeLog:
         self._workspace = workspace
         self._commits_aside = commits_aside
         self._on_repeated = on_repeated
+        self._repeated: Counter[str] = Counter()
         self._aside: ProcessPoolExecutor | None = None
         self._spools: dict[tuple[str, str], Spool] = {}
         self.feedback = Spool(workspace.spool(_FEEDBACK_SPOOL))
@@ -66,15 +68,16 @@ class NodeLog:
             found = self._spools.setdefault((endpoint, table), made)
         return found
 
-    def commit(self) -> int:
-        """Rows committed, of live and of dead processes; 0 while another process is at it."""
+    def commit(self, wait: bool = False) -> int:
+        """Rows committed, of live and of dead processes. While another process is at it: 0, or with
+        `wait` after it. Raises WorkspaceError once every table was tried."""
         if not self._commits_aside:
-            return self._told(commit_node(self._workspace, wait=False))
+            return self._told(commit_node(self._workspace, wait))
         if self._aside is None:
             spawn = get_context("spawn")  # a fork would copy Ray's threads' locks, not the threads
             self._aside = ProcessPoolExecutor(1, spawn, initializer=step_back)
         try:
-            return self._told(self._aside.submit(commit_node, self._workspace, False).result())
+            return self._told(self._aside.submit(commit_node, self._workspace, wait).result())
         except BrokenProcessPool:
             self._aside = None  # it was killed; the next commit has another
             raise
@@ -89,13 +92,17 @@ class NodeLog:
         return self._told(commit_node(self._workspace, wait=True))
 
     def _told(self, committed: Committed) -> int:
-        if committed.repeated_costs:
-            self._on_repeated(committed.repeated_costs)
+        self._repeated.update(committed.repeated_costs)
+        for loan_id, cost in list(self._repeated.items()):
+            self._on_repeated({loan_id: cost})
+            del self._repeated[loan_id]
+        if committed.refused is not None:
+            raise committed.refused
         return committed.num_rows
 
 
 def commit_node(workspace: Workspace, wait: bool) -> Committed:
-    """Commit everything that this node has spooled."""
+    """Commit everything that this node has spooled, to each table that takes it."""
     feedback = workspace.spool(_FEEDBACK_SPOOL)
     spools = (
         (feedback, FEEDBACK_TABLE, FEEDBACK, "."),
@@ -116,6 +123,4 @@ def commit_node(workspace: Workspace, wait: bool) -> Committed:
             num_rows += commit_spool(folder, table_uri, kind, wait, on_repeated=add, below=below)
         except WorkspaceError as error:  # one table's trouble must not keep the others back
             refused.append(error)
-    if refused:
-        raise refused[0]
-    return Committed(num_rows, repeated)
+    return Committed(num_rows, repeated, refused[0] if refused else None)

@@ -50,7 +50,8 @@ class Node:
         return record("toy", request_id) | {"at": self.now} | paid
 
     def settle(self) -> int:
-        return settle_abandoned(self.accounts, self.workspace, self.now + timedelta(minutes=1))
+        later = self.now + timedelta(minutes=1)
+        return settle_abandoned(self.accounts, self.log, self.workspace, later)
 
     def listed(self) -> list[Spending]:
         return spending(self.accounts, self.workspace)
@@ -159,6 +160,28 @@ def test_where_nothing_was_spent_that_is_said(capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr()
     assert "nothing was spent" in told.out
     assert "next: " in told.err
+
+
+def test_what_could_not_be_given_back_while_loans_were_settled_is_later(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Spool(node.folder), Spool(node.folder)
+    one, other = node.lend(100), node.lend(100)
+    first.append([node.row("twice", one)])
+    die(first)
+    second.append([node.row("twice", other)])
+    second.close()
+    node.accounts.close(other, COST)
+
+    def away(loan_id: str, amount: int) -> None:
+        raise OSError("no database")
+
+    monkeypatch.setattr(node.accounts, "give_back", away)
+    with pytest.raises(OSError, match="no database"):
+        node.settle()
+    monkeypatch.undo()
+    assert node.settle() == 1
+    assert node.figures() == (COST, 0, COST)
 
 
 @pytest.mark.parametrize("survivor_ends", ["before", "after", "by its death"])

@@ -1,12 +1,17 @@
 """A node's writers together: several endpoints, feedback, and what another process left behind."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable
 from log_case import NOON, die, record
 
+from rayapp.errors import WorkspaceError
 from rayapp.observe.node_log import NodeLog
 from rayapp.observe.predictions import (
     FEEDBACK,
@@ -18,6 +23,7 @@ from rayapp.observe.predictions import (
     read_feedback,
     read_predictions,
 )
+from rayapp.observe.spool import Spool
 from rayapp.schemas.data import Column
 from rayapp.storage import Workspace
 
@@ -120,6 +126,58 @@ def test_endpoints_are_committed_together(tmp_path: Path) -> None:
     append("q2", "a")
     assert log.commit() == 1
     assert read_predictions(uri).num_rows == 6
+
+
+def paid(request_id: str, loan_id: str) -> dict[str, object]:
+    spent = {"tenant": "acme", "cost_nano_usd": 10, "loan_id": loan_id}
+    return record("a", request_id) | {"at": datetime.now(UTC)} | spent
+
+
+def answered_twice(log: NodeLog, workspace: Workspace, num_requests: int = 1) -> None:
+    """One gateway died with its answers in the table, and another one answered the requests again,
+    each from a loan of its own."""
+    first, second = (Spool(workspace.spool("a") / PREDICTIONS_TABLE) for _ in range(2))
+    numbers = range(num_requests)
+    first.append([paid(f"q{number}", "dead") for number in numbers])
+    assert log.commit() == num_requests
+    die(first)
+    second.append([paid(f"q{number}", f"loan-{number}") for number in numbers])
+    second.close()
+
+
+def test_a_table_that_is_refused_keeps_back_nothing_that_is_given_back(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    given: list[Mapping[str, int]] = []
+    log = NodeLog(workspace, on_repeated=given.append)
+    answered_twice(log, workspace)
+    log.prompts("a").append([record("a", "q")])
+    (tmp_path / "tables" / "prompts").write_text("no table")
+    for _ in range(2):
+        with pytest.raises(WorkspaceError, match="prompts"):
+            log.commit()
+    assert given == [{"loan-0": 10}]
+
+
+def test_what_could_not_be_given_back_is_at_the_next_commit(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    given: Counter[str] = Counter()
+    is_away = [True]
+
+    def give_back(costs: Mapping[str, int]) -> None:
+        if is_away[0] and given:
+            raise OSError("no database")
+        given.update(costs)
+
+    log = NodeLog(workspace, on_repeated=give_back)
+    answered_twice(log, workspace, num_requests=3)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no database"):
+            log.commit()
+    assert len(given) == 1
+    is_away[0] = False
+    for _ in range(2):
+        log.commit()
+    assert given == {f"loan-{number}": 10 for number in range(3)}
 
 
 def test_a_record_that_is_no_row_keeps_back_no_other(tmp_path: Path) -> None:
