@@ -117,7 +117,7 @@ class Gateway(Front):
         require_content_type(call.request, (b"application/json", b"application/octet-stream"))
         length = call.request.headers.get(LENGTH_HEADER)
         parse = partial(parse_oip, header_length=length, max_rows=self._config.max_rows)
-        name, ask, reply = await self._predict(call, parse)
+        name, ask, reply = await self._predict(call, parse, b"oip" + (length or b""))
         body, json_length = render_oip(
             name,
             ask.parsed,
@@ -135,12 +135,12 @@ class Gateway(Front):
     async def _mlflow(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
         parse = partial(parse_mlflow, max_rows=self._config.max_rows)
-        name, ask, reply = await self._predict(call, parse)
+        name, ask, reply = await self._predict(call, parse, b"mlflow")
         response = Response(200, render_mlflow(reply.scores_NK, reply.schema))
         return _answered(name, response, ask, reply)
 
     async def _predict(
-        self, call: Call, parse: Callable[[bytes], Parsed]
+        self, call: Call, parse: Callable[[bytes], Parsed], protocol: bytes
     ) -> tuple[str, Ask, Reply]:
         name, endpoint = self._directory.endpoint(call.endpoint, call.version)
         with self._deadlines.within(call.deadline_s):
@@ -150,6 +150,7 @@ class Gateway(Front):
                 parsed = await aside(partial(parse, body), is_long)
             headers = call.request.headers
             ask = Ask(call.request_id, body, parsed, is_long, call.deadline_s, headers, call.tenant)
+            ask.protocol = protocol
             call.ask = ask
             reply = await endpoint.predict(ask)
         # from here on there is an answer: what is recorded is also sent

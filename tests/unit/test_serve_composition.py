@@ -17,6 +17,7 @@ from rayapp.serve.follow import release_key
 from serve_apps.predict import named_releases
 
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
+INFER = f"/v2/models/{ENDPOINT}/infer"
 BODY = {"dataframe_records": [ROW]}
 OTHER = "b" * 64
 THIRD = "c" * 64
@@ -134,6 +135,17 @@ async def test_an_arm_may_have_fewer_columns_where_it_is_another_endpoint(
     case.follower.refresh()
     answer = await score(case)
     assert (answer.status_code, answer.headers["x-release"]) == (200, "basic-1")
+
+
+async def test_a_cached_answer_is_of_the_protocol_that_asked(bundles: dict[str, Path]) -> None:
+    case = started(bundles, cache={})
+    body = oip_body([ROW])
+    async with case.client() as client:
+        asked = [await client.post(INFER, json=body) for _ in range(2)]
+        other = await client.post(SCORE, json=body)
+    assert [answer.status_code for answer in asked] == [200, 200]
+    assert other.status_code == 422  # rows with the columns `name`, `shape`, …
+    assert case.meter.lookups == [False, True, False]
 
 
 async def test_nobody_is_blamed_for_what_an_arm_did(bundles: dict[str, Path]) -> None:

@@ -469,6 +469,14 @@ async def test_equal_bodies_are_answered_once() -> None:
     assert len(inner.asks) == 3
 
 
+async def test_equal_bodies_that_are_read_in_different_ways_are_different_questions() -> None:
+    inner = Scripted("a")
+    cached = Cached(inner)
+    for protocol in (b"mlflow", b"oip", b"oip40", b"oip"):
+        await outcome(cached.cache, ask(protocol=protocol))
+    assert cached.lookups == [False, False, False, True]
+
+
 async def test_no_answer_outlives_its_release() -> None:
     inner = Scripted("a")
     cached = Cached(inner)

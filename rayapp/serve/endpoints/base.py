@@ -99,7 +99,8 @@ class Ask:
     """One request on its way. is_long: its rows are better looked at in a thread. deadline_s: of
     time.monotonic. headers: of the request, names in lower case. tenant: of the key it came with.
     looked_up: stands for the feature values that were added to what the caller sent; feature_age_s:
-    the age of the oldest."""
+    the age of the oldest. protocol: by which the body was read, with what was told of it beside
+    it."""
 
     request_id: str
     body: bytes
@@ -111,6 +112,7 @@ class Ask:
     assignment: Assignment | None = None
     looked_up: bytes = b""
     feature_age_s: float | None = None
+    protocol: bytes = b""
 
     @property
     def unit(self) -> str | None:

@@ -12,12 +12,12 @@ from rayapp.serve.endpoints.kept import Kept
 
 _ROW_BYTES, _VALUE_BYTES = 1024, 96
 """About what a row of plain Python weighs, and each value in it."""
-Key = tuple[str, str | None, bytes]
+Key = tuple[str, str | None, bytes, bytes]
 
 
 class Cache:
-    """Exact: the key is the release that would answer, the tenant, every byte of the body, and the
-    feature values that were looked up.
+    """Exact: the key is the release that would answer, the tenant, the protocol, every byte of the
+    body, and the feature values that were looked up.
     Requests that come while the same question is being answered wait for that answer (single
     flight). Bounded in bytes, the longest unused go first; a moved champion has another key, so no
     answer outlives it.
@@ -50,7 +50,7 @@ class Cache:
             return await self._inner.predict(ask)
         question = hashlib.blake2b(ask.body, digest_size=20)
         question.update(ask.looked_up)
-        key = (release_id, ask.tenant, question.digest())
+        key = (release_id, ask.tenant, ask.protocol, question.digest())
         kept = self._kept.get(key)
         if kept is not None:
             self._on_lookup(True)
