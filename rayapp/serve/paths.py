@@ -11,8 +11,9 @@ from rayapp.serve.call import Answer, Call
 Handler = Callable[[Call], Awaitable[Answer]]
 Route = Mapping[str, Handler]
 """What may be done at a path, by method."""
-MAX_PATHS = 4096
-"""So many distinct ones are remembered with what they mean."""
+MAX_PATHS, MAX_CHARS = 4096, 256
+"""So many distinct ones are remembered with what they mean, and none that is longer: callers choose
+what they send."""
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
 
@@ -45,9 +46,10 @@ class Paths:
         routed = self._known.get(path)
         if routed is None:
             routed = self._look_up(path)
-            if len(self._known) >= MAX_PATHS:  # callers choose what they send
-                self._known.clear()
-            self._known[path] = routed
+            if len(path) <= MAX_CHARS:
+                if len(self._known) >= MAX_PATHS:
+                    self._known.clear()
+                self._known[path] = routed
         return routed
 
     def _look_up(self, path: str) -> Routed:
