@@ -88,6 +88,10 @@ class Front(ABC):
         as far as anybody can say."""
 
     @abstractmethod
+    def _asks_a_model(self, call: Call) -> bool:
+        """Whether it counts as an endpoint's request, whatever comes of it."""
+
+    @abstractmethod
     async def _drained(self) -> None:
         """Once no request is being answered any more, and none will come."""
 
@@ -164,9 +168,11 @@ class Front(ABC):
         endpoint, release_id = answer.endpoint, answer.release_id
         if release_id is None:
             endpoint, release_id = self._blamed(call)
+        shown_id = release_id if self._may_look(call) else None
+        if not self._asks_a_model(call):
+            endpoint = release_id = None
         if call.span is not None:
             note_answer(call.span, answer, endpoint, release_id)
-        shown_id = release_id if self._may_look(call) else None
         await respond(send, answer.response, _receipt(call, answer, shown_id, sends_request_id))
         self._count(call, answer, endpoint or "none", release_id or "none")
 

@@ -27,7 +27,7 @@ from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
 from rayapp.serve.front import Front
-from rayapp.serve.paths import Paths, Routed, name_in
+from rayapp.serve.paths import Paths, Routed, asks_a_model, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.span import Tracer, step
 from rayapp.serve.wire.feedback import parse_feedback
@@ -107,6 +107,9 @@ class Gateway(Front):
 
     def _blamed(self, call: Call) -> tuple[str | None, str | None]:
         return self._directory.blamed(name_in(call.request.path))
+
+    def _asks_a_model(self, call: Call) -> bool:
+        return asks_a_model(call.request.path)
 
     async def _drained(self) -> None:
         await self._directory.drain()

@@ -16,6 +16,7 @@ MAX_PATHS, MAX_CHARS = 4096, 256
 what they send."""
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
+_OF_ENDPOINTS = ("/v2/models/", "/endpoints/")
 
 
 class Routed(NamedTuple):
@@ -80,6 +81,13 @@ class Paths:
         ):
             for path, route in routes.items():
                 yield from (f"{method} {prefix}{path}" for method in route)
+
+
+def asks_a_model(path: str) -> bool:
+    """Whether an endpoint's model is asked there, and not only what there is."""
+    if path == "/invocations":
+        return True
+    return path.endswith(("/infer", "/invocations")) and path.startswith(_OF_ENDPOINTS)
 
 
 def name_in(path: str) -> str | None:

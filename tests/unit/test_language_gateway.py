@@ -47,6 +47,7 @@ async def test_models_are_listed_and_looked_up(case: LanguageCase, prefix: str) 
     assert one.json() == listed["data"][0]
     assert one.json()["object"] == "model"
     assert one.headers["x-release"] == DIGEST
+    assert {endpoint for endpoint, _, _ in case.meter.requests} == {"none"}  # no model was asked
 
 
 @pytest.mark.parametrize("path", ["/v1/models/huge", "/v1/models/a/b"])

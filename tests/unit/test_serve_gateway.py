@@ -613,6 +613,21 @@ async def test_tritons_client_is_told_errors_as_one_text(case: Case, agent: str)
     assert error_of(mlflow)[0] == 400
 
 
+async def test_only_what_asks_a_model_counts_as_an_endpoints_request(case: Case) -> None:
+    about = [*case.app.open_paths, "/", "/v2", "/openapi.json", "/nothing", "/nothing/infer"]
+    about += [f"/v2/models/{ENDPOINT}", f"/v2/models/{ENDPOINT}/ready"]
+    async with case.client() as client:
+        told = [await client.get(path) for path in about]
+        told.append(await client.post("/feedback", json={"request_id": "q", "label": 1}))
+        assert {endpoint for endpoint, _, _ in case.meter.requests} == {"none"}
+        assert {answer.headers["x-release"] for answer in told} == {"r1"}
+        case.meter.requests.clear()
+        for path in (INFER, SCORE, "/invocations"):
+            await client.post(path, json={})
+        await client.get(INFER)
+    assert case.meter.requests == [(ENDPOINT, "r1", status) for status in (400, 400, 400, 405)]
+
+
 async def test_what_haproxy_kept_out_is_counted(case: Case) -> None:
     async with case.client() as client:
         for told in ("7", "12", "", "-1", "9" * 30, "x"):

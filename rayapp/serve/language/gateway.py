@@ -140,6 +140,9 @@ class LanguageGateway(Front):
             return None, None
         return name, self._models.intended(name)
 
+    def _asks_a_model(self, call: Call) -> bool:
+        return call.route in KINDS
+
     async def _drained(self) -> None:
         await self._models.drain()
         await self._payers.drain()
