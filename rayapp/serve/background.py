@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -18,9 +19,10 @@ REFRESH_S = 0.5
 class Background:
     """Runs with the server: starts before the first request, stops after the last.
 
-    refresh and commit block, so each runs in a thread. refresh must not raise; it is told how long
-    to wait for what it began, None for as long as it takes. flush is the last commit, which also
-    waits for another process of this node that is committing.
+    refresh and commit block, so each runs in a thread; refresh in one of its own, since a revoked
+    key must not wait behind the long bodies that share asyncio's. refresh must not raise; it is
+    told how long to wait for what it began, None for as long as it takes. flush is the last commit,
+    which also waits for another process of this node that is committing.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Background:
         self._commit_every_s = commit_every_s
         self._flush = flush
         self._committing = threading.Lock()
+        self._looking = ThreadPoolExecutor(1, thread_name_prefix="lookout")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def lifespan(
@@ -58,13 +61,11 @@ class Background:
                 return
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._refresh, None)
-        refresh = partial(self._refresh, REFRESH_S)
+        await asyncio.get_running_loop().run_in_executor(self._looking, self._refresh, None)
+        refresh, commit = partial(self._refresh, REFRESH_S), partial(self._alone, self._commit)
         self._tasks = [
-            asyncio.create_task(self._every(self._follow_every_s, refresh)),
-            asyncio.create_task(
-                self._every(self._commit_every_s, partial(self._alone, self._commit))
-            ),
+            asyncio.create_task(self._every(self._follow_every_s, refresh, self._looking)),
+            asyncio.create_task(self._every(self._commit_every_s, commit)),
         ]
 
     async def stop(self) -> None:
@@ -72,12 +73,17 @@ class Background:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self._looking.shutdown(wait=False)
         await asyncio.to_thread(self._logged, partial(self._alone, self._flush))
 
-    async def _every(self, seconds: float, work: Callable[[], object]) -> None:
+    async def _every(
+        self, seconds: float, work: Callable[[], object], threads: Executor | None = None
+    ) -> None:
+        """threads: None for asyncio's own."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(self._logged, work)
+            await loop.run_in_executor(threads, self._logged, work)
 
     def _alone(self, work: Callable[[], object]) -> None:
         """A commit whose task was cancelled still runs in its thread, and the last one waits."""

@@ -3,9 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from serving_case import until
 
 from rayapp.serve.background import Background
 
@@ -25,6 +27,24 @@ async def stopped(background: Background, drain: Callable[[], Awaitable[None]] =
         pass
 
     await background.lifespan(receive, send, drain)
+
+
+async def test_the_look_out_waits_for_nobodys_rows() -> None:
+    """Long bodies are parsed in asyncio's own threads, and there may be more of them."""
+    looked, parsed = threading.Event(), threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    background = Background(
+        lambda patience_s: looked.set(), 0.001, lambda: None, 3600, lambda: None
+    )
+    parsing = asyncio.create_task(asyncio.to_thread(parsed.wait))
+    try:
+        await asyncio.wait_for(background.start(), 10)
+        looked.clear()
+        await until(looked.is_set)
+    finally:
+        parsed.set()
+        await parsing
+        await background.stop()
 
 
 async def test_a_drain_that_fails_does_not_keep_back_the_last_commit() -> None:

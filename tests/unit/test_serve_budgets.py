@@ -4,6 +4,7 @@ refunded where there is none; over all gateways together never more than the bud
 import asyncio
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,21 @@ async def test_a_loan_is_returned_soon_though_nobody_asks(
     assert await asyncio.to_thread(closed.wait, 10)
     (account,) = accounts.all()
     assert (account.spent, account.lent) == (CENT, 0)
+
+
+async def test_a_loan_waits_for_nobodys_rows(accounts: Accounts) -> None:
+    """Long bodies are parsed in asyncio's own threads, and there may be more of them."""
+    parsed = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    parsing = asyncio.create_task(asyncio.to_thread(parsed.wait))
+    budgets = make_budgets(accounts)
+    try:
+        (await asyncio.wait_for(budgets.reserve(None, CENT), 10)).settle()
+        await asyncio.wait_for(budgets.drain(), 10)
+    finally:
+        parsed.set()
+        await parsing
+    assert (accounts.all()[0].spent, accounts.all()[0].lent) == (CENT, 0)
 
 
 async def test_a_busy_tenant_borrows_more_at_a_time(accounts: Accounts) -> None:

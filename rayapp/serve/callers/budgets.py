@@ -17,6 +17,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -169,7 +170,11 @@ class _Wallet:
 
 @dataclass
 class Budgets:
-    """One gateway's side. deadline_s: the most that a request may take."""
+    """One gateway's side. deadline_s: the most that a request may take.
+
+    The bank is asked in a thread of its own: who waits for a loan must not wait behind the long
+    bodies that share asyncio's.
+    """
 
     config: PeriodConfig
     bank: Bank
@@ -178,6 +183,7 @@ class Budgets:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _wallets: dict[str, _Wallet] = field(default_factory=dict)
     _closing: set["asyncio.Task[None]"] = field(default_factory=set)
+    _asking: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "bank"))
 
     async def reserve(self, tenant: str | None, amount: int) -> Charge:
         """Raises RequestError 429 where the tenant's budget does not cover it, and Unavailable
@@ -231,7 +237,8 @@ class Budgets:
             until = now + timedelta(seconds=lives_s)
             period = period_of(self.config.period, now)
             try:
-                loan = await asyncio.to_thread(
+                loan = await asyncio.get_running_loop().run_in_executor(
+                    self._asking,
                     self.bank.lend,
                     name,
                     period,
@@ -271,7 +278,9 @@ class Budgets:
         loan_id, spent = purse.loan.loan_id, purse.spent
         while self.clock_s() < purse.void_at_s:
             try:
-                is_ours = await asyncio.to_thread(self.bank.close, loan_id, spent)
+                is_ours = await asyncio.get_running_loop().run_in_executor(
+                    self._asking, self.bank.close, loan_id, spent
+                )
             except Exception:  # by its end it will be settled by the prediction log
                 log.exception("loan_not_returned", extra={"loan": loan_id})
                 purse.was_returned.set()
