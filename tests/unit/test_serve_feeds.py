@@ -234,6 +234,26 @@ async def test_while_it_is_stale_another_release_answers_and_says_why(
     assert case.predictions.records[2].get("feature_age_s") is None
 
 
+async def test_long_requests_are_filled_beside_the_event_loop(
+    bundles: dict[str, Path], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.publish()
+    case = started(bundles, store)
+    threads: list[threading.Thread] = []
+    find = lookup._Filler._found
+
+    def noting(values: Values, key: Any) -> Any:
+        threads.append(threading.current_thread())
+        return find(values, key)
+
+    monkeypatch.setattr(lookup._Filler, "_found", staticmethod(noting))
+    await score(case, KEYED)
+    assert (await score(case, *[KEYED] * 1000)).status_code == 200
+    is_here = [thread is threading.current_thread() for thread in threads]
+    assert (len(is_here), is_here[0], any(is_here[1:])) == (1001, True, False)
+    assert case.meter.feature_reads == [True, True]
+
+
 @pytest.mark.parametrize("is_published", [True, False])
 async def test_a_declared_answer_stands_in_for_a_row_without_its_features(
     bundles: dict[str, Path], store: Store, is_published: bool

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from operator import is_
 from typing import Any
 
 from rayapp.errors import RequestError
 from rayapp.schemas.model import BundleSchema
+from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply, StaleFeature
 from rayapp.serve.feeds import Feed, Values
 from rayapp.serve.tracing.span import step
@@ -57,18 +59,18 @@ class LookUp:
         if schema is None:
             return await self._inner.predict(ask)
         with step("features"):
-            filled = self._filled(ask, schema)
+            filled = await self._filled(ask, schema)
         try:
             return await self._inner.predict(filled)
         finally:  # the caller's own ask goes on to a stand-in, or to the log
             ask.assignment, ask.feature_age_s = filled.assignment, filled.feature_age_s
 
-    def _filled(self, ask: Ask, schema: BundleSchema) -> Ask:
+    async def _filled(self, ask: Ask, schema: BundleSchema) -> Ask:
         plan = self._plan(schema)
         now = self._now()
         filler = _Filler(plan, schema, now)
         try:
-            parsed = filler.fill(ask.parsed)
+            parsed = await aside(partial(filler.fill, ask.parsed), ask.is_long)
         except StaleFeature:
             self._on_read(False)
             raise
