@@ -13,7 +13,8 @@
     │   ├── ContaminationRefused held-out questions occur in the training data
     │   ├── JudgeRefused         a judge's verdicts say nothing that could be relied on
     │   ├── GateRefused          an evaluation did not pass its gates
-    │   ├── ChampionMoved        somebody else promoted meanwhile
+    │   ├── PointerMoved         somebody else moved a pointer of the ledger meanwhile
+    │   │   └── ChampionMoved        by promoting
     │   └── TamperedError        an artefact is not what its digest or signature says
     ├── DeadlineExceeded     the time that a request was given is over
     └── Unavailable          retryable: the only kind that a retry may catch
@@ -108,7 +109,11 @@ class GateRefused(Refused):
     pass
 
 
-class ChampionMoved(Refused):
+class PointerMoved(Refused):
+    pass
+
+
+class ChampionMoved(PointerMoved):
     pass
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rayapp.database import Database
-from rayapp.errors import ChampionMoved, TamperedError
+from rayapp.errors import PointerMoved, TamperedError
 from rayapp.schemas.operations import Event, EventKind, Pointer, Problem
 from rayapp.schemas.record import canonical_json
 from rayapp.storage import Workspace, sha256
@@ -120,7 +120,7 @@ class Ledger:
         payload: dict[str, Any],
     ) -> Pointer:
         """Point `name` at `target` if its revision is still `expected_revision` (0: not there yet),
-        and append the event, both or neither. Raises ChampionMoved."""
+        and append the event, both or neither. Raises PointerMoved."""
         with self._writing() as connection:
             moved = _pointers.update().where(
                 _pointers.c.name == name, _pointers.c.revision == expected_revision
@@ -130,10 +130,10 @@ class Ledger:
             ).first()
             found = current.revision if current is not None else 0
             if found != expected_revision:
-                raise ChampionMoved(
+                raise PointerMoved(
                     f"{name} is at revision {found} ({current.target if current else None!r}), "
-                    f"this run began at revision {expected_revision}",
-                    "somebody else promoted meanwhile: run again to compare with their release",
+                    f"this began at revision {expected_revision}",
+                    "somebody else changed it meanwhile: look at what they did, and run it again",
                 )
             new = Pointer(name=name, target=target, revision=expected_revision + 1)
             if current is None:

@@ -54,7 +54,10 @@ def rotate(
     """Make another key for the same tenant and role, and revoke this one."""
     from rayapp.govern.keys import rotate_key
 
-    _print_key(*rotate_key(own_ledger(), key_id, keep_old), json)
+    rotated = rotate_key(own_ledger(), key_id, keep_old)
+    _print_key(rotated.text, rotated.key, json)
+    if rotated.failure is not None:
+        raise rotated.failure
 
 
 @keys_app.command

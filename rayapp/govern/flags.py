@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rayapp.config.routing import FlagConfig, FlagsConfig
-from rayapp.errors import ChampionMoved, Refused, UserError
+from rayapp.errors import PointerMoved, Refused, UserError
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import Event, EventKind
 from rayapp.schemas.record import Record
@@ -71,7 +71,7 @@ def publish_flags(ledger: Ledger, config: FlagsConfig) -> bool:
         ledger.move_pointer(
             FLAGS_POINTER, new.content_digest(), revision, EventKind.FLAGS_PUBLISHED, payload
         )
-    except ChampionMoved as error:
+    except PointerMoved as error:
         raise Refused(
             f"somebody else published flags meanwhile: {error.what}", "run the same command again"
         ) from None

@@ -8,8 +8,9 @@ champions: a change reaches them within a second, and the audit holds every poin
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 
-from rayapp.errors import UserError
+from rayapp.errors import PointerMoved, RayappError, Refused, UserError, WorkspaceError
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.traffic import KEY_POINTER, ApiKey, Role
@@ -36,21 +37,47 @@ def create_key(ledger: Ledger, tenant: str, role: Role) -> tuple[str, ApiKey]:
     return f"rk_{key.key_id}_{secret}", key
 
 
-def rotate_key(ledger: Ledger, key_id: str, keeps_old: bool) -> tuple[str, ApiKey]:
+@dataclass(frozen=True)
+class Rotated:
+    """text, key: as create_key gives them. failure: why the old key still stands, where it should
+    not."""
+
+    text: str
+    key: ApiKey
+    failure: WorkspaceError | None = None
+
+
+def rotate_key(ledger: Ledger, key_id: str, keeps_old: bool) -> Rotated:
     """A new key for the same tenant and role; the old one is revoked after it, or kept for callers
-    that still change over. Raises UserError."""
+    that still change over. Once the new one is made it is returned, whatever comes of the old one:
+    its secret could be told nobody later. Raises UserError where there is no old one."""
     _, old = _existing(ledger, key_id)
-    made = create_key(ledger, old.tenant, old.role)
-    if not keeps_old:
-        revoke_key(ledger, key_id)
-    return made
+    text, key = create_key(ledger, old.tenant, old.role)
+    try:
+        if not keeps_old:
+            revoke_key(ledger, old.key_id)
+    except Exception as error:  # noqa: BLE001 - a database driver's own errors too
+        reason = error.what if isinstance(error, RayappError) else repr(error)
+        failure = WorkspaceError(
+            f"the new key is made, but the old one, {old.key_id!r}, still stands: {reason}",
+            f"see it: rayapp keys list; end it: rayapp keys revoke {old.key_id}",
+        )
+        return Rotated(text, key, failure)
+    return Rotated(text, key)
 
 
 def revoke_key(ledger: Ledger, key_id: str) -> ApiKey:
-    """Raises UserError for a key that is not known, or revoked already."""
+    """Raises UserError for a key that is not known, or revoked already; Refused where somebody else
+    revokes it meanwhile."""
     pointer, key = _existing(ledger, key_id)
     revoked = key.model_copy(update={"is_revoked": True})
-    _move(ledger, revoked, pointer.revision, EventKind.KEY_REVOKED)
+    try:
+        _move(ledger, revoked, pointer.revision, EventKind.KEY_REVOKED)
+    except PointerMoved:
+        raise Refused(
+            f"somebody else changed key {key.key_id!r} meanwhile",
+            "see what it is now: rayapp keys list",
+        ) from None
     return revoked
 
 

@@ -1,6 +1,6 @@
 """Moving the champion: only a signed release whose every gate passed, only by compare-and-set."""
 
-from rayapp.errors import GateRefused
+from rayapp.errors import ChampionMoved, GateRefused, PointerMoved
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.record import short
@@ -46,6 +46,11 @@ def promote(ledger: Ledger, signed: SignedManifest, expected_revision: int) -> P
         "release_id": signed.release_id,
         "previous": before.target if before is not None else None,
     }
-    return ledger.move_pointer(
-        name, signed.release_id, expected_revision, EventKind.CHAMPION_MOVED, payload
-    )
+    try:
+        return ledger.move_pointer(
+            name, signed.release_id, expected_revision, EventKind.CHAMPION_MOVED, payload
+        )
+    except PointerMoved as error:
+        raise ChampionMoved(
+            error.what, "somebody else promoted meanwhile: run again to compare with their release"
+        ) from None

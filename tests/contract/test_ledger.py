@@ -8,7 +8,7 @@ import pgserver
 import pytest
 import sqlalchemy as sa
 
-from rayapp.errors import ChampionMoved, WorkspaceError
+from rayapp.errors import PointerMoved, WorkspaceError
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
 
@@ -51,7 +51,7 @@ def _write(url: str, anchors: Path, name: str) -> None:
 def _move(url: str, anchors: Path, name: str) -> None:
     try:
         Ledger(url, name, anchors).move_pointer("champion/x", name, 0, EventKind.CHAMPION_MOVED, {})
-    except ChampionMoved:
+    except PointerMoved:
         raise SystemExit(3) from None
 
 

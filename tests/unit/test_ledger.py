@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rayapp.errors import ChampionMoved, WorkspaceError
+from rayapp.errors import PointerMoved, WorkspaceError
 from rayapp.ledger import Ledger, anchors_of
 from rayapp.schemas.operations import EventKind
 from rayapp.storage import Workspace
@@ -86,8 +86,9 @@ def test_pointer_moves_only_from_the_expected_revision(ledger: Ledger) -> None:
     name = "champion/flight-delay"
     assert ledger.pointer(name) is None
     ledger.move_pointer(name, "a", 0, EventKind.CHAMPION_MOVED, {})
-    with pytest.raises(ChampionMoved, match="revision 1"):
+    with pytest.raises(PointerMoved, match="revision 1") as moved:
         ledger.move_pointer(name, "b", 0, EventKind.CHAMPION_MOVED, {})
+    assert "promoted" not in str(moved.value)  # pointers say who has a key, too
     assert ledger.move_pointer(name, "b", 1, EventKind.CHAMPION_MOVED, {}).revision == 2
     moves = ledger.events(EventKind.CHAMPION_MOVED)
     assert [m.payload["target"] for m in moves] == ["a", "b"]

@@ -68,7 +68,7 @@ def test_no_verdict_is_no_pass() -> None:
 
 def test_of_two_that_compared_with_the_same_champion_one_wins(ledger: Ledger) -> None:
     assert promote(ledger, _signed("r1", PASSED), 0).revision == 1
-    with pytest.raises(ChampionMoved):
+    with pytest.raises(ChampionMoved, match="run again to compare with their release"):
         promote(ledger, _signed("r2", PASSED), 0)
     pointer = ledger.pointer(champion_pointer("flight-delay"))
     assert pointer is not None

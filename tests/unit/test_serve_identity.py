@@ -1,15 +1,19 @@
 """API keys: made and revoked in the ledger, and what a gateway makes of them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
+from rayapp.cli import keys as cli_keys
+from rayapp.cli.app import main
 from rayapp.config.serving import ServingConfig
-from rayapp.errors import RequestError, TamperedError, UserError
+from rayapp.errors import Refused, RequestError, TamperedError, UserError
 from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
 from rayapp.ledger import Ledger
-from rayapp.schemas.operations import EventKind
+from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.traffic import ApiKey, Role
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.storage import Workspace
@@ -58,14 +62,61 @@ def test_a_secret_is_kept_nowhere(ledger: Ledger) -> None:
 
 def test_a_key_is_exchanged(ledger: Ledger) -> None:
     old_text, old = create_key(ledger, "acme", "reader")
-    kept_text, kept = rotate_key(ledger, old.key_id, keeps_old=True)
-    new_text, new = rotate_key(ledger, kept.key_id, keeps_old=False)
+    kept = rotate_key(ledger, old.key_id, keeps_old=True)
+    new = rotate_key(ledger, kept.key.key_id, keeps_old=False)
     keys = ring(ledger)
-    assert {keys.identify(bearer(t)).tenant for t in (old_text, new_text)} == {"acme"}  # type: ignore[union-attr]
+    assert {keys.identify(bearer(t)).tenant for t in (old_text, new.text)} == {"acme"}  # type: ignore[union-attr]
     with pytest.raises(RequestError):
-        keys.identify(bearer(kept_text))
-    assert [key.role for key in (old, kept, new)] == ["reader"] * 3
+        keys.identify(bearer(kept.text))
+    assert [key.role for key in (old, kept.key, new.key)] == ["reader"] * 3
     assert [key.is_revoked for key in list_keys(ledger)] == [False, False, True]
+    assert (kept.failure, new.failure) == (None, None)
+
+
+class Full(Ledger):
+    """Its disk is, once a key was made."""
+
+    def move_pointer(self, *move: Any) -> Pointer:
+        if EventKind.KEY_REVOKED in move:
+            raise OSError(28, "No space left on device")
+        return super().move_pointer(*move)
+
+
+def test_a_new_key_is_told_though_the_old_one_could_not_be_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    ledger = Full.of(Workspace(str(tmp_path)), "test")
+    old_text, old = create_key(ledger, "acme", "caller")
+    monkeypatch.setattr(cli_keys, "own_ledger", lambda: ledger)
+    assert main(["keys", "rotate", old_text, "--json"]) == 2
+    told = capsys.readouterr()
+    keys = ring(ledger)
+    for text in (old_text, json.loads(told.out)["key"]):
+        assert keys.identify(bearer(text)) is not None
+    assert f"the old one, '{old.key_id}', still stands" in told.err
+    assert "No space left on device" in told.err
+    assert f"rayapp keys revoke {old.key_id}" in told.err
+    assert old_text not in told.err
+
+
+def test_two_who_revoke_at_once_are_not_told_of_a_promotion(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = create_key(ledger, "acme", "caller")
+    pointer = ledger.pointer
+
+    def meanwhile(name: str) -> Any:
+        found = pointer(name)
+        monkeypatch.undo()
+        revoke_key(ledger, key.key_id)
+        return found
+
+    monkeypatch.setattr(ledger, "pointer", meanwhile)
+    with pytest.raises(Refused, match="somebody else changed key") as refused:
+        revoke_key(ledger, key.key_id)
+    assert "promoted" not in str(refused.value)
+    assert key.secret_sha256 not in str(refused.value)
 
 
 @pytest.mark.parametrize("tenant", ["", "Acme", "a b", "-a", "a" * 64, "../x"])
