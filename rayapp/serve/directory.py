@@ -2,7 +2,7 @@
 configuration puts around them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 from rayapp.config.choosing import row_nano_usd
 from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
@@ -56,7 +56,11 @@ class Directory:
         self._endpoints = {name: self._built(name) for name in config.endpoints}
 
     def names(self) -> list[str]:
-        return sorted(self._config.endpoints or self._follower.endpoints)
+        return sorted(self._names())
+
+    def _names(self) -> Set[str]:
+        """Nothing is sorted or copied: each request that is refused looks."""
+        return self._config.endpoints.keys() or self._follower.endpoints
 
     def releases(self) -> dict[str, str | None]:
         """Endpoint → the id of its champion, None where it could not be loaded."""
@@ -125,10 +129,10 @@ class Directory:
         """Of a request that was refused: the endpoint, that of the name or the only one; and the
         release that would have answered, None where nobody can say, as where it is chosen among
         several."""
-        names = self.names()
+        names = self._names()
         if name is None and len(names) == 1:
-            name = names[0]
-        if name not in names:
+            (name,) = names
+        if name is None or name not in names:
             return None, None
         config = self._config.endpoints.get(name)
         champion = self._follower.current.get(name)
@@ -138,20 +142,20 @@ class Directory:
 
     def resolve(self, name: str | None) -> str:
         """The endpoint of this name, or the only one. Raises RequestError 404."""
-        names = self.names()
+        names = self._names()
         if name is None:
             if len(names) > 1:
                 raise RequestError(
                     f"this server answers for {len(names)} endpoints",
-                    f"name one: /endpoints/NAME/invocations of {names}",
+                    f"name one: /endpoints/NAME/invocations of {sorted(names)}",
                     404,
                     "unknown_endpoint",
                 )
-            return names[0] if names else ""
+            return next(iter(names), "")
         if names and name not in names:
             raise RequestError(
                 f"there is no endpoint {shown(name)}",
-                f"endpoints are {names}",
+                f"endpoints are {sorted(names)}",
                 404,
                 "unknown_endpoint",
                 name,
@@ -191,7 +195,7 @@ class Directory:
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             endpoint = self._built(name)
-            if name in self.names():  # else every name that is tried would be kept
+            if name in self._names():  # else every name that is tried would be kept
                 self._endpoints[name] = endpoint
         return name, endpoint
 

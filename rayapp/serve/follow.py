@@ -96,6 +96,15 @@ answer. Raises TamperedError, WorkspaceError or DataError."""
 OpenRelease = Open[Loaded]
 
 
+class _Seen:
+    """The endpoints of what a follower had at one moment."""
+
+    def __init__(self, current: Mapping[str, object], problems: Mapping[str, str]) -> None:
+        self.current, self.problems = current, problems
+        keys = {*current, *problems} - {LEDGER}
+        self.endpoints = frozenset(key for key in keys if key == endpoint_of(key))
+
+
 class ChampionFollower(Generic[R]):
     """`current` may be read from any thread; `refresh` blocks and runs off the event loop."""
 
@@ -115,12 +124,16 @@ class ChampionFollower(Generic[R]):
         self._swapping: dict[str, Future[None]] = {}
         self._executor = ThreadPoolExecutor(MOST_SWAPS, thread_name_prefix="swap")
         self._changing = threading.Lock()
+        self._seen = _Seen(self.current, self.problems)
 
     @property
     def endpoints(self) -> frozenset[str]:
-        """Those that have a champion, whether it could be loaded or not."""
-        keys = {*self.current, *self.problems} - {LEDGER}
-        return frozenset(key for key in keys if key == endpoint_of(key))
+        """Those that have a champion, whether it could be loaded or not. Each request that is
+        refused asks, so they are made out anew only when there is something else to see."""
+        seen, current, problems = self._seen, self.current, self.problems
+        if seen.current is not current or seen.problems is not problems:
+            self._seen = seen = _Seen(current, problems)
+        return seen.endpoints
 
     def refresh(self, patience_s: float | None = None) -> None:
         """Look at the pointers once, and swap in what has moved; what takes longer than patience_s

@@ -41,6 +41,18 @@ def test_the_pointer_decides(case: Case) -> None:
     assert case.follower.problems == {}
 
 
+def test_which_endpoints_there_are_is_made_out_once(case: Case) -> None:
+    assert case.follower.endpoints is case.follower.endpoints
+    case.promote("r1")
+    case.follower.refresh()
+    before = case.follower.endpoints
+    case.refusals["other"] = WorkspaceError("not there yet", "wait")
+    case.promote("other", endpoint="other")
+    case.follower.refresh()
+    assert case.follower.endpoints is case.follower.endpoints
+    assert (before, case.follower.endpoints) == ({ENDPOINT}, {ENDPOINT, "other"})
+
+
 def test_nothing_is_loaded_twice(case: Case) -> None:
     case.promote("r1")
     case.follower.refresh()

@@ -1,6 +1,8 @@
 """API keys: made and revoked in the ledger, and what a gateway makes of them."""
 
 import json
+from collections import UserDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.cli import keys as cli_keys
 from rayapp.cli.app import main
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import Refused, RequestError, TamperedError, UserError
 from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
 from rayapp.ledger import Ledger
@@ -235,6 +237,30 @@ async def test_nothing_is_answered_without_a_key_but_health_checks(
     assert {r.headers["www-authenticate"] for r in refused} == {"Bearer"}
     assert (ready.status_code, good.status_code) == (200, 200)
     assert [r["tenant"] for r in case.predictions.records] == ["acme"]
+
+
+class Listed(UserDict[str, EndpointConfig]):
+    """Counts how often somebody goes through it."""
+
+    num_times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.num_times += 1
+        return iter(self.data)
+
+
+async def test_a_refusal_goes_through_no_list_of_endpoints(
+    bundles: dict[str, Path], ledger: Ledger
+) -> None:
+    case, _ = started(bundles, ledger)
+    directory = case.app._directory
+    listed = Listed({ENDPOINT: EndpointConfig(), "other": EndpointConfig()})
+    directory._config = case.config.model_copy(update={"endpoints": listed})
+    async with case.client() as client:
+        refused = await client.post(SCORE, json=BODY)
+    assert (refused.status_code, listed.num_times) == (401, 0)
+    assert case.meter.requests == [(ENDPOINT, "r1", 401)]
+    assert (directory.names(), listed.num_times) == ([ENDPOINT, "other"], 1)
 
 
 @pytest.mark.parametrize("path", ["/ping", "/health", "/v2/health/ready"])
