@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from rayapp.errors import Unavailable
+from rayapp.schemas.traffic import STATIC
 from rayapp.serve.callers.budgets import Charge
 from rayapp.serve.endpoints.base import Ask, Reply, RowAnswer, propensity_of
 from rayapp.serve.tracing.span import CURRENT, parent_of
@@ -67,8 +68,7 @@ def prediction_records(
         "tenant": ask.tenant,
         "trace_id": trace_id(ask.headers),
     }
-    is_stand_in = reply.degraded is not None and reply.by_row is None
-    if ask.feature_age_s is not None and not is_stand_in:
+    if ask.feature_age_s is not None and reply.release_id != STATIC:
         common["feature_age_s"] = round(ask.feature_age_s, 3)
     if reply.charge is not None:
         if reply.by_row is None:

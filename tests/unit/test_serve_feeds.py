@@ -28,6 +28,7 @@ SCORE = f"/endpoints/{ENDPOINT}/invocations"
 KEYED = {k: v for k, v in ROW.items() if k not in ("temp", "distance")}
 BASIC = "b" * 64
 """A release without the columns that are looked up."""
+OTHER = "c" * 64
 TYPES = {"temp": "number", "distance": "number", "unused": "number", "departure": "timestamp"}
 VALUES = pa.table(
     {
@@ -232,6 +233,46 @@ async def test_while_it_is_stale_another_release_answers_and_says_why(
     assert case.meter.degradations == [(ENDPOINT, "stale:temp")]
     assert case.predictions.records[2]["degraded"] == "stale:temp"
     assert case.predictions.records[2].get("feature_age_s") is None
+
+
+def break_model(case: Case) -> None:
+    def fail(x_NF: Any) -> Any:
+        raise ValueError("a broken model")
+
+    batcher: Any = case.follower.current[ENDPOINT].scorer
+    batcher._score = fail
+
+
+async def test_a_stand_in_has_the_values_that_it_needs_while_they_are_fresh(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles | {OTHER: bundles["r2"]}, store, fallback=[{"release": OTHER}])
+    case.pointers[release_key(ENDPOINT, OTHER)] = Pointer(name="x", target=OTHER, revision=0)
+    case.follower.refresh()
+    break_model(case)
+    store.now += timedelta(minutes=1)
+    filled, whole = await score(case, KEYED), await score(case, ROW)
+    assert (filled.headers["x-release"], filled.headers["x-degraded"]) == (OTHER, "failed")
+    assert filled.json() == whole.json()
+    found, sent = case.predictions.records
+    assert found["inputs"] == sent["inputs"]
+    assert (found["feature_age_s"], sent.get("feature_age_s")) == (60.0, None)
+    assert case.meter.feature_reads == [True]  # one request needed them
+    store.now += timedelta(minutes=5)
+    assert (await score(case, KEYED)).status_code == 503
+
+
+async def test_of_a_stand_in_that_needs_no_feature_no_age_is_told(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish()
+    case = started(bundles, store, fallback=[{"release": BASIC}])
+    break_model(case)
+    answer = await score(case, KEYED)
+    assert (answer.headers["x-release"], answer.headers["x-degraded"]) == (BASIC, "failed")
+    (record,) = case.predictions.records
+    assert (record.get("feature_age_s"), "temp" in record["inputs"]) == (None, False)
 
 
 async def test_long_requests_are_filled_beside_the_event_loop(

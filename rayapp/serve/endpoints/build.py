@@ -1,6 +1,6 @@
 """An endpoint's configuration → the endpoints that make it up, from the inside out.
 
-    Fallback( LookUp( Shadow( Rules( Split( Champion, … ), … ))), …, Static )
+    Fallback( LookUp( Shadow( Rules( Split( Champion, … ), … ))), LookUp( Release ), …, Static )
     instead of Split: Objective( Champion, … ) or Cascade( First, Champion )
     Champion: Cache( Breaker( Timeout( Hedge( Retry( Release )))))
 
@@ -94,8 +94,12 @@ class Builder:
             built = self._shadow(name, built, config.shadow, config)
         built = self.looked_up(name, built, config)
         if config.fallback:
-            *first, last = [self._fallback(name, f, config) for f in config.fallback]
-            built = Fallback([built, *(self._in_time(f, config) for f in first), last])
+            last = len(config.fallback) - 1
+            stand_ins = [
+                self._fallback(name, fallback, config, is_last=number == last)
+                for number, fallback in enumerate(config.fallback)
+            ]
+            built = Fallback([built, *stand_ins])
         return built
 
     def _chosen(self, name: str, champion: Endpoint, config: EndpointConfig) -> Endpoint:
@@ -141,18 +145,24 @@ class Builder:
         except Unavailable:
             return None
 
-    def looked_up(self, name: str, inner: Endpoint, config: EndpointConfig) -> Endpoint:
-        """What answers, with the feature values that the endpoint's feeds have."""
+    def looked_up(
+        self, name: str, inner: Endpoint, config: EndpointConfig, stand_in: str | None = None
+    ) -> Endpoint:
+        """What answers, with the feature values that the endpoint's feeds have. stand_in: who it is
+        that answers in the champion's place, whose own reads were counted, by its release key."""
         if not config.feeds:
             return inner
+        key = name if stand_in is None else stand_in
 
         def schema() -> BundleSchema | None:
-            loaded = self._loaded(name)
+            loaded = self._loaded(key)
             return None if loaded is None else loaded.schema
 
         def feeds() -> list[Feed]:
             return [self.feeds()[feed] for feed in config.feeds]
 
+        if stand_in is not None:
+            return LookUp(inner, feeds, schema)
         return LookUp(inner, feeds, schema, partial(self.hooks.feature_read, name))
 
     def _shadow(
@@ -169,11 +179,18 @@ class Builder:
         self.shadows.append(made)
         return made
 
-    def _fallback(self, name: str, fallback: FallbackConfig, config: EndpointConfig) -> Endpoint:
+    def _fallback(
+        self, name: str, fallback: FallbackConfig, config: EndpointConfig, is_last: bool
+    ) -> Endpoint:
+        """is_last: nobody comes after it, so it has what time there is."""
         if fallback.scores is not None:
             static = Static(lambda: self.find(name), fallback.scores, bool(config.feeds))
             return Traced(static, name, lambda: STATIC) if self.is_traced else static
-        return self._target(name, fallback, config, stands_in=True)
+        built = self._target(name, fallback, config, stands_in=True)
+        if not is_last:
+            built = self._in_time(built, config)
+        key = release_key(fallback.endpoint or name, fallback.release)
+        return self.looked_up(name, built, config, key)
 
     def _target(
         self, name: str, target: Target, config: EndpointConfig, stands_in: bool = False

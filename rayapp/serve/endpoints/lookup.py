@@ -31,11 +31,11 @@ class Plan:
 
 
 class LookUp:
-    """Fills the columns that the champion has and a row lacks; what the caller sends itself counts.
+    """Fills the columns that a release has and a row lacks; what the caller sends itself counts.
     A key that a feed does not know has no values: nulls, as in training.
 
     Raises StaleFeature for a value that is older than its source's contract allows, or was never
-    published. feeds: those of this endpoint. schema: the champion's, None where there is none.
+    published. feeds: those of this endpoint. schema: the release's, None where there is none.
     on_read: told whether what was needed was fresh.
     """
 
@@ -75,7 +75,7 @@ class LookUp:
             self._on_read(False)
             raise
         if filler.oldest is None:
-            return ask if parsed is ask.parsed else replace(ask, parsed=parsed)
+            return replace(ask, parsed=parsed, feature_age_s=None)
         self._on_read(True)
         age_s = max(0.0, (now - filler.oldest).total_seconds())
         return replace(ask, parsed=parsed, looked_up=plan.digest, feature_age_s=age_s)
