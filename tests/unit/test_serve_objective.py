@@ -221,6 +221,15 @@ async def test_a_failure_took_for_ever_and_a_callers_mistake_no_time() -> None:
         assert latency.num_slow - before == counted, error
 
 
+async def test_a_callers_mistake_that_took_long_to_find_counts_for_nothing() -> None:
+    choice = Choice((0.8, 30), (0.8, 10), explore=1e-9).measure_all()
+    mistake = RequestError("no such column", "leave it out", 422, "unknown_column", "a")
+    choice.arms["c1"].error, choice.arms["c1"].took_s = mistake, 0.2
+    with pytest.raises(RequestError):
+        await choice.objective.predict(ask_of())
+    assert choice.objective._latencies[1].num_slow == 0
+
+
 async def test_a_request_that_is_cancelled_late_was_slow() -> None:
     choice = Choice((0.8, 30), (0.8, 10), explore=1e-9).measure_all()
     latency = choice.objective._latencies[1]

@@ -188,7 +188,8 @@ class Objective(Generic[AskT, ReplyT, R]):
             reply = await endpoint.predict(ask)
         except BaseException as error:
             now_s = self._clock_s()
-            if now_s - begun_s > latency.limit_s or _is_its_own(error, ask, now_s):
+            is_slow = now_s - begun_s > latency.limit_s
+            if not is_callers_fault(error) and (is_slow or _is_its_own(error, ask, now_s)):
                 latency.note(FAILED_S, now_s)
             raise
         if self._terms.is_timed(ask):
@@ -250,8 +251,8 @@ def _is_another(now: Release | None, before: Release | None) -> bool:
 
 
 def _is_its_own(error: BaseException, ask: AnyAsk, now_s: float) -> bool:
-    """Whether a failure says something about who was asked: not where a caller's rows are not in
-    order, where it left too little time, or where it went away."""
+    """Whether a failure that was no mistake of the caller's says something about who was asked: not
+    where the caller left too little time, or went away."""
     if isinstance(error, DeadlineExceeded) and now_s >= ask.deadline_s:
         return False
-    return isinstance(error, Exception) and not is_callers_fault(error)
+    return isinstance(error, Exception)
