@@ -16,8 +16,9 @@ from rayapp.errors import WorkspaceError
 
 
 class Database:
-    """Opens it, and creates the tables that are not there yet. lock_id: any constant, the same for
-    all who write to these tables. Every method raises WorkspaceError where it cannot be reached."""
+    """Opens it, and creates the tables that are not there yet; those that are stay as they are.
+    lock_id: any constant, the same for all who write to these tables. Every method raises
+    WorkspaceError where it cannot be reached."""
 
     def __init__(self, url: str, tables: sa.MetaData, lock_id: int) -> None:
         self.url = url

@@ -46,7 +46,7 @@ _pointers = sa.Table(
     "pointers",
     _metadata,
     sa.Column("name", sa.String(200), primary_key=True),
-    sa.Column("target", sa.String(200), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
 )
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from rayapp.errors import PointerMoved, WorkspaceError
+from rayapp.govern.keys import TENANT, create_key, list_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
 
@@ -87,6 +88,15 @@ def test_of_several_that_promote_at_once_one_wins(url: str, anchors: Path) -> No
     assert pointer.target == f"writer-{codes.index(0)}"
     assert len(ledger.events(EventKind.CHAMPION_MOVED)) == 1
     assert ledger.verify() == []
+
+
+def test_a_key_of_the_longest_tenant_is_kept(url: str, anchors: Path) -> None:
+    tenant = "a" * 63
+    assert TENANT.fullmatch(tenant)
+    assert not TENANT.fullmatch(tenant + "a")
+    ledger = Ledger(url, "test", anchors)
+    _, key = create_key(ledger, tenant, "caller")
+    assert list_keys(ledger) == [key]
 
 
 @pytest.mark.parametrize(
