@@ -12,16 +12,16 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from rayapp.config.load import Config
+from rayapp.schemas.traffic import TENANT
 
 EndpointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 ReleaseId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
-_TENANT = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
 def _tenant(name: str) -> str:
-    if not _TENANT.fullmatch(name):
+    if not TENANT.fullmatch(name):
         raise ValueError("no tenant can have this name: it is 1 to 63 of a-z 0-9 -, a letter first")
     return name
 

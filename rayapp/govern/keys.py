@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from rayapp.errors import PointerMoved, RayappError, Refused, UserError, WorkspaceError
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
-from rayapp.schemas.traffic import KEY_POINTER, ApiKey, Role
+from rayapp.schemas.traffic import KEY_HEAD, KEY_POINTER, TENANT, ApiKey, Role
 
-_WHOLE = re.compile(r"rk_([0-9a-f]{12})_.+")
-TENANT = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_HEAD = re.compile(KEY_HEAD)
 
 
 def create_key(ledger: Ledger, tenant: str, role: Role) -> tuple[str, ApiKey]:
@@ -34,7 +33,7 @@ def create_key(ledger: Ledger, tenant: str, role: Role) -> tuple[str, ApiKey]:
         secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
     )
     _move(ledger, key, 0, EventKind.KEY_CREATED)
-    return f"rk_{key.key_id}_{secret}", key
+    return key.text(secret), key
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def list_keys(ledger: Ledger) -> list[ApiKey]:
 
 
 def _existing(ledger: Ledger, key_id: str) -> tuple[Pointer, ApiKey]:
-    if (whole := _WHOLE.fullmatch(key_id)) is not None:
-        key_id = whole[1]  # and the secret, as somebody has it who found it where it should not be
+    if (head := _HEAD.match(key_id)) is not None:
+        key_id = head[1]  # and the secret, as somebody has it who found it where it should not be
     pointer = ledger.pointer(KEY_POINTER + key_id)
     if pointer is None:
         raise UserError(f"no key {key_id!r}", "see them: rayapp keys list")

@@ -1,5 +1,6 @@
 """Nouns of online traffic: one prediction as it is logged, and what people say of it later."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import NoneType
@@ -26,10 +27,18 @@ STATIC = "static"
 """The release id of a declared answer, which no release gave."""
 
 
+TENANT = re.compile(r"[a-z][a-z0-9-]{0,62}")
+"""A tenant's name: 1 to 63 of a-z 0-9 -, a letter first."""
 Role = Literal["caller", "reader"]
 """What a key may do: `caller` everything, `reader` look at endpoints but not ask them."""
 KEY_POINTER = "key/"
 """Begins the names of the ledger's pointers that say which keys there are."""
+KEY_MARK = "rk_"
+"""Begins the text of each key."""
+KEY_HEAD = KEY_MARK + "([0-9a-f]{12})_"
+"""A pattern of what stands before the secret, with the key's id."""
+KEY_TEXT = KEY_HEAD + "([A-Za-z0-9_-]{20,100})"
+"""A pattern of a key as its owner has it, with its id and its secret."""
 
 
 NANO = 10**9
@@ -63,6 +72,10 @@ class ApiKey(Record):
     role: Role
     secret_sha256: str
     is_revoked: bool = False
+
+    def text(self, secret: str) -> str:
+        """As its owner has it: KEY_TEXT."""
+        return f"{KEY_MARK}{self.key_id}_{secret}"
 
 
 class PredictionRecord(Record):

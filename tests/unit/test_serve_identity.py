@@ -1,22 +1,25 @@
 """API keys: made and revoked in the ledger, and what a gateway makes of them."""
 
 import json
+import re
 from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.cli import keys as cli_keys
 from rayapp.cli.app import main
+from rayapp.config.routing import ConditionConfig
 from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import Refused, RequestError, TamperedError, UserError
 from rayapp.govern.keys import create_key, list_keys, revoke_key, rotate_key
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind, Pointer
-from rayapp.schemas.traffic import ApiKey, Role
+from rayapp.schemas.traffic import KEY_TEXT, ApiKey, Role
 from rayapp.serve.callers.identity import KeyRing
 from rayapp.storage import Workspace
 
@@ -126,6 +129,29 @@ def test_a_tenant_has_a_plain_name(ledger: Ledger, tenant: str) -> None:
     with pytest.raises(UserError, match="tenant"):
         create_key(ledger, tenant, "caller")
     assert ledger.events() == []
+
+
+@pytest.mark.parametrize(
+    "tenant", ["a", "acme-2", "a" * 63, "", "Acme", "a_b", "2a", "a" * 64, "a\n"]
+)
+def test_a_config_can_name_the_tenants_that_can_have_keys_and_no_others(
+    ledger: Ledger, tenant: str
+) -> None:
+    try:
+        create_key(ledger, tenant, "caller")
+    except UserError:
+        with pytest.raises(ValidationError, match="no tenant can have this name"):
+            ConditionConfig(tenants=(tenant,))
+    else:
+        assert ConditionConfig(tenants=(tenant,)).tenants == (tenant,)
+
+
+def test_a_key_is_known_by_its_text_too(ledger: Ledger) -> None:
+    text, key = create_key(ledger, "acme", "caller")
+    found = re.fullmatch(KEY_TEXT, text)
+    assert found is not None
+    assert found[1] == key.key_id
+    assert revoke_key(ledger, text[:-5]).key_id == key.key_id
 
 
 def test_what_is_not_there_cannot_be_revoked(ledger: Ledger) -> None:

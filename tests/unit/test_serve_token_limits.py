@@ -193,6 +193,50 @@ async def test_a_keeper_that_dies_before_something_comes_back_disturbs_nobody(
     assert "tokens_not_given_back" in caplog.text
 
 
+@pytest.mark.parametrize("is_answered", [True, False], ids=["meanwhile", "later"])
+async def test_a_caller_that_leaves_while_the_keeper_is_asked_gives_all_back(
+    is_answered: bool,
+) -> None:
+    site, answered = Site(), asyncio.Event()
+    gateway, keeper = site.gateways[0], site.keeper
+    assert keeper is not None
+    asked: list[float] = []
+
+    async def slow(tenant: str, wanted: float) -> Grant:
+        grant = keeper.lease_whole(tenant, wanted)
+        asked.append(grant.tokens)
+        await answered.wait()
+        return grant
+
+    gateway._lease = slow
+    callers = [asyncio.create_task(gateway.take("other", 70)) for _ in range(2)]
+    await until(lambda: len(asked) == 2)
+    assert asked == [70, 0]
+    if is_answered:
+        answered.set()
+    for caller in callers:
+        caller.cancel()
+    await asyncio.wait(callers)
+    answered.set()
+    await asyncio.sleep(0.01)
+    assert all(caller.cancelled() for caller in callers)
+    assert await site.left("other") == 100
+
+
+async def test_a_keeper_that_dies_while_it_is_asked_disturbs_nobody_who_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    site.keeper = None
+    caller = asyncio.create_task(site.gateways[0].take("other", 70))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    await asyncio.sleep(0.01)
+    assert caller.cancelled()
+    assert caplog.text == ""
+
+
 # the gateway
 
 

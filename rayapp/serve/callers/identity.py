@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rayapp.errors import RequestError
-from rayapp.schemas.traffic import ApiKey, Role
+from rayapp.schemas.traffic import KEY_MARK, KEY_TEXT, ApiKey, Role
 
 log = logging.getLogger("rayapp.serve.callers.identity")
 
-_BEARER = re.compile(rb"bearer +rk_([0-9a-f]{12})_([A-Za-z0-9_-]{20,100})", re.IGNORECASE)
+_BEARER = re.compile(b"bearer +" + KEY_TEXT.encode(), re.IGNORECASE)
+_MARK = KEY_MARK.encode()
 ANONYMOUS = ""
 """The tenant of everybody without a key, where each request is counted to one."""
 _MAX_KNOWN = 4096
@@ -76,7 +77,7 @@ class KeyRing:
     def _verified(self, credential: bytes) -> Principal | None:
         found = _BEARER.fullmatch(credential)
         if found is None:
-            if not self._requires_key and b"rk_" not in credential:
+            if not self._requires_key and _MARK not in credential:
                 return None  # a proxy's own, or the placeholder of a client that must send one
             raise _unauthorized("the authorization header holds no API key of ours")
         key = self._keys.get(found[1].decode())

@@ -126,12 +126,36 @@ class Keeper:
         return bucket
 
 
+class Alone:
+    """What one gateway admits by itself of the tenants whose last lease failed. share: of each
+    rate. event: as the log tells it, once until a lease of the tenant's succeeds again."""
+
+    def __init__(self, event: str, share: float, clock_s: Callable[[], float]) -> None:
+        self._event = event
+        self._share = share
+        self._clock_s = clock_s
+        self._buckets: dict[str, Bucket] = {}
+        self._tenants: set[str] = set()
+
+    def bucket(self, tenant: str, rate: Rate, error: Exception) -> Bucket:
+        """error: why there is no lease."""
+        if tenant not in self._tenants:
+            log.warning(self._event, extra={"tenant": tenant}, exc_info=error)
+            self._tenants.add(tenant)
+        bucket = self._buckets.get(tenant)
+        if bucket is None:  # not a full one for each call of many that fails
+            own = rate.per_s * self._share, max(1.0, rate.burst * self._share)
+            bucket = self._buckets[tenant] = Bucket(*own, self._clock_s())
+        return bucket
+
+    def end(self, tenant: str) -> None:
+        self._tenants.discard(tenant)
+
+
 @dataclass(slots=True)
 class _Allowance:
     """One tenant's tokens here, which are void after until_s. The bucket is empty until
-    empty_until_s, by what its keeper said; before refused_until_s it is not asked again.
-    alone: the bucket of this gateway itself, once it had to give from one; is_alone: it had to
-    since its last lease."""
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again."""
 
     tokens: float = 0.0
     until_s: float = 0.0
@@ -139,8 +163,6 @@ class _Allowance:
     refused_until_s: float = 0.0
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
-    alone: Bucket | None = None
-    is_alone: bool = False
 
 
 class Limiter:
@@ -156,8 +178,8 @@ class Limiter:
     ) -> None:
         self._config = config
         self._lease = lease
-        self._share = share
         self._clock_s = clock_s
+        self._alone = Alone("limits_kept_alone", share, clock_s)
         self._allowances: dict[str, _Allowance] = {}
 
     async def admit(self, tenant: str | None) -> None:
@@ -203,15 +225,9 @@ class Limiter:
         wanted = max(1, math.floor(rate.requests_per_s * LEASE_S), allowance.num_waiting)
         try:
             grant = await self._lease(name, wanted)
-            allowance.is_alone = False
-        except Exception as error:
-            if not allowance.is_alone:
-                log.warning("limits_kept_alone", extra={"tenant": name}, exc_info=error)
-                allowance.is_alone = True
-            if allowance.alone is None:  # not a full one for each call of many that fails
-                alone = rate.requests_per_s * self._share, max(1.0, rate.burst * self._share)
-                allowance.alone = Bucket(*alone, self._clock_s())
-            grant = allowance.alone.take(wanted, self._clock_s())
+            self._alone.end(name)
+        except Exception as error:  # noqa: BLE001 - the log has it
+            grant = self._alone.bucket(name, rate, error).take(wanted, self._clock_s())
         finally:
             allowance.leasing = None
         now_s = self._clock_s()

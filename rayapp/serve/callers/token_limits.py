@@ -12,16 +12,18 @@ bucket fills again by itself. While there is no keeper, each gateway admits its 
 itself.
 """
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rayapp.config.tenants import TokenLimitsConfig, TokenRateConfig
 from rayapp.errors import RequestError
 from rayapp.serve.callers.identity import ANONYMOUS, called
-from rayapp.serve.callers.limits import Bucket, Lease
+from rayapp.serve.callers.limits import Alone, Grant, Lease
 from rayapp.serve.wire.http import RATE_LIMITED
 
 log = logging.getLogger("rayapp.serve.callers.token_limits")
@@ -59,11 +61,10 @@ class TokenLimiter:
         self._config = config
         self._lease = lease
         self._give_back = give_back
-        self._share = share
         self._clock_s = clock_s
-        self._alone: dict[str, Bucket] = {}
-        self._lonely: set[str] = set()
-        """Tenants whose last request the keeper did not answer."""
+        self._alone = Alone("token_limits_kept_alone", share, clock_s)
+        self._unwanted: set[asyncio.Future[Grant]] = set()
+        """Leases under way whose callers are gone."""
 
     async def take(self, tenant: str | None, num_tokens: int) -> Taken:
         """Raises RequestError 429 when the tenant's rate does not leave so many."""
@@ -74,22 +75,35 @@ class TokenLimiter:
         if num_tokens > rate.burst:
             raise _never(name, rate, num_tokens)
         try:
-            grant = await self._lease(name, num_tokens)
-        except Exception as error:
-            if name not in self._lonely:
-                log.warning("token_limits_kept_alone", extra={"tenant": name}, exc_info=error)
-                self._lonely.add(name)
-            return self._taken_alone(name, rate, num_tokens)
-        self._lonely.discard(name)
+            grant = await self._leased(name, num_tokens)
+        except Exception as error:  # noqa: BLE001 - the log has it
+            return self._taken_alone(name, rate, num_tokens, error)
+        self._alone.end(name)
         if grant.wait_s:
             raise _too_many(name, rate, num_tokens, grant.wait_s)
         return Taken(num_tokens, lambda unused: self._returned(name, unused))
 
-    def _taken_alone(self, name: str, rate: TokenRateConfig, num_tokens: int) -> Taken:
-        bucket = self._alone.get(name)
-        if bucket is None:  # not a full one for each call of many that fails
-            own = rate.tokens_per_s * self._share, max(1.0, rate.burst * self._share)
-            bucket = self._alone[name] = Bucket(*own, self._clock_s())
+    async def _leased(self, name: str, num_tokens: int) -> Grant:
+        """A caller that goes away meanwhile keeps nothing of what it is given."""
+        leasing = asyncio.ensure_future(self._lease(name, num_tokens))
+        try:
+            return await asyncio.shield(leasing)
+        except asyncio.CancelledError:
+            self._unwanted.add(leasing)
+            leasing.add_done_callback(partial(self._given_to_nobody, name))
+            raise
+
+    def _given_to_nobody(self, name: str, leasing: "asyncio.Future[Grant]") -> None:
+        self._unwanted.discard(leasing)
+        if leasing.cancelled() or leasing.exception() is not None:
+            return
+        if num_given := leasing.result().tokens:
+            self._returned(name, num_given)
+
+    def _taken_alone(
+        self, name: str, rate: TokenRateConfig, num_tokens: int, error: Exception
+    ) -> Taken:
+        bucket = self._alone.bucket(name, rate, error)
         grant = bucket.take_whole(num_tokens, self._clock_s())
         if grant.wait_s:
             raise _too_many(name, rate, num_tokens, grant.wait_s)

@@ -18,7 +18,7 @@ made up get 401 from a replica each: those are not learned from.)
 
 import json
 
-from rayapp.schemas.traffic import KEPT_OUT, REFUSED
+from rayapp.schemas.traffic import KEPT_OUT, KEY_MARK, REFUSED
 
 WINDOW_MS = 250
 """HAProxy looks back so far. After a flood it takes some eight of these until a caller who then
@@ -34,7 +34,7 @@ _STORED = f"gpt(1),gpc(3),gpc_rate(3,{WINDOW_MS}ms)"
 TABLE = f"""backend rayapp_callers
     stick-table type binary len 20 size {NUM_CALLERS} expire 10s store {_STORED}
 """
-_KEY = "req.hdr(authorization) -m sub rk_"
+_KEY = f"req.hdr(authorization) -m sub {KEY_MARK}"
 """A credential of another form is none to a gateway that needs none; each that was made up would be
 another caller here."""
 _ANSWERED, _REFUSED, _KEPT = 0, 1, 2
