@@ -15,7 +15,7 @@ from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
 from rayapp.serve.endpoints.build import Builder, Hooks
 from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
-from rayapp.serve.endpoints.lookup import plan_of
+from rayapp.serve.endpoints.lookup import supply_of
 from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
@@ -77,9 +77,9 @@ class Directory:
         for name, schema in self.schemas().items():
             feeds = [self._current_feeds()[feed] for feed in self._config_of(name).feeds]
             if feeds:
-                plan = plan_of(schema, feeds)
-                columns = frozenset(column for _, places in plan.tables for column in places)
-                found[name] = LookedUp(columns, plan.extra)
+                supply = supply_of(schema, feeds)
+                columns = frozenset(column for _, places in supply.tables for column in places)
+                found[name] = LookedUp(columns, supply.extra)
         return found
 
     def is_ready(self) -> bool:

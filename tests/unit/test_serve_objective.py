@@ -19,7 +19,7 @@ from rayapp.schemas.release import HIGHER_IS_BETTER, HIGHER_IS_BETTER_IN_WORDS
 from rayapp.serve.endpoints.alike import RowTerms
 from rayapp.serve.endpoints.base import Assignment, Reply
 from rayapp.serve.endpoints.latency import Latency
-from rayapp.serve.endpoints.objective import Objective, Plan
+from rayapp.serve.endpoints.objective import Allocation, Objective
 from rayapp.serve.wire.protocols import Parsed
 
 MIN_ANSWERS = 20
@@ -74,12 +74,12 @@ class Choice:
         return self
 
     @property
-    def plan(self) -> Plan:
-        return self.objective.plan(self.clock.now_s)
+    def allocation(self) -> Allocation:
+        return self.objective.allocation(self.clock.now_s)
 
     @property
     def chosen(self) -> str:
-        return self.names[self.plan.chosen]
+        return self.names[self.allocation.chosen]
 
     async def ask(self, unit: str = "u") -> tuple[Reply, str, float]:
         asked = ask_of(unit=unit)
@@ -93,14 +93,18 @@ class Choice:
 
 def test_the_cheapest_answers() -> None:
     choice = Choice((0.8, 30), (0.75, 10), (0.72, 20)).measure_all()
-    assert (choice.chosen, choice.plan.degraded, choice.plan.problems) == ("c1", None, {})
+    assert (choice.chosen, choice.allocation.degraded, choice.allocation.problems) == (
+        "c1",
+        None,
+        {},
+    )
 
 
 def test_whose_interval_does_not_clear_the_quality_is_refused() -> None:
     """Its value would: 0.705 is above 0.7, the lower end of its interval is not."""
     choice = Choice((0.8, 30), (0.695, 10)).measure_all()
     assert choice.chosen == "champion"
-    assert choice.plan.problems == {
+    assert choice.allocation.problems == {
         "c1": "release release-of-c: auc is 0.6950 at the worse end of its interval, at least 0.7 "
         "is required"
     }
@@ -112,7 +116,7 @@ def test_of_a_metric_where_less_is_better_the_upper_end_counts() -> None:
         choice.arms[name].loaded = loaded_of(name, estimate("log_loss", 0.3, high))
     choice.measure_all()
     assert choice.chosen == "c1"
-    assert "at most 0.5 is required" in choice.plan.problems["c2"]
+    assert "at most 0.5 is required" in choice.allocation.problems["c2"]
 
 
 @pytest.mark.parametrize("estimates", [(), (estimate("auc", None, None),)])
@@ -120,7 +124,9 @@ def test_without_an_interval_there_is_no_evidence(estimates: Sequence[Any]) -> N
     choice = Choice((0.8, 30), (0.8, 10)).measure_all()
     choice.arms["c1"].loaded = loaded_of("r", *estimates)
     assert choice.chosen == "champion"
-    assert choice.plan.problems["c1"] == "release r: its evaluation has no auc with an interval"
+    assert (
+        choice.allocation.problems["c1"] == "release r: its evaluation has no auc with an interval"
+    )
 
 
 def test_who_gives_other_classes_needs_more_or_is_not_loaded_is_refused() -> None:
@@ -130,7 +136,7 @@ def test_who_gives_other_classes_needs_more_or_is_not_loaded_is_refused() -> Non
     choice.arms["c1"].loaded = loaded_of("r", auc(0.9), schema=schema_of(("no", "yes")))
     choice.arms["c2"].loaded = None
     assert choice.chosen == "champion"
-    assert choice.plan.problems == {
+    assert choice.allocation.problems == {
         "c1": "release r: it does not give the champion's classes",
         "c2": "it is not loaded",
         "c3": "release r needs 'b', which the champion does not take",
@@ -142,9 +148,10 @@ def test_who_is_too_slow_is_refused() -> None:
     choice.measure("champion")
     choice.measure("c1", took_s=0.051)
     assert choice.chosen == "champion"
-    assert choice.plan.explorable == (0,)
+    assert choice.allocation.explorable == (0,)
     assert (
-        "its p95 exceeded 50 ms: 20 of 20 answers in the last 100 s" in (choice.plan.problems["c1"])
+        "its p95 exceeded 50 ms: 20 of 20 answers in the last 100 s"
+        in (choice.allocation.problems["c1"])
     )
 
 
@@ -153,15 +160,15 @@ def test_nothing_is_known_of_a_latency_until_there_are_enough_answers() -> None:
     choice.measure("champion")
     choice.measure("c1", num=MIN_ANSWERS - 1)
     assert choice.chosen == "champion"
-    assert choice.plan.explorable == (0, 1)
+    assert choice.allocation.explorable == (0, 1)
     choice.measure("c1", num=1)
     assert choice.chosen == "c1"
 
 
 async def test_before_anything_is_measured_the_best_answers_and_nothing_is_degraded() -> None:
     choice = Choice((0.75, 30), (0.8, 10), (0.6, 1))
-    assert (choice.chosen, choice.plan.degraded) == ("c1", None)
-    assert choice.plan.explorable == (0, 1)
+    assert (choice.chosen, choice.allocation.degraded) == ("c1", None)
+    assert choice.allocation.explorable == (0, 1)
 
 
 async def test_where_nobody_is_good_enough_the_best_answers_and_says_so() -> None:
@@ -200,7 +207,7 @@ async def test_answers_are_measured_where_they_are_given() -> None:
     arms = [(await choice.ask(f"u{n}"))[1] for n in range(300)]
     assert arms[0] == "c1"
     assert set(arms[-200:]) == {"champion"}
-    assert choice.plan.problems.keys() == {"c1"}
+    assert choice.allocation.problems.keys() == {"c1"}
 
 
 async def test_a_failure_took_for_ever_and_a_callers_mistake_no_time() -> None:
@@ -258,7 +265,7 @@ def test_another_release_has_still_to_be_measured() -> None:
     assert choice.chosen == "c1"
     choice.arms["c1"].loaded = loaded_of("another", auc(0.8))
     assert choice.chosen == "champion"
-    assert choice.plan.explorable == (0, 1)
+    assert choice.allocation.explorable == (0, 1)
 
 
 def latency_of(min_answers: int = MIN_ANSWERS) -> Latency:
@@ -337,8 +344,8 @@ def test_the_window_holds_what_was_answered_within_it(answers: list[tuple[float,
     st.sets(st.integers(0, 4)),
 )
 def test_propensities_sum_to_one(explore: float, chosen: int, explorable: set[int]) -> None:
-    plan = Plan(chosen, tuple(sorted(explorable)), None, {})
-    shares = [plan.propensity(place, explore) for place in range(5)]
+    allocation = Allocation(chosen, tuple(sorted(explorable)), None, {})
+    shares = [allocation.propensity(place, explore) for place in range(5)]
     assert sum(shares) == pytest.approx(1)
     assert all(share >= 0 for share in shares)
 
@@ -354,10 +361,10 @@ def test_units_get_each_arm_as_often_as_its_propensity_says(
     choice = Choice(*arms, explore=explore)
     for name, one in zip(choice.names, took_s, strict=False):
         choice.measure(name, one, num=MIN_ANSWERS if one else 0)
-    plan, num_units = choice.plan, 3000
-    found = Counter(choice.objective._place_of(f"unit-{n}", plan) for n in range(num_units))
+    allocation, num_units = choice.allocation, 3000
+    found = Counter(choice.objective._place_of(f"unit-{n}", allocation) for n in range(num_units))
     for place in range(len(arms)):
-        share = plan.propensity(place, explore)
+        share = allocation.propensity(place, explore)
         error = 5 * (share * (1 - share) / num_units) ** 0.5
         assert abs(found[place] / num_units - share) <= error + 1e-9
 
@@ -382,9 +389,9 @@ async def test_what_rules_let_through_is_a_part_of_the_propensity() -> None:
 async def test_a_unit_stays_with_its_arm_while_that_may_be_had() -> None:
     choice = Choice((0.8, 30), (0.8, 10), (0.8, 20), explore=1.0).measure_all()
     units = [f"unit-{n}" for n in range(200)]
-    before = {unit: choice.objective._place_of(unit, choice.plan) for unit in units}
-    again = {unit: choice.objective._place_of(unit, choice.plan) for unit in units}
-    fewer = replace(choice.plan, explorable=(0, 1))
+    before = {unit: choice.objective._place_of(unit, choice.allocation) for unit in units}
+    again = {unit: choice.objective._place_of(unit, choice.allocation) for unit in units}
+    fewer = replace(choice.allocation, explorable=(0, 1))
     after = {unit: choice.objective._place_of(unit, fewer) for unit in units}
     assert before == again
     assert {unit for unit in units if after[unit] != before[unit]} == {

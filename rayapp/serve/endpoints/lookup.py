@@ -18,7 +18,7 @@ from rayapp.serve.wire.protocols import Parsed, plain_values
 
 
 @dataclass(frozen=True)
-class Plan:
+class Supply:
     """What feeds can add to a model's inputs. tables: with the places of the columns that the model
     has. extra: columns that callers send for a look-up only. lacking: what is not in order with a
     feed that has no values, None where each has some."""
@@ -52,7 +52,7 @@ class LookUp:
         self._schema = schema
         self._on_read = on_read
         self._now = now
-        self._planned: tuple[BundleSchema, Plan] | None = None
+        self._made: tuple[BundleSchema, Supply] | None = None
 
     async def predict(self, ask: Ask) -> Reply:
         schema = self._schema()
@@ -66,9 +66,9 @@ class LookUp:
             ask.assignment, ask.feature_age_s = filled.assignment, filled.feature_age_s
 
     async def _filled(self, ask: Ask, schema: BundleSchema) -> Ask:
-        plan = self._plan(schema)
+        supply = self._supply(schema)
         now = self._now()
-        filler = _Filler(plan, schema, now)
+        filler = _Filler(supply, schema, now)
         try:
             parsed = await aside(partial(filler.fill, ask.parsed), ask.is_long)
         except StaleFeature:
@@ -78,20 +78,20 @@ class LookUp:
             return replace(ask, parsed=parsed, feature_age_s=None)
         self._on_read(True)
         age_s = max(0.0, (now - filler.oldest).total_seconds())
-        return replace(ask, parsed=parsed, looked_up=plan.digest, feature_age_s=age_s)
+        return replace(ask, parsed=parsed, looked_up=supply.digest, feature_age_s=age_s)
 
-    def _plan(self, schema: BundleSchema) -> Plan:
+    def _supply(self, schema: BundleSchema) -> Supply:
         feeds = self._feeds()
-        if self._planned is not None:
-            planned, plan = self._planned
-            if planned is schema and all(map(is_, plan.feeds, feeds)):
-                return plan
-        plan = plan_of(schema, feeds)
-        self._planned = schema, plan
-        return plan
+        if self._made is not None:
+            known, supply = self._made
+            if known is schema and all(map(is_, supply.feeds, feeds)):
+                return supply
+        supply = supply_of(schema, feeds)
+        self._made = schema, supply
+        return supply
 
 
-def plan_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Plan:
+def supply_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Supply:
     inputs = {column.name for column in schema.inputs}
     tables = []
     for feed in feeds:
@@ -101,7 +101,7 @@ def plan_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Plan:
                 tables.append((values, places))
     keys = {name for values, _ in tables for name in values.keys}
     lacking = [f"feed {feed.name!r} {feed.lacks()}" for feed in feeds if not feed.tables]
-    return Plan(
+    return Supply(
         feeds=tuple(feeds),
         digest=b"".join(feed.digest for feed in feeds),
         tables=tuple(tables),
@@ -113,8 +113,8 @@ def plan_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Plan:
 class _Filler:
     """Of one request. oldest: of the values that were used, once there is one."""
 
-    def __init__(self, plan: Plan, schema: BundleSchema, now: datetime) -> None:
-        self._plan = plan
+    def __init__(self, supply: Supply, schema: BundleSchema, now: datetime) -> None:
+        self._supply = supply
         self._schema = schema
         self._now = now
         self.oldest: datetime | None = None
@@ -129,7 +129,7 @@ class _Filler:
     def _record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         self._must_have_feeds(record.keys())
         row = dict(record)
-        for values, places in self._plan.tables:
+        for values, places in self._supply.tables:
             missing = [name for name in places if name not in record]
             if not missing:
                 continue
@@ -138,7 +138,7 @@ class _Filler:
             found = self._found(values, key)
             for name in missing:
                 row[name] = None if found is None else found[places[name]]
-        for name in self._plan.extra:
+        for name in self._supply.extra:
             row.pop(name, None)
         return row
 
@@ -146,7 +146,7 @@ class _Filler:
         columns = dict(parsed.columns)
         self._must_have_feeds(columns.keys())
         datatypes = dict(parsed.datatypes)
-        for values, places in self._plan.tables:
+        for values, places in self._supply.tables:
             missing = [name for name in places if name not in parsed.columns]
             if not missing:
                 continue
@@ -159,17 +159,17 @@ class _Filler:
                 columns[name] = [None if row is None else row[place] for row in found]
                 if datatypes:
                     datatypes[name] = DATATYPES[values.columns[name]]
-        for name in self._plan.extra:
+        for name in self._supply.extra:
             columns.pop(name, None)
         return replace(parsed, given=columns, datatypes=datatypes)
 
     def _must_have_feeds(self, names: Any) -> None:
-        if self._plan.lacking is None:
+        if self._supply.lacking is None:
             return
         missing = [c.name for c in self._schema.inputs if c.name not in names]
         if missing:
             raise StaleFeature(
-                self._plan.lacking,
+                self._supply.lacking,
                 "publish it: rayapp submit configs/features/NAME.yaml; or send the column yourself",
                 missing[0],
             )

@@ -40,8 +40,8 @@ _AskT_contra = TypeVar("_AskT_contra", bound=AnyAsk, contravariant=True)
 _ReplyT = TypeVar("_ReplyT", bound=AnyReply)
 _R_contra = TypeVar("_R_contra", bound=Release, contravariant=True)
 
-PLAN_S = 0.1
-"""So long a choice holds, unless another release is loaded meanwhile."""
+ALLOCATION_S = 0.1
+"""So long one holds, unless another release is loaded meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Terms(Protocol[_AskT_contra, _ReplyT, _R_contra]):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Allocation:
     """Whom everybody gets, by place among the candidates, and whom those that explore may get.
     degraded: the constraint that the chosen one does not meet, since nobody does."""
 
@@ -127,57 +127,59 @@ class Objective(Generic[AskT, ReplyT, R]):
         self._clock_s = clock_s
         self._latencies = [self._unmeasured() for _ in self._candidates]
         self._loaded: tuple[R | None, ...] = (None,) * len(self._candidates)
-        self._plan: Plan | None = None
+        self._allocation: Allocation | None = None
         self._until_s = 0.0
 
     async def predict(self, ask: AskT) -> ReplyT:
         begun_s = self._clock_s()
-        plan = self.plan(begun_s)
-        place, propensity, unit, reason = await self._choice(ask, plan)
+        allocation = self.allocation(begun_s)
+        place, propensity, unit, reason = await self._choice(ask, allocation)
         candidate = self._candidates[place]
         ask.assignment = Assignment(candidate.name, propensity * propensity_of(ask), unit)
-        degraded = plan.degraded if reason == "degraded" else None
+        degraded = allocation.degraded if reason == "degraded" else None
         self._on_choice(candidate.name, reason)
         reply = await self._measured(candidate.endpoint, ask, begun_s, self._latencies[place])
         return self._terms.told(reply, candidate.nano_usd, degraded)
 
     def problems(self) -> Mapping[str, str]:
         """Why a candidate cannot be chosen, by its name."""
-        return self.plan(self._clock_s()).problems
+        return self.allocation(self._clock_s()).problems
 
-    def plan(self, now_s: float) -> Plan:
+    def allocation(self, now_s: float) -> Allocation:
         loaded = tuple(candidate.loaded() for candidate in self._candidates)
         is_same = all(a is b for a, b in zip(loaded, self._loaded, strict=True))
-        if self._plan is None or not is_same or now_s >= self._until_s:
+        if self._allocation is None or not is_same or now_s >= self._until_s:
             for place, (now, before) in enumerate(zip(loaded, self._loaded, strict=True)):
                 if _is_another(now, before):
                     self._latencies[place] = self._unmeasured()
             states = [latency.look(now_s) for latency in self._latencies]
-            self._plan = self._planned(loaded, states)
-            self._loaded, self._until_s = loaded, now_s + PLAN_S
-        return self._plan
+            self._allocation = self._allocated(loaded, states)
+            self._loaded, self._until_s = loaded, now_s + ALLOCATION_S
+        return self._allocation
 
     def _unmeasured(self) -> Latency:
         config = self._config
         return Latency(config.max_p95_ms / 1000, config.min_answers, config.window_s)
 
-    async def _choice(self, ask: AskT, plan: Plan) -> tuple[int, float, str | None, str]:
+    async def _choice(
+        self, ask: AskT, allocation: Allocation
+    ) -> tuple[int, float, str | None, str]:
         """Who answers, with what probability, the unit that it is chosen for, and why."""
         if not await self._terms.may_choose(ask, self._loaded[0]):
             return 0, 1.0, None, "columns"
-        usual = "degraded" if plan.degraded else "cheapest"
+        usual = "degraded" if allocation.degraded else "cheapest"
         unit = ask.unit
         if unit is None:
-            return plan.chosen, 1.0, None, usual
-        place = self._place_of(unit, plan)
-        reason = usual if place == plan.chosen else "explored"
-        return place, plan.propensity(place, self._config.explore), unit, reason
+            return allocation.chosen, 1.0, None, usual
+        place = self._place_of(unit, allocation)
+        reason = usual if place == allocation.chosen else "explored"
+        return place, allocation.propensity(place, self._config.explore), unit, reason
 
-    def _place_of(self, unit: str, plan: Plan) -> int:
-        if not plan.explorable or position(self._salt, unit) >= self._config.explore:
-            return plan.chosen
+    def _place_of(self, unit: str, allocation: Allocation) -> int:
+        if not allocation.explorable or position(self._salt, unit) >= self._config.explore:
+            return allocation.chosen
         return max(
-            plan.explorable,
+            allocation.explorable,
             key=lambda place: position(f"{self._salt}/{self._candidates[place].name}", unit),
         )
 
@@ -197,7 +199,7 @@ class Objective(Generic[AskT, ReplyT, R]):
             latency.note(now_s - begun_s, now_s)
         return reply
 
-    def _planned(self, loaded: Sequence[R | None], states: Sequence[State]) -> Plan:
+    def _allocated(self, loaded: Sequence[R | None], states: Sequence[State]) -> Allocation:
         reasons = [self._unfit(one, loaded[0]) for one in loaded]
         good = [place for place, reason in enumerate(reasons) if reason is None]
         for place in good:
@@ -214,13 +216,13 @@ class Objective(Generic[AskT, ReplyT, R]):
         quick = [place for place in good if states[place] == "quick"]
         if quick:
             cheapest = min(quick, key=lambda p: (self._candidates[p].nano_usd, -quality[p], p))
-            return Plan(cheapest, explorable, None, problems)
+            return Allocation(cheapest, explorable, None, problems)
         unknown = [place for place in good if states[place] == "unknown"]
         able = unknown or [p for p, one in enumerate(loaded) if self._can_answer(one, loaded[0])]
         best = max(able or [0], key=lambda p: (quality[p], -p))
         constraint = "latency" if good else "quality"
         degraded = None if unknown or not able else f"objective:{constraint}"
-        return Plan(best, explorable, degraded, problems)
+        return Allocation(best, explorable, degraded, problems)
 
     def _unfit(self, loaded: R | None, champion: R | None) -> str | None:
         """Why this release may not answer whatever its latency; None where it may."""

@@ -48,7 +48,7 @@ class Method:
 
 
 @dataclass
-class Answer:
+class Sent:
     """What the gateway sent."""
 
     status: int = 500
@@ -132,14 +132,14 @@ async def respond(gateway: Gateway, name: str, asked: Any, context: Context) -> 
         body, json_length = await aside(partial(infer_body, asked), asked.ByteSize() > INLINE_BYTES)
         headers[b"content-type"] = b"application/octet-stream"
         headers[LENGTH_HEADER] = str(json_length).encode()
-    answer = await _ask(gateway, "POST" if body else "GET", method.path(asked), headers, body)
-    receipts = [(h.decode(), answer.headers[h].decode()) for h in _RECEIPTS if h in answer.headers]
+    sent = await _ask(gateway, "POST" if body else "GET", method.path(asked), headers, body)
+    receipts = [(h.decode(), sent.headers[h].decode()) for h in _RECEIPTS if h in sent.headers]
     context.set_trailing_metadata(receipts)
-    if answer.status == 200:
-        return infer_response(answer) if body else _message(method.response, answer.body)
-    if answer.status not in method.says_no:
-        error = orjson.loads(answer.body)["error"]
-        context.set_code(code_of(answer.status))
+    if sent.status == 200:
+        return infer_response(sent) if body else _message(method.response, sent.body)
+    if sent.status not in method.says_no:
+        error = orjson.loads(sent.body)["error"]
+        context.set_code(code_of(sent.status))
         context.set_details(f"{error['message']}; next: {error['next']}"[:MAX_DETAILS_CHARS])
     return method.response()
 
@@ -155,22 +155,22 @@ def headers_of(metadata: Iterable[tuple[str, str | bytes]]) -> MutableMapping[by
 
 async def _ask(
     gateway: Gateway, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
-) -> Answer:
-    answer = Answer()
+) -> Sent:
+    sent = Sent()
 
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": body}
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            answer.status, answer.headers = message["status"], dict(message["headers"])
+            sent.status, sent.headers = message["status"], dict(message["headers"])
         else:
-            answer.body = message["body"]
+            sent.body = message["body"]
 
     pairs: list[Header] = list(headers.items())
     scope = {"type": "http", "method": method, "path": path, "headers": pairs}
     await gateway(scope, receive, send)
-    return answer
+    return sent
 
 
 def infer_body(asked: Any) -> tuple[bytes, int]:
@@ -216,11 +216,11 @@ def _input(tensor: Any, raw: bytes | None) -> tuple[dict[str, Any], bytes]:
     return described, raw or b""
 
 
-def infer_response(answer: Answer) -> Message:
+def infer_response(sent: Sent) -> Message:
     """A ModelInferResponse, from a body of outputs."""
-    length = answer.headers.get(LENGTH_HEADER)
-    offset = int(length) if length is not None else len(answer.body)
-    found = orjson.loads(answer.body[:offset])
+    length = sent.headers.get(LENGTH_HEADER)
+    offset = int(length) if length is not None else len(sent.body)
+    found = orjson.loads(sent.body[:offset])
     response = messages.ModelInferResponse(
         model_name=found["model_name"], model_version=found["model_version"], id=found["id"]
     )
@@ -230,7 +230,7 @@ def infer_response(answer: Answer) -> Message:
         )
         size = output.get("parameters", {}).get("binary_data_size")
         if size is not None:
-            response.raw_output_contents.append(answer.body[offset : offset + size])
+            response.raw_output_contents.append(sent.body[offset : offset + size])
             offset += size
         elif output["datatype"] == "BYTES":
             made.contents.bytes_contents.extend(text.encode() for text in output["data"])
