@@ -118,7 +118,7 @@ class EngineConfig(VllmConfig):
 
     @model_validator(mode="after")
     def _with_effect(self) -> Self:
-        check_replicas(self.min_replicas, self.max_replicas)
+        check_replicas(self.min_replicas, self.max_replicas, self.model_fields_set)
         if not self.has_gpu and self.num_gpus > 1:
             raise ValueError("tensor and pipeline parallelism need GPUs: set `accelerator`")
         if self.is_prefix_aware and self.max_replicas == 1:
@@ -175,7 +175,6 @@ class LanguageConfig(GatewayConfig):
         self._check_engines()
         self._check_inline()
         self._check_models()
-        check_replicas(self.min_replicas, self.max_replicas)
         return self
 
     def named_releases(self) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """configs/serving/*.yaml: the `args` of serve_apps/predict.py, inside a Serve config file."""
 
+from collections.abc import Set
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -69,9 +70,22 @@ class FallbackConfig(Target):
         return self
 
 
-def check_replicas(minimum: int, maximum: int) -> None:
+SCALING = (
+    *("target_busy_share", "target_ongoing_requests"),
+    *("upscale_delay_s", "downscale_delay_s"),
+)
+"""Settings of how many replicas there are between the fewest and the most."""
+
+
+def check_replicas(minimum: int, maximum: int, given: Set[str]) -> None:
+    """given: the settings that are not left to their defaults. Raises ValueError."""
     if minimum > maximum:
         raise ValueError(f"`min_replicas` {minimum} is more than `max_replicas` {maximum}")
+    idle = [name for name in SCALING if name in given]
+    if minimum == maximum and idle:
+        raise ValueError(
+            f"`{idle[0]}` has no effect where `min_replicas` and `max_replicas` are both {minimum}"
+        )
 
 
 class PoolConfig(Config):
@@ -120,7 +134,10 @@ class PoolConfig(Config):
     def _with_effect(self) -> Self:
         if self.hedge_after_ms is None and "hedge_share" in self.model_fields_set:
             raise ValueError("`hedge_share` has no effect without `hedge_after_ms`")
-        check_replicas(self.min_replicas, self.max_replicas)
+        given = self.model_fields_set
+        if self.max_replicas > 1:  # it also says how many of them hold a model
+            given = given - {"target_busy_share"}
+        check_replicas(self.min_replicas, self.max_replicas, given)
         return self
 
 
@@ -228,13 +245,19 @@ class GatewayConfig(Config):
     num_cpus: float = Field(default=0.5, ge=0)
     """Reserved for each replica, whether it uses them or not: jobs cannot have these."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    follow_every_ms: float = Field(default=250, ge=10)
-    """How often a replica looks for a moved champion."""
+    follow_every_ms: float = Field(default=250, ge=10, le=500)
+    """How often a replica looks for a moved champion, and for revoked keys: both count within a
+    second."""
     commit_every_s: float = Field(default=5, gt=0)
     """How often spooled predictions are committed to the table."""
     deadline_ms: float = Field(default=10_000, gt=0)
     """A request that is not answered by then gets 504; a caller's x-deadline-ms can only be
     shorter. What is past its deadline is not worked on."""
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        check_replicas(self.min_replicas, self.max_replicas, self.model_fields_set)
+        return self
 
     @property
     def needs_accounts(self) -> bool:
@@ -273,10 +296,14 @@ class ServingConfig(GatewayConfig):
             if any(target.endpoint == name for target in endpoint.targets()):
                 raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
             self._check_priced(name, endpoint)
-        check_replicas(self.min_replicas, self.max_replicas)
-        prices = [self.usd_per_1000_rows, *(e.usd_per_1000_rows for e in self.endpoints.values())]
-        if self.budgets is not None and not any(prices):
+        own = [endpoint.usd_per_1000_rows for endpoint in self.endpoints.values()]
+        if self.budgets is not None and not any((self.usd_per_1000_rows, *own)):
             raise ValueError("`budgets` has no effect without `usd_per_1000_rows`")
+        if self.usd_per_1000_rows is not None and own and None not in own:
+            raise ValueError(
+                "`usd_per_1000_rows` has no effect, since each of `endpoints` has its own: leave "
+                "it out"
+            )
         return self
 
     def _check_priced(self, name: str, endpoint: EndpointConfig) -> None:
@@ -320,6 +347,16 @@ class ServingConfig(GatewayConfig):
                 raise ValueError(
                     f"`endpoints`: {name}: is_pinned has no effect on a model that is inline"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _batched(self) -> Self:
+        places = {self.placement_of(name) for name in self.named()} or {self.placement}
+        idle = sorted({"max_batch_rows", "batch_wait_ms"} & self.model_fields_set)
+        if idle and INLINE not in places:
+            raise ValueError(
+                f"`{idle[0]}` has no effect, since nothing is placed inline: set that of `pools`"
+            )
         return self
 
     def _is_overridden(self) -> bool:

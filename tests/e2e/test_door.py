@@ -37,17 +37,9 @@ BODY = json.dumps({"dataframe_records": [ROW]}).encode()
 # HAProxy holds a request back until it is complete or as long as this
 LONG_BODY = b" " * 2 * REPEATABLE_BYTES + BODY
 SENT_FIRST = REPEATABLE_BYTES + 1000
-SETTINGS = {
-    "min_replicas": 1,
-    "max_replicas": 2,
-    "target_busy_share": 0.2,
-    "upscale_delay_s": 0.5,
-    "downscale_delay_s": 1,
-    "deadline_ms": 120_000,
-    "commit_every_s": 1,
-    "num_cpus": 0.1,
-}
-TWO_REPLICAS = SETTINGS | {"min_replicas": 2}
+EITHER = {"max_replicas": 2, "deadline_ms": 120_000, "commit_every_s": 1, "num_cpus": 0.1}
+SETTINGS = EITHER | {"target_busy_share": 0.2, "upscale_delay_s": 0.5, "downscale_delay_s": 1}
+TWO_REPLICAS = EITHER | {"min_replicas": 2}
 NUM_COVERED = 1000
 LIMIT_NANO_USD = 10**9
 BUDGETED = TWO_REPLICAS | {
