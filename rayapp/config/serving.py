@@ -15,7 +15,7 @@ from rayapp.config.choosing import (
 )
 from rayapp.config.load import Config
 from rayapp.config.routing import EndpointName, RuleConfig, Share, Target, check_rules
-from rayapp.config.tenants import BudgetsConfig, LimitsConfig
+from rayapp.config.tenants import BudgetsConfig, LimitsConfig, Tiers
 from rayapp.config.tracing import TracingConfig
 
 FeedName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -219,6 +219,9 @@ class GatewayConfig(Config):
     requires_key: bool = False
     """Whether every request, but for health checks, must carry an API key (rayapp keys create).
     Where it need not, one of ours that is sent must still be right."""
+    tiers: Tiers = Field(default={})
+    """By name. Of what a full replica has in hand each tenant that asks has a share by its tier's
+    weight; a tenant in no tier has the weight 1, and so have all callers without a key together."""
     limits: LimitsConfig | None = None
     budgets: BudgetsConfig | None = None
     tracing: TracingConfig | None = None
@@ -237,8 +240,8 @@ class GatewayConfig(Config):
     """So long fewer must have been enough before there are fewer."""
     max_ongoing_requests: int = Field(default=128, ge=1, le=MOST_ONGOING)
     """A replica answers so many requests at a time and refuses more with 503, except those of
-    tenants that have less than an equal part of them: up to twice as many in all. HAProxy gives no
-    replica more than 512."""
+    tenants that have less than their share of them, an equal one where `tiers` do not say
+    otherwise: up to twice as many in all. HAProxy gives no replica more than 512."""
     max_turn_ms: float = Field(default=20, gt=0)
     """The replica takes fewer requests at a time while its event loop is slow: while one turn of
     it, for which every request waits, takes 20 ms of CPU time more than this."""

@@ -1,12 +1,49 @@
 """What each tenant may ask, and what it may spend."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rayapp.config.load import Config
-from rayapp.config.routing import Tenant
+from rayapp.config.routing import Name, Tenant
 from rayapp.schemas.traffic import NANO, Unit
+
+
+class TierConfig(Config):
+    """Tenants that have more of a full replica than others, or less."""
+
+    weight: float = Field(gt=0, le=1000)
+    """Times the share of a tenant that is in no tier."""
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> Self:
+        if self.weight == 1:
+            raise ValueError(
+                "`weight` 1 has no effect: a tenant in no tier has it, so leave the tier out"
+            )
+        return self
+
+
+def _each_in_one(tiers: dict[str, TierConfig]) -> dict[str, TierConfig]:
+    found: dict[str, str] = {}
+    for name, tier in tiers.items():
+        for tenant in tier.tenants:
+            if tenant in found:
+                raise ValueError(
+                    f"tenant {tenant!r} is in {found[tenant]} and again in {name}: leave it in one"
+                )
+            found[tenant] = name
+    return tiers
+
+
+Tiers = Annotated[dict[Name, TierConfig], AfterValidator(_each_in_one)]
+
+
+def weights_in(tiers: Mapping[str, TierConfig]) -> dict[str, float]:
+    """By tenant, of those that are in a tier."""
+    return {tenant: tier.weight for tier in tiers.values() for tenant in tier.tenants}
 
 
 class RateConfig(Config):

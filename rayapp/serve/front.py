@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from rayapp.config.serving import GatewayConfig
+from rayapp.config.tenants import weights_in
 from rayapp.schemas.traffic import KEPT_OUT
 from rayapp.serve.background import Background
 from rayapp.serve.call import Answer, Call, Meter
@@ -67,7 +68,9 @@ class Front(ABC):
         self._limiter = limiter
         self._meter = meter
         self._background = background
-        self._admission = Admission(config.max_ongoing_requests, config.max_turn_ms / 1000)
+        self._admission = Admission(
+            config.max_ongoing_requests, config.max_turn_ms / 1000, weights_in(config.tiers)
+        )
         self._deadlines = Deadlines()
 
     @abstractmethod

@@ -27,7 +27,7 @@ IN_POOL = {"placement": "p", "pools": {"p": {}}}
 
 def test_examples_are_of_all_that_the_page_is_about() -> None:
     said = {key for example in EXAMPLES for key in yaml.safe_load(example)}
-    assert {"pools", "endpoints", "limits", "budgets"} <= said
+    assert {"pools", "endpoints", "limits", "budgets", "tiers"} <= said
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -49,6 +49,26 @@ def test_examples_load_as_they_are_written(example: str) -> None:
             "`usd_per_1000_rows` has no effect, since each of `endpoints` has its own",
         ),
         ({"follow_every_ms": 501}, "less than or equal to 500"),
+        (
+            {"tiers": {"gold": {"weight": 1, "tenants": ["acme"]}}},
+            "`weight` 1 has no effect: a tenant in no tier has it",
+        ),
+        ({"tiers": {"gold": {"weight": 0, "tenants": ["acme"]}}}, "greater than 0"),
+        ({"tiers": {"gold": {"weight": 4, "tenants": []}}}, "at least 1 item"),
+        ({"tiers": {"gold": {"weight": 4, "tenants": ["Acme"]}}}, "no tenant can have this name"),
+        (
+            {"tiers": {"gold": {"weight": 4, "tenants": ["a", "a"]}}},
+            "tenant 'a' is in gold and again in gold: leave it in one",
+        ),
+        (
+            {
+                "tiers": {
+                    "gold": {"weight": 4, "tenants": ["a"]},
+                    "batch": {"weight": 0.5, "tenants": ["b", "a"]},
+                }
+            },
+            "tenant 'a' is in gold and again in batch",
+        ),
         ({"min_replicas": 3}, "`min_replicas` 3 is more than `max_replicas` 2"),
     ],
 )

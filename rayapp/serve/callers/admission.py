@@ -8,13 +8,14 @@ reached, a fifth less for each long one (additive increase, multiplicative decre
 only waits for its core, because another process has it, refuses nobody.
 
 Where the limit is reached, a tenant that has its fair share of it or more is refused; one that has
-less is not, so a crowd of one caller does not shut out the others.
+less is not, so a crowd of one caller does not shut out the others. Shares are by weight, among
+those that asked lately: a tenant of the weight 4 has four times what one of the weight 1 has.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rayapp.errors import Overloaded
 
@@ -28,25 +29,31 @@ MOST = 2
 _LESS = 0.8
 _WINDOW_TICKS = 50
 """For one to two of these windows a tenant that asked counts among those that share."""
+NO_WEIGHTS: Mapping[str, float] = {}
 
 
 class Admission:
     """max_ongoing: the highest limit. max_turn_s: turns of the loop may take so much CPU time.
-    Called on the event loop only; it looks at the turns while there is something to do."""
+    weights: of tenants whose share is not that of the others, who have 1. Called on the event loop
+    only; it looks at the turns while there is something to do."""
 
     def __init__(
         self,
         max_ongoing: int,
         max_turn_s: float,
+        weights: Mapping[str, float] = NO_WEIGHTS,
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self.limit = float(max_ongoing)
         self.num_ongoing = 0
         self._max_ongoing, self._max_turn_s = max_ongoing, max_turn_s
+        self._weights = weights
         self._cpu_s = cpu_s
         self._of_tenant: Counter[str | None] = Counter()
         self._recent: set[str | None] = set()
         self._before: set[str | None] = set()
+        self._weight = 0.0
+        """Of all who asked lately, together."""
         self._was_full = False
         self._peak = 0
         self._num_ticks = 0
@@ -55,13 +62,16 @@ class Admission:
 
     def enter(self, tenant: str | None) -> None:
         """Raises Overloaded where there are enough already; otherwise `leave` must follow."""
-        self._recent.add(tenant)
+        if tenant not in self._recent:
+            self._recent.add(tenant)
+            if tenant not in self._before:
+                self._weight += self._weight_of(tenant)
         if self._timer is None:
             self._last_cpu_s = self._cpu_s()
             self._schedule()
         if self.num_ongoing >= self.limit:
             self._was_full = True
-            share = self.limit / len(self._recent | self._before)
+            share = self.limit * self._weight_of(tenant) / self._weight
             if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self._max_ongoing:
                 raise Overloaded(
                     f"this replica answers {self.num_ongoing} requests already, "
@@ -91,10 +101,14 @@ class Admission:
         self._num_ticks += 1
         if self._num_ticks % _WINDOW_TICKS == 0:
             self._before, self._recent = self._recent, set()
+            self._weight = sum(map(self._weight_of, self._before))
         if self.num_ongoing or self._recent or self._before:
             self._schedule()
         else:
             self._timer = None
+
+    def _weight_of(self, tenant: str | None) -> float:
+        return 1.0 if tenant is None else self._weights.get(tenant, 1.0)
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self.tick)
