@@ -37,7 +37,7 @@ CHECKS = (
     "positive_data_acceptance",
 )
 REFUSALS = ("400", "404", "405", "413", "415", "422")
-NUM_SEARCHED = 7
+NUM_SEARCHED = 10
 """Operations with a body; of the others there is one good request each."""
 MAX_EXAMPLES = 10
 

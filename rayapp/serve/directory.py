@@ -19,7 +19,7 @@ from rayapp.serve.endpoints.lookup import supply_of
 from rayapp.serve.feeds import Feed, Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import LEDGER, ChampionFollower, Loaded, release_key
-from rayapp.serve.wire.openapi import LookedUp
+from rayapp.serve.wire.examples import LookedUp
 
 
 class Directory:
@@ -70,6 +70,14 @@ class Directory:
         """Of the champions that are loaded."""
         current = self._follower.current
         return {name: current[name].schema for name in self.names() if name in current}
+
+    def answering(self) -> dict[str, dict[str, BundleSchema]]:
+        """Endpoint → release id → schema of all that may be asked by name, the champion's first;
+        of endpoints whose champion is loaded."""
+        return {
+            name: {one.release_id: one.schema for one in self._releases(name)}
+            for name in self.schemas()
+        }
 
     def looked_up(self) -> dict[str, LookedUp]:
         """What callers need not send to each endpoint that has feeds."""

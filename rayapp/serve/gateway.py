@@ -41,6 +41,7 @@ from rayapp.serve.wire.http import (
 )
 from rayapp.serve.wire.oip import LENGTH_HEADER, model_metadata, parse_oip, render_oip
 from rayapp.serve.wire.openapi import describe
+from rayapp.serve.wire.page import render_page
 from rayapp.serve.wire.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
@@ -87,6 +88,7 @@ class Gateway(Front):
                 "/": {"GET": self._index},
                 **self.open_paths,
                 "/openapi.json": {"GET": self._openapi},
+                "/docs": {"GET": self._docs},
                 "/v2": {"GET": self._server},
                 "/invocations": {"POST": self._mlflow},
                 "/feedback": {"POST": self._feedback},
@@ -195,10 +197,17 @@ class Gateway(Front):
         )
 
     async def _openapi(self, call: Call) -> Answer:
+        return Answer(json_response(200, self._described()))
+
+    async def _docs(self, call: Call) -> Answer:
+        host = call.request.headers.get(b"host", b"").decode("latin-1")
+        page = await aside(partial(render_page, self._described(), host), is_long=True)
+        return Answer(Response(200, page.encode(), b"text/html; charset=utf-8"))
+
+    def _described(self) -> dict[str, Any]:
         config, directory = self._config, self._directory
         asked = VERSION, config.requires_key, config.max_rows
-        found = describe(directory.schemas(), directory.looked_up(), *asked)
-        return Answer(json_response(200, found))
+        return describe(directory.answering(), directory.looked_up(), *asked)
 
     async def _live(self, call: Call) -> Answer:
         return Answer(json_response(200, {"live": True}))

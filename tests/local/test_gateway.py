@@ -153,6 +153,13 @@ def test_mlflows_clients_work_unchanged(served: Served) -> None:
     assert len(answer["predictions"]) == 1
 
 
+def test_the_page_for_people_is_of_what_answers_there(served: Served) -> None:
+    page = httpx.get(f"{served.url}/docs")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert f"URL={served.url}\n" in page.text
+    assert served.release() in page.text
+
+
 def test_refusals_over_the_wire(served: Served) -> None:
     with httpx.Client(base_url=served.url, timeout=30) as client:
         big = client.post(SCORE, content=b"x" * 10_000_000)

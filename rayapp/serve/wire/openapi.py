@@ -2,16 +2,17 @@
 
 https://spec.openapis.org/oas/v3.1.0 ; each endpoint has its paths, and its rows their columns with
 types, limits and allowed values, so a client that keeps to the description is not refused for them.
+Each endpoint is a tag. wire/page.py shows the same to people.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import LARGEST_ROW, UNIT_ID
-from rayapp.serve.wire.oip import DATATYPES, output_names
+from rayapp.serve.wire.examples import TIME, LookedUp, answer, outputs, row, tensors
+from rayapp.serve.wire.oip import DATATYPES
 from rayapp.serve.wire.protocols import LARGEST_KEY, LEAST_KEY
 
 Json = dict[str, Any]
@@ -38,55 +39,45 @@ _ERRORS = {
 }
 
 
-@dataclass(frozen=True)
-class LookedUp:
-    """columns: inputs that need not be sent, since a feed has them. keys: columns by which they are
-    found and which are no inputs."""
-
-    columns: frozenset[str] = frozenset()
-    keys: frozenset[str] = frozenset()
-
-
 def describe(
-    schemas: Mapping[str, BundleSchema],
+    releases: Mapping[str, Mapping[str, BundleSchema]],
     looked_up: Mapping[str, LookedUp],
     version: str,
     requires_key: bool,
     max_rows: int,
 ) -> Json:
-    """The document. schemas: of each endpoint that has a champion now; looked_up: of those that
-    have feeds."""
+    """The document. releases: endpoint → release id → schema, the champion's first, of each that
+    has a champion now; looked_up: of those that have feeds."""
     paths: Json = {
+        "/": {"get": _plain("Endpoints, their releases and problems, and all paths")},
+        "/v2": {"get": _plain("Version and extensions of the Open Inference Protocol")},
         "/v2/health/live": {"get": _plain("The process answers")},
         "/v2/health/ready": {"get": _plain("Every released endpoint is loaded")},
-        "/feedback": {"post": _operation("Say what happened after an answer", _FEEDBACK, "202")},
+        "/feedback": {
+            "post": _operation("Say what happened after an answer", _FEEDBACK, _RATED, "202")
+        },
     }
     rows: Json = {}
-    for name, schema in schemas.items():
+    for name, schemas in releases.items():
         found = looked_up.get(name, LookedUp())
-        rows[name] = _row(schema, found)
-        row = {"$ref": f"#/components/schemas/{name}"}
-        model = f"/v2/models/{name}"
-        paths[model] = {"get": _plain(f"Inputs, outputs and releases of {name}")}
-        paths[f"{model}/infer"] = {
-            "post": _operation(
-                f"Ask {name} by the Open Inference Protocol",
-                _tensors(schema, found, max_rows),
-                "200",
-                {"type": "object", "required": ["model_name", "model_version", "id", "outputs"]},
-            )
-        }
-        paths[f"/endpoints/{name}/invocations"] = {
-            "post": _operation(
-                f"Ask {name} by MLflow's scoring protocol",
-                _records(row, max_rows),
-                "200",
-                _predictions(schema),
-            )
-        }
+        champion = next(iter(schemas.values()))
+        rows[name] = _row(champion, found)
+        of_endpoint = _of_endpoint(name, schemas, found, max_rows)
+        for operations in of_endpoint.values():
+            for operation in operations.values():
+                operation["tags"] = [name]
+        paths |= of_endpoint
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "rayapp endpoints", "version": version},
+        "tags": [
+            {
+                "name": name,
+                "description": f"The champion is release {next(iter(schemas))}",
+                "x-releases": list(schemas),
+            }
+            for name, schemas in releases.items()
+        ],
         "paths": paths,
         "components": {"schemas": {**rows, "Error": _ERROR}},
     }
@@ -94,6 +85,60 @@ def describe(
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
+
+
+def _of_endpoint(
+    name: str, schemas: Mapping[str, BundleSchema], looked_up: LookedUp, max_rows: int
+) -> Json:
+    """schemas: of its releases, the champion's first."""
+    release_id, champion = next(iter(schemas.items()))
+    by_rows = _operation(
+        f"Ask {name} by MLflow's scoring protocol",
+        _records({"$ref": f"#/components/schemas/{name}"}, max_rows),
+        {"dataframe_records": [row(champion, looked_up)]},
+        "200",
+        _predictions(champion),
+        {"predictions": [answer(champion)]},
+    )
+    model = f"/v2/models/{name}"
+    made = {
+        f"/endpoints/{name}/invocations": {"post": by_rows},
+        **_of_model(model, name, release_id, champion, looked_up, max_rows),
+    }
+    for release_id, schema in schemas.items():
+        path = f"{model}/versions/{release_id}"
+        made |= _of_model(path, name, release_id, schema, looked_up, max_rows)
+    return made
+
+
+def _of_model(
+    path: str,
+    name: str,
+    release_id: str,
+    schema: BundleSchema,
+    looked_up: LookedUp,
+    max_rows: int,
+) -> Json:
+    """The Open Inference Protocol's paths of an endpoint, or of one release of it."""
+    return {
+        path: {"get": _plain("Inputs, outputs and releases")},
+        f"{path}/ready": {"get": _plain("It is loaded")},
+        f"{path}/infer": {
+            "post": _operation(
+                "Ask by the Open Inference Protocol",
+                _tensors(schema, looked_up, max_rows),
+                {"inputs": tensors(schema, looked_up)},
+                "200",
+                {"type": "object", "required": ["model_name", "model_version", "id", "outputs"]},
+                {
+                    "model_name": name,
+                    "model_version": release_id,
+                    "id": "REQUEST_ID",
+                    "outputs": outputs(schema),
+                },
+            )
+        },
+    }
 
 
 def _row(schema: BundleSchema, looked_up: LookedUp) -> Json:
@@ -121,7 +166,7 @@ def _column(column: Column) -> Json:
     if column.description:
         made["description"] = column.description
     if column.type == "timestamp":
-        made |= {"format": "date-time", "examples": ["2013-10-01T12:00:00Z"]}
+        made |= {"format": "date-time", "examples": [TIME]}
     if column.type == "integer":
         made |= {"format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
     if column.minimum is not None:
@@ -175,23 +220,29 @@ def _tensors(schema: BundleSchema, looked_up: LookedUp, max_rows: int) -> Json:
         }
         for column in schema.inputs
     ]
-    tensors: Json = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs)}
+    num_found = sum(column.name in looked_up.columns for column in schema.inputs)
+    listed: Json = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs)}
     if looked_up.columns:
         keys = [{"type": "object", "properties": {"name": {"const": k}}} for k in looked_up.keys]
-        tensors["items"] = {"anyOf": [*inputs, *keys]}
-        tensors["minItems"] -= len(looked_up.columns)
-        tensors["maxItems"] += len(keys)
+        listed["items"] = {"anyOf": [*inputs, *keys]}
+        listed["minItems"] -= num_found
+        listed["maxItems"] += len(keys)
     else:
-        tensors["prefixItems"] = inputs
+        listed["prefixItems"] = inputs
     return {
         "type": "object",
-        "properties": {"id": {"type": ["string", "null"]}, "inputs": tensors},
+        "properties": {"id": {"type": ["string", "null"]}, "inputs": listed},
         "required": ["inputs"],
     }
 
 
 def _predictions(schema: BundleSchema) -> Json:
     """Per row the positive class's probability, every class's for multiclass, or the value."""
+    what = f"the value of {schema.label}"
+    if schema.task == "binary":
+        what = f"the probability that {schema.label} is {schema.classes[1]!r}"
+    elif schema.task == "multiclass":
+        what = f"the probability of each {schema.label}: {', '.join(schema.classes)}"
     one: Json = {"type": "number"}
     if schema.task == "multiclass":
         size = len(schema.classes)
@@ -200,18 +251,31 @@ def _predictions(schema: BundleSchema) -> Json:
         "type": "object",
         "properties": {"predictions": {"type": "array", "items": one}},
         "required": ["predictions"],
-        "description": f"The output {output_names(schema)[0]!r} of each row",
+        "description": f"Of each row {what}",
     }
 
 
-def _operation(summary: str, body: Json, status: str, answer: Json | None = None) -> Json:
-    made = _plain(summary, status, answer)
-    made["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+def _operation(
+    summary: str,
+    body: Json,
+    sent: Json,
+    status: str,
+    answered: Json | None = None,
+    shown: Json | None = None,
+) -> Json:
+    """body and answered: schemas. sent and shown: an example of each."""
+    made = _plain(summary, status, answered, shown)
+    content = {"application/json": {"schema": body, "example": sent}}
+    made["requestBody"] = {"required": True, "content": content}
     return made
 
 
-def _plain(summary: str, status: str = "200", answer: Json | None = None) -> Json:
-    content = {"application/json": {"schema": answer or {"type": "object"}}}
+def _plain(
+    summary: str, status: str = "200", answered: Json | None = None, shown: Json | None = None
+) -> Json:
+    content: Json = {"application/json": {"schema": answered or {"type": "object"}}}
+    if shown is not None:
+        content["application/json"]["example"] = shown
     told = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: Json = {status: {"description": "Done", "content": content}}
     responses |= {code: {"description": why, "content": told} for code, why in _ERRORS.items()}
@@ -234,6 +298,7 @@ _ERROR: Json = {
     },
     "required": ["error"],
 }
+_RATED: Json = {"request_id": "REQUEST_ID", "row": 0, "label": 1}
 _FEEDBACK: Json = {
     "type": "object",
     "properties": {
