@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
 from rayapp.config.models import ModelConfig
+from rayapp.config.replicas import check_replicas
 from rayapp.config.routing import EndpointName
-from rayapp.config.serving import GatewayConfig, check_replicas
+from rayapp.config.serving import GatewayConfig
 from rayapp.config.tenants import TokenBudgetsConfig, TokenLimitsConfig
 from rayapp.schemas.language import WeightsRef
 

@@ -5,7 +5,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Set
 
 from rayapp.config.choosing import row_nano_usd
-from rayapp.config.serving import EndpointConfig, PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.model import BundleSchema

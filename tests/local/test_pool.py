@@ -13,7 +13,8 @@ from ray.exceptions import RayActorError
 from served import RECORDS, SCORE, Served, wait
 from serving_case import ENDPOINT, rows_table
 
-from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import ServingConfig
 from rayapp.serve.cluster.shared import NAMESPACE, Owner
 from rayapp.serve.pool.plan import Planner, Report
 from serve_apps.predict import build

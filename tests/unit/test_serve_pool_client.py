@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from serving_case import ENDPOINT, Case, MemoryMeter, make_bundle, until
 
-from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import ServingConfig
 from rayapp.errors import Unavailable
 from rayapp.schemas.operations import Pointer
 from rayapp.serve.callers.identity import KeyRing

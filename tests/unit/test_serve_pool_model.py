@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from serving_case import Case, make_bundle
 
-from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import ServingConfig
 from rayapp.errors import TamperedError, Unavailable
 from rayapp.schemas.model import BundleRef
 from rayapp.serve.endpoints.base import is_callers_fault

@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from serving_case import until
 
-from rayapp.config.serving import PoolConfig
+from rayapp.config.replicas import PoolConfig
 from rayapp.config.tenants import LimitsConfig
 from rayapp.serve.callers.limits import Keeper
 from rayapp.serve.cluster import shared

@@ -9,7 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from rayapp.config.language import EngineConfig
-from rayapp.config.serving import SCALING, PoolConfig, ServingConfig
+from rayapp.config.replicas import SCALING, PoolConfig
+from rayapp.config.serving import ServingConfig
 
 DOCS = Path(__file__).parents[2] / "docs/how-to"
 EXAMPLES = [

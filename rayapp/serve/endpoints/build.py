@@ -13,12 +13,12 @@ from functools import partial
 from typing import Protocol
 
 from rayapp.config.choosing import CandidateConfig, row_nano_usd
+from rayapp.config.replicas import PoolConfig
 from rayapp.config.routing import CHAMPION, Target
 from rayapp.config.serving import (
     FIRST,
     EndpointConfig,
     FallbackConfig,
-    PoolConfig,
     ShadowConfig,
 )
 from rayapp.errors import Unavailable

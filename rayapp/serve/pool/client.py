@@ -11,7 +11,8 @@ from typing import Any
 from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import ServingConfig
 from rayapp.errors import RayappError, Unavailable
 from rayapp.schemas.model import BundleRef
 from rayapp.schemas.record import short

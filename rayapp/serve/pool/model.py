@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from rayapp.config.serving import PoolConfig
+from rayapp.config.replicas import PoolConfig
 from rayapp.errors import Unavailable, public_reason
 from rayapp.families.base import Floats
 from rayapp.schemas.record import short

@@ -12,7 +12,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
-from rayapp.config.serving import PoolConfig, ServingConfig
+from rayapp.config.replicas import PoolConfig
+from rayapp.config.serving import ServingConfig
 from rayapp.errors import Unavailable
 from rayapp.families.base import Floats
 from rayapp.serve.cluster.scaling import Load, ScalingPolicy
