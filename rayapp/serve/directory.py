@@ -81,14 +81,14 @@ class Directory:
         }
 
     def looked_up(self) -> dict[str, LookedUp]:
-        """What callers need not send to each endpoint that has feeds."""
+        """What callers need not send to each release of an endpoint that has feeds, by its id."""
         found = {}
-        for name, schema in self.schemas().items():
+        for name, schemas in self.answering().items():
             feeds = [self._current_feeds()[feed] for feed in self._config_of(name).feeds]
-            if feeds:
+            for release_id, schema in schemas.items() if feeds else ():
                 supply = supply_of(schema, feeds)
                 columns = frozenset(column for _, places in supply.tables for column in places)
-                found[name] = LookedUp(columns, supply.extra)
+                found[release_id] = LookedUp(columns, supply.extra)
         return found
 
     def is_ready(self) -> bool:
@@ -199,7 +199,7 @@ class Directory:
             loaded = self.loaded(name, version)
             version_id = loaded.release_id
             one = self._builder.release(name, lambda: loaded, lambda: version_id)
-            one = self._builder.looked_up(name, one, self._config_of(name))
+            one = self._builder.looked_up(name, one, self._config_of(name), lambda: loaded)
             return name, self._charged(one, self._row_nano_usd(name, loaded))
         endpoint = self._endpoints.get(name)
         if endpoint is None:

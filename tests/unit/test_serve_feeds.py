@@ -455,6 +455,25 @@ def test_values_are_found_by_their_keys() -> None:
     assert Values.of(for_all, VALUES.slice(0, 1)).rows == {(): (39.0,)}
 
 
+async def test_a_release_that_is_asked_by_name_gets_the_columns_that_it_has(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    """As the description says of each; the champion has more of them."""
+    store.publish()
+    case = started(bundles, store)
+    sent = {}
+    async with case.client() as client:
+        document = (await client.get("/openapi.json")).json()
+        for release in ("r1", BASIC):
+            path = f"/v2/models/{ENDPOINT}/versions/{release}/infer"
+            content = document["paths"][path]["post"]["requestBody"]["content"]
+            example = content["application/json"]["example"]
+            answer = await client.post(path, json=example)
+            assert (answer.status_code, answer.headers["x-release"]) == (200, release), answer.text
+            sent[release] = {tensor["name"] for tensor in example["inputs"]}
+    assert sent["r1"] == sent[BASIC] == ROW.keys() - {"temp", "distance"}
+
+
 async def test_the_description_says_what_need_not_be_sent(
     bundles: dict[str, Path], store: Store
 ) -> None:

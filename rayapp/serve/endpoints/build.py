@@ -92,7 +92,7 @@ class Builder:
             built = Rules(built, rules, self.flags)
         if config.shadow is not None:
             built = self._shadow(name, built, config.shadow, config)
-        built = self.looked_up(name, built, config)
+        built = self.looked_up(name, built, config, partial(self._loaded, name))
         if config.fallback:
             last = len(config.fallback) - 1
             stand_ins = [
@@ -146,22 +146,27 @@ class Builder:
             return None
 
     def looked_up(
-        self, name: str, inner: Endpoint, config: EndpointConfig, stand_in: str | None = None
+        self,
+        name: str,
+        inner: Endpoint,
+        config: EndpointConfig,
+        loaded: Callable[[], Loaded | None],
+        is_stand_in: bool = False,
     ) -> Endpoint:
-        """What answers, with the feature values that the endpoint's feeds have. stand_in: who it is
-        that answers in the champion's place, whose own reads were counted, by its release key."""
+        """What answers, with the feature values that the endpoint's feeds have for the columns of
+        the release that is `loaded`. is_stand_in: it answers in the champion's place, whose own
+        reads were counted."""
         if not config.feeds:
             return inner
-        key = name if stand_in is None else stand_in
 
         def schema() -> BundleSchema | None:
-            loaded = self._loaded(key)
-            return None if loaded is None else loaded.schema
+            found = loaded()
+            return None if found is None else found.schema
 
         def feeds() -> list[Feed]:
             return [self.feeds()[feed] for feed in config.feeds]
 
-        if stand_in is not None:
+        if is_stand_in:
             return LookUp(inner, feeds, schema)
         return LookUp(inner, feeds, schema, partial(self.hooks.feature_read, name))
 
@@ -190,7 +195,8 @@ class Builder:
         if not is_last:
             built = self._in_time(built, config)
         key = release_key(fallback.endpoint or name, fallback.release)
-        return self.looked_up(name, built, config, key)
+        loaded = partial(self._loaded, key)
+        return self.looked_up(name, built, config, loaded, is_stand_in=True)
 
     def _target(
         self, name: str, target: Target, config: EndpointConfig, stands_in: bool = False

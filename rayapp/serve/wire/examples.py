@@ -22,6 +22,9 @@ class LookedUp:
     keys: frozenset[str] = frozenset()
 
 
+NOTHING = LookedUp()
+
+
 def row(schema: BundleSchema, looked_up: LookedUp) -> dict[str, Any]:
     """With all that a caller must send."""
     features = {feature.expression: feature for feature in schema.features}

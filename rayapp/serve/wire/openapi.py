@@ -11,7 +11,7 @@ from typing import Any
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import LARGEST_ROW, UNIT_ID
-from rayapp.serve.wire.examples import TIME, LookedUp, answer, outputs, row, tensors
+from rayapp.serve.wire.examples import NOTHING, TIME, LookedUp, answer, outputs, row, tensors
 from rayapp.serve.wire.oip import DATATYPES
 from rayapp.serve.wire.protocols import LARGEST_KEY, LEAST_KEY
 
@@ -47,7 +47,7 @@ def describe(
     max_rows: int,
 ) -> Json:
     """The document. releases: endpoint → release id → schema, the champion's first, of each that
-    has a champion now; looked_up: of those that have feeds."""
+    has a champion now; looked_up: of releases whose endpoint has feeds, by their ids."""
     paths: Json = {
         "/": {"get": _plain("Endpoints, their releases and problems, and all paths")},
         "/v2": {"get": _plain("Version and extensions of the Open Inference Protocol")},
@@ -59,10 +59,9 @@ def describe(
     }
     rows: Json = {}
     for name, schemas in releases.items():
-        found = looked_up.get(name, LookedUp())
-        champion = next(iter(schemas.values()))
-        rows[name] = _row(champion, found)
-        of_endpoint = _of_endpoint(name, schemas, found, max_rows)
+        release_id, champion = next(iter(schemas.items()))
+        rows[name] = _row(champion, looked_up.get(release_id, NOTHING))
+        of_endpoint = _of_endpoint(name, schemas, looked_up, max_rows)
         for operations in of_endpoint.values():
             for operation in operations.values():
                 operation["tags"] = [name]
@@ -88,14 +87,17 @@ def describe(
 
 
 def _of_endpoint(
-    name: str, schemas: Mapping[str, BundleSchema], looked_up: LookedUp, max_rows: int
+    name: str,
+    schemas: Mapping[str, BundleSchema],
+    looked_up: Mapping[str, LookedUp],
+    max_rows: int,
 ) -> Json:
-    """schemas: of its releases, the champion's first."""
     release_id, champion = next(iter(schemas.items()))
+    found = looked_up.get(release_id, NOTHING)
     by_rows = _operation(
         f"Ask {name} by MLflow's scoring protocol",
         _records({"$ref": f"#/components/schemas/{name}"}, max_rows),
-        {"dataframe_records": [row(champion, looked_up)]},
+        {"dataframe_records": [row(champion, found)]},
         "200",
         _predictions(champion),
         {"predictions": [answer(champion)]},
@@ -103,11 +105,11 @@ def _of_endpoint(
     model = f"/v2/models/{name}"
     made = {
         f"/endpoints/{name}/invocations": {"post": by_rows},
-        **_of_model(model, name, release_id, champion, looked_up, max_rows),
+        **_of_model(model, name, release_id, champion, found, max_rows),
     }
     for release_id, schema in schemas.items():
-        path = f"{model}/versions/{release_id}"
-        made |= _of_model(path, name, release_id, schema, looked_up, max_rows)
+        path, found = f"{model}/versions/{release_id}", looked_up.get(release_id, NOTHING)
+        made |= _of_model(path, name, release_id, schema, found, max_rows)
     return made
 
 
@@ -220,12 +222,11 @@ def _tensors(schema: BundleSchema, looked_up: LookedUp, max_rows: int) -> Json:
         }
         for column in schema.inputs
     ]
-    num_found = sum(column.name in looked_up.columns for column in schema.inputs)
     listed: Json = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs)}
     if looked_up.columns:
         keys = [{"type": "object", "properties": {"name": {"const": k}}} for k in looked_up.keys]
         listed["items"] = {"anyOf": [*inputs, *keys]}
-        listed["minItems"] -= num_found
+        listed["minItems"] -= len(looked_up.columns)
         listed["maxItems"] += len(keys)
     else:
         listed["prefixItems"] = inputs
