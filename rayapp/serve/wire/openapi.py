@@ -32,7 +32,7 @@ _ERRORS = {
     "413": "The body or the batch is too large",
     "415": "Not JSON",
     "422": "A row breaks the contract; param names the field",
-    "429": "The tenant's rate is used up; see retry-after",
+    "429": "The tenant's rate or budget is used up; see retry-after",
     "500": "The server failed",
     "503": "Nothing can answer now; see retry-after",
     "504": "No answer within the deadline",
