@@ -12,7 +12,6 @@ from rayapp.config.golden import GoldenConfig
 from rayapp.config.release import ReleaseConfig
 from rayapp.data.golden import as_dataset, golden_rows, golden_table
 from rayapp.data.read import read_view
-from rayapp.errors import TamperedError
 from rayapp.evaluate.contamination import find_contamination, refuse_contaminated
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.base import Base
@@ -20,12 +19,11 @@ from rayapp.families.bundle import MODEL_FOLDER, described
 from rayapp.flows.judging import measure_judge
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
-from rayapp.flows.weights import find_weights
+from rayapp.flows.weights import find_base
 from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Profile, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import LanguageSchema, Run
-from rayapp.schemas.record import short
 from rayapp.schemas.release import Evaluation, GoldenRef
 from rayapp.storage import fetch_bundle
 
@@ -47,7 +45,7 @@ class Questions:
 def evaluate_language(
     session: Session, config: ReleaseConfig, run: Run, snapshot: Snapshot
 ) -> Evaluation:
-    """Raises TamperedError where the workspace has other weights under the base model's name, and
+    """Raises UserError where the workspace never had the base model's weights, and
     ContaminationRefused where a golden set occurs in the training data; what `measure_judge`
     raises."""
     with tempfile.TemporaryDirectory() as folder:
@@ -133,16 +131,8 @@ def _questions(session: Session, config: ReleaseConfig, run: Run, snapshot: Snap
 
 
 def weights_of(session: Session, language: LanguageSchema) -> WeightsRef:
-    """Those that an adapter was tuned from. Raises TamperedError where the workspace has others
-    under their name, UserError where it has none."""
-    weights = find_weights(session.ledger, language.base_name)
-    if weights.digest != language.base_digest:
-        raise TamperedError(
-            f"weights {language.base_name} are {short(weights.digest)}…, the adapter was tuned "
-            f"from {short(language.base_digest)}…",
-            "train again from the weights that there are now",
-        )
-    return weights
+    """Those that an adapter was tuned from. Raises UserError where there never were any such."""
+    return find_base(session.ledger, language.base_name, language.base_digest)
 
 
 def max_answer_tokens(profile: Profile) -> int | None:

@@ -57,3 +57,18 @@ def find_weights(ledger: Ledger, name: str) -> WeightsRef:
             "add them: rayapp submit configs/weights/NAME.yaml",
         )
     return event.record(WeightsRef, "weights")
+
+
+def find_base(ledger: Ledger, name: str, digest: str) -> WeightsRef:
+    """The weights that an adapter was tuned from: they stay in the workspace when others are added
+    under their name. Raises UserError where they were never added."""
+    events = ledger.events(EventKind.WEIGHTS_ADDED)
+    for event in reversed(events):
+        if event.payload["weights"]["digest"] == digest:
+            return event.record(WeightsRef, "weights")
+    known = sorted({short(e.payload["weights"]["digest"]) for e in events if e.subject == name})
+    raise UserError(
+        f"weights {name} ({short(digest)}), which the adapter was tuned from, were never added to "
+        f"this workspace; under that name it has {known}",
+        "add them (rayapp submit configs/weights/NAME.yaml), or train again from others",
+    )
