@@ -28,8 +28,19 @@ class ChampionGate(Config):
     """How much worse the candidate may be, in the metric's unit."""
 
 
+class UntunedGate(Config):
+    """Non-inferiority against the weights that the candidate was tuned from, on the same rows,
+    paired. With `task: text` only. A margin of 0 asks it to be better than they are."""
+
+    kind: Literal["untuned"]
+    metric: str
+    margin: float = Field(ge=0)
+    """How much worse the candidate may be, in the metric's unit."""
+
+
 class SliceGate(Config):
-    """Non-inferiority in every declared slice, Holm-corrected across slices."""
+    """Non-inferiority against the champion in every declared slice, Holm-corrected across
+    slices. No champion: pass, said so."""
 
     kind: Literal["slices"]
     metric: str
@@ -54,7 +65,8 @@ class LatencyGate(Config):
 
 
 Gate = Annotated[
-    FloorGate | ChampionGate | SliceGate | GapGate | LatencyGate, Field(discriminator="kind")
+    FloorGate | ChampionGate | UntunedGate | SliceGate | GapGate | LatencyGate,
+    Field(discriminator="kind"),
 ]
 
 

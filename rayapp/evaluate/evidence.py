@@ -1,8 +1,8 @@
 """The arithmetic of evidence that the gates share: intervals at a policy's confidence, losses
-against the champion, and tests over many slices. Pure, like the gates."""
+against an opponent, and tests over many slices. Pure, like the gates."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scipy.special import ndtr, ndtri
 
@@ -22,10 +22,13 @@ def interval_at(
 
 
 def loss_at(
-    part: SliceEvaluation, metric: str, confidence: float, higher_is_better: bool | None
+    differences: Sequence[Difference],
+    metric: str,
+    confidence: float,
+    higher_is_better: bool | None,
 ) -> tuple[float, float] | None:
-    """How much worse than the champion (negative: better), and the half width of the interval."""
-    found: Difference | None = next((d for d in part.differences if d.metric == metric), None)
+    """How much worse than the opponent (negative: better), and the half width of the interval."""
+    found: Difference | None = next((d for d in differences if d.metric == metric), None)
     if found is None:
         return None
     half = (found.high - found.low) / 2 * z_score(confidence) / z_score(found.confidence)

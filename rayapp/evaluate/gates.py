@@ -16,6 +16,7 @@ from rayapp.config.release import (
     LatencyGate,
     PolicyConfig,
     SliceGate,
+    UntunedGate,
 )
 from rayapp.errors import ConfigError
 from rayapp.evaluate.declared import metrics_in
@@ -27,9 +28,12 @@ from rayapp.evaluate.evidence import (
     p_value,
     z_score,
 )
+from rayapp.evaluate.items import BY_TOKENS
 from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.schemas.data import Task
 from rayapp.schemas.release import (
+    CHAMPION,
+    UNTUNED,
     Evaluation,
     SliceEvaluation,
     Verdict,
@@ -60,6 +64,11 @@ def check_policy(
                 f"metrics are {', '.join(known)}",
             )
         _check_direction(name, gate, known[gate.metric].higher_is_better)
+        if isinstance(gate, UntunedGate) and task != "text":
+            raise ConfigError(
+                f"gate {name!r} compares with untuned weights, and a model of task {task} has none",
+                "kind: champion",
+            )
         if isinstance(gate, SliceGate | GapGate) and known[gate.metric].is_of_all_rows:
             raise ConfigError(
                 f"gate {name!r} judges slices, but {gate.metric} is told of all rows alone: how a "
@@ -107,6 +116,8 @@ def _decide(name: str, gate: Gate, evaluation: Evaluation, confidence: float) ->
         return _decide_limit(name, gate, evaluation.overall, confidence)
     if isinstance(gate, ChampionGate):
         return _decide_champion(name, gate, evaluation, confidence)
+    if isinstance(gate, UntunedGate):
+        return _decide_opponent(name, gate, evaluation, UNTUNED, confidence)
     if isinstance(gate, SliceGate):
         return _decide_slices(name, gate, evaluation, confidence)
     if isinstance(gate, GapGate):
@@ -137,13 +148,28 @@ def _decide_champion(
 ) -> Verdict:
     if evaluation.champion is None:
         return Verdict(gate=name, value="pass", reason="no champion yet, nothing to be worse than")
+    return _decide_opponent(name, gate, evaluation, CHAMPION, confidence)
+
+
+def _decide_opponent(
+    name: str,
+    gate: ChampionGate | UntunedGate,
+    evaluation: Evaluation,
+    opponent: str,
+    confidence: float,
+) -> Verdict:
     better = metrics_in(evaluation)[gate.metric].higher_is_better
-    worse = loss_at(evaluation.overall, gate.metric, confidence, better)
+    differences = evaluation.differences(evaluation.overall, opponent)
+    worse = loss_at(differences, gate.metric, confidence, better)
+    if worse is None and differences and gate.metric in BY_TOKENS:
+        reason = f"{gate.metric} is by token, and the {opponent} spells the right answers otherwise"
+        return Verdict(gate=name, value="inconclusive", reason=reason)
     if worse is None:
-        return _no_interval(name, f"difference in {gate.metric}", evaluation.overall.num_rows)
+        what = f"difference in {gate.metric} to the {opponent}"
+        return _no_interval(name, what, evaluation.overall.num_rows)
     loss, half = worse
     shown = (
-        f"{gate.metric} is {_better_or_worse(loss)} than that of the {evaluation.opponent}, ± "
+        f"{gate.metric} is {_better_or_worse(loss)} than that of the {opponent}, ± "
         f"{half:.4f} on the same rows; at most {gate.margin:g} worse is allowed"
     )
     if loss + half <= gate.margin:
@@ -164,7 +190,8 @@ def _decide_slices(
     judged: dict[str, tuple[float, float, int]] = {}
     better = metrics_in(evaluation)[gate.metric].higher_is_better
     for part in evaluation.slices:
-        worse = loss_at(part, gate.metric, confidence, better)
+        differences = evaluation.differences(part, CHAMPION)
+        worse = loss_at(differences, gate.metric, confidence, better)
         if part.num_rows >= gate.min_rows and worse is not None:
             judged[part.slice] = (*worse, part.num_rows)
     if not judged:

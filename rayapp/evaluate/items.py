@@ -149,21 +149,28 @@ def difference(
 
 @dataclass(frozen=True)
 class Items:
-    """What `measures` takes, of the candidate and of its base."""
+    """What `measures` takes, of the candidate, its base, and the champion where there is one."""
 
     candidate: Mapping[str, Floats]
     base: Mapping[str, Floats]
+    champion: Mapping[str, Floats] | None
     cluster_N: Ints
 
     def take(self, rows_N: Bools) -> "Items":
+        def taken(values: Mapping[str, Floats]) -> Mapping[str, Floats]:
+            return {name: values_N[rows_N] for name, values_N in values.items()}
+
         return Items(
-            {name: values_N[rows_N] for name, values_N in self.candidate.items()},
-            {name: values_N[rows_N] for name, values_N in self.base.items()},
+            taken(self.candidate),
+            taken(self.base),
+            None if self.champion is None else taken(self.champion),
             self.cluster_N[rows_N],
         )
 
 
 NATS, TOKENS = "right_nats", "right_tokens"
+BY_TOKENS = frozenset(("answer_loss", "perplexity", "answer_tokens"))
+"""Metrics that compare models only where a token is the same to both."""
 CONFIDENCE, IS_RIGHT = "confidence", "is_right"
 
 

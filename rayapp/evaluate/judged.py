@@ -38,6 +38,15 @@ class Judging:
     contamination: Contamination
     tuned: Verdicts
     untuned: Verdicts
+    champion: Verdicts | None = None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Of the corrected share; empty where there is none that could be told."""
+
+    to_champion: tuple[Difference, ...]
+    to_untuned: tuple[Difference, ...]
 
 
 @dataclass(frozen=True)
@@ -58,24 +67,28 @@ class _Share:
 
 def judged_metric(
     judging: Judging, cluster_N: Ints, confidence: float
-) -> tuple[Estimate, Difference | None, Judged]:
-    """The corrected share, its difference to the untuned model's, and all that is known of it.
-    Raises JudgeRefused where not one answer has a verdict."""
-    config, anchors = judging.config, judging.anchors
-    for verdicts in (judging.tuned, judging.untuned):
-        if verdicts.num_unread == verdicts.num_answers:
+) -> tuple[Estimate, Changes, Judged]:
+    """The corrected share, its changes, and all that is known of it. Raises JudgeRefused where not
+    one answer of a model has a verdict."""
+    config, anchors, champion = judging.config, judging.anchors, judging.champion
+    for verdicts in (judging.tuned, judging.untuned, champion):
+        if verdicts is not None and verdicts.num_unread == verdicts.num_answers:
             raise JudgeRefused(
                 f"judge {config.metric}: not one of {verdicts.num_answers} answers has a verdict",
                 "mend its prompt",
             )
-    tuned, untuned = (_Share.of(v, cluster_N) for v in (judging.tuned, judging.untuned))
-    told = {
-        "corrected": _corrected(config.metric, tuned, anchors, len(cluster_N), confidence),
-        "corrected_untuned": _corrected(
-            config.metric, untuned, anchors, len(cluster_N), confidence
-        ),
-        "raw": _raw(tuned, len(cluster_N), confidence),
-        "raw_untuned": _raw(untuned, len(cluster_N), confidence),
+    shares = {
+        "": _Share.of(judging.tuned, cluster_N),
+        "_untuned": _Share.of(judging.untuned, cluster_N),
+        **({} if champion is None else {"_champion": _Share.of(champion, cluster_N)}),
+    }
+    told: dict[str, Estimate] = {}
+    for whose, share in shares.items():
+        told["corrected" + whose] = _corrected(
+            config.metric, share, anchors, len(cluster_N), confidence
+        )
+        told["raw" + whose] = _raw(share, len(cluster_N), confidence)
+    told |= {
         "sensitivity": _of_anchors(
             "sensitivity", anchors.called_right, anchors.num_right, confidence
         ),
@@ -99,10 +112,15 @@ def judged_metric(
         contamination=judging.contamination,
         num_unread=judging.tuned.num_unread,
         num_unread_untuned=judging.untuned.num_unread,
+        num_unread_champion=None if champion is None else champion.num_unread,
         **told,
     )
-    difference = _difference(config.metric, tuned, untuned, anchors, cluster_N, confidence)
-    return judged.corrected, difference, judged
+    changes = {
+        whose: _difference(config.metric, shares[""], share, anchors, cluster_N, confidence)
+        for whose, share in shares.items()
+        if whose
+    }
+    return judged.corrected, Changes(changes.get("_champion", ()), changes["_untuned"]), judged
 
 
 def _raw(share: _Share, num_rows: int, confidence: float) -> Estimate:
@@ -135,22 +153,22 @@ def _corrected(
 def _difference(
     metric: str,
     tuned: _Share,
-    untuned: _Share,
+    other: _Share,
     anchors: Anchors,
     cluster_N: Ints,
     confidence: float,
-) -> Difference | None:
-    influence_N = tuned.measured.influence_N - untuned.measured.influence_N
+) -> tuple[Difference, ...]:
+    influence_N = tuned.measured.influence_N - other.measured.influence_N
     error, size = clustered_error(influence_N, cluster_N)
     found: Corrected = UNKNOWN
     if size >= MIN_ROWS:
-        difference = tuned.measured.value - untuned.measured.value
+        difference = tuned.measured.value - other.measured.value
         error = max(error, least_error(size, confidence))
         found = corrected_difference(difference, error, anchors, confidence)
     if found.value is None or found.low is None or found.high is None:
-        return None
-    unread = tuned.unread + untuned.unread
-    return Difference(
+        return ()
+    unread = tuned.unread + other.unread
+    change = Difference(
         metric=metric,
         value=found.value,
         low=found.low - unread,
@@ -158,6 +176,7 @@ def _difference(
         num_rows=len(cluster_N),
         confidence=confidence,
     )
+    return (change,)
 
 
 def _estimate(

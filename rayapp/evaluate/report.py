@@ -49,6 +49,7 @@ def render(
         outcome=banner(verdicts),
         verdicts=[{"word": _WORDS[v.value], "verdict": v} for v in verdicts],
         headline=_headline(evaluation),
+        opponents=_opponents(evaluation),
         metrics=_metric_rows(evaluation),
         pictures=_pictures(evaluation, bundle_schema),
         answering=_answering(evaluation),
@@ -83,16 +84,12 @@ def _headline(evaluation: Evaluation) -> list[dict[str, str]]:
     tiles = []
     if found is not None:
         tiles.append({"name": _name(metric), "value": number(found.value), "note": interval(found)})
-    difference = next((d for d in evaluation.overall.differences if d.metric == metric), None)
-    if difference is not None:
-        note = f"{signed(difference.low)} to {signed(difference.high)}, paired"
-        tiles.append(
-            {
-                "name": f"against the {evaluation.opponent}",
-                "value": signed(difference.value),
-                "note": note,
-            }
-        )
+    for opponent in evaluation.opponents:
+        for change in evaluation.differences(evaluation.overall, opponent):
+            if change.metric == metric:
+                note = f"{signed(change.low)} to {signed(change.high)}, paired"
+                told = {"name": f"against the {opponent}", "value": signed(change.value)}
+                tiles.append({**told, "note": note})
     rows, split = evaluation.overall.num_rows, evaluation.split
     asked = "golden items" if evaluation.golden else f"{split} rows"
     tiles.append({"name": asked, "value": f"{rows:,}", "note": _slices_note(evaluation)})
@@ -122,9 +119,21 @@ def _slices_note(evaluation: Evaluation) -> str:
     return f"{num_slices} slice{'s' if num_slices > 1 else ''} of {', '.join(columns)}"
 
 
-def _metric_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+def _opponents(evaluation: Evaluation) -> list[str]:
+    """Those that there are differences to."""
+    return [
+        opponent
+        for opponent in evaluation.opponents
+        if evaluation.differences(evaluation.overall, opponent)
+    ]
+
+
+def _metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     metrics, overall = metrics_in(evaluation), evaluation.overall
-    differences = {d.metric: d for d in overall.differences}
+    changes = [
+        {d.metric: d for d in evaluation.differences(overall, opponent)}
+        for opponent in _opponents(evaluation)
+    ]
     return [
         {
             "name": _name(e.metric),
@@ -134,14 +143,14 @@ def _metric_rows(evaluation: Evaluation) -> list[dict[str, str]]:
             ],
             "value": number(e.value),
             "interval": interval(e),
-            **_change(differences.get(e.metric), metrics[e.metric]),
+            "changes": [_change(of.get(e.metric), metrics[e.metric]) for of in changes],
         }
         for e in overall.estimates
     ]
 
 
 def _change(difference: Difference | None, metric: Metric) -> dict[str, str]:
-    """The change against the champion, and whether it is one for the better beyond doubt."""
+    """The change against an opponent, and whether it is one for the better beyond doubt."""
     if difference is None:
         return {"change": "", "change_interval": "", "change_class": ""}
     better = metric.higher_is_better
@@ -178,31 +187,40 @@ def _judge(evaluation: Evaluation) -> dict[str, Any] | None:
         return None
     name = _name(judged.metric)
     num_answers = evaluation.costs[0].num_answers if evaluation.costs else 0
-    shares = (
-        ("called right, tuned", "as the judge says it, uncorrected", judged.raw),
-        (f"{name}, tuned", "the same, corrected", judged.corrected),
-        ("called right, untuned", "as the judge says it, uncorrected", judged.raw_untuned),
-        (f"{name}, untuned", "the same, corrected", judged.corrected_untuned),
-        ("sensitivity", "right anchors that it calls right", judged.sensitivity),
-        ("specificity", "wrong anchors that it calls wrong", judged.specificity),
-    )
-    unread = (
-        f"{judged.num_unread:,} of {num_answers:,} answers",
-        f"{judged.num_unread_untuned:,} of {num_answers:,} answers",
-        f"{judged.num_unread_anchors:,} of {judged.num_anchors:,} anchors",
-    )
-    rows = [
-        {
-            "name": title,
-            "meaning": meaning,
-            "of": f"{share.num_rows:,} {'anchors' if n > 3 else 'items'}",
-            "value": number(share.value),
-            "interval": interval(share),
-            "unread": unread[n // 2],
-        }
-        for n, (title, meaning, share) in enumerate(shares)
+    models = [
+        ("tuned", judged.raw, judged.corrected, judged.num_unread),
+        ("untuned", judged.raw_untuned, judged.corrected_untuned, judged.num_unread_untuned),
+        ("champion", judged.raw_champion, judged.corrected_champion, judged.num_unread_champion),
     ]
+    rows = []
+    for model, raw, corrected, num_unread in models:
+        if raw is not None and corrected is not None:
+            unread = f"{num_unread:,} of {num_answers:,} answers"
+            uncorrected = "as the judge says it, uncorrected"
+            rows.append(_judged_row(f"called right, {model}", uncorrected, raw, "items", unread))
+            title = f"{name}, {model}"
+            rows.append(_judged_row(title, "the same, corrected", corrected, "items", unread))
+    unread = f"{judged.num_unread_anchors:,} of {judged.num_anchors:,} anchors"
+    for title, kind, share in (
+        ("sensitivity", "right", judged.sensitivity),
+        ("specificity", "wrong", judged.specificity),
+    ):
+        meaning = f"{kind} anchors that it calls {kind}"
+        rows.append(_judged_row(title, meaning, share, "anchors", unread))
     return {"name": name, "rows": rows}
+
+
+def _judged_row(
+    title: str, meaning: str, share: Estimate, counted: str, unread: str
+) -> dict[str, str]:
+    return {
+        "name": title,
+        "meaning": meaning,
+        "of": f"{share.num_rows:,} {counted}",
+        "value": number(share.value),
+        "interval": interval(share),
+        "unread": unread,
+    }
 
 
 def _pictures(evaluation: Evaluation, schema: BundleSchema) -> list[dict[str, str]]:
@@ -231,11 +249,17 @@ def _forest(evaluation: Evaluation) -> str:
 
 
 def _slice_changes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Slices by their change against the champion, worst first; the ten worst are shown."""
+    """Slices by their change against the first opponent, worst first; the ten worst are shown."""
     metric = HEADLINE_METRIC[evaluation.task]
     told = metrics_in(evaluation)[metric]
     sign = 1 if told.higher_is_better else -1
-    pairs = [(s, d) for s in evaluation.slices for d in s.differences if d.metric == metric]
+    pairs = [
+        (s, d)
+        for s in evaluation.slices
+        for opponent in _opponents(evaluation)[:1]
+        for d in evaluation.differences(s, opponent)
+        if d.metric == metric
+    ]
     pairs.sort(key=lambda pair: sign * pair[1].value)
     return [
         {"slice": s.slice.replace("=", " = ", 1), "rows": f"{s.num_rows:,}", **_change(d, told)}

@@ -1,11 +1,11 @@
-"""Evaluation of answers in words: each row is answered by the candidate and by the weights that it
-was tuned from, on the same rows, and scored against the answer that the data has.
+"""Evaluation of answers in words: each row is answered by the candidate, by the weights that it was
+tuned from and by the endpoint's champion, and scored against the answer that the data has.
 
 A row is one item. What a row depends on others by is `evaluate.items`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from rayapp.errors import DataError
 from rayapp.evaluate.declared import as_records, declared_metrics
 from rayapp.evaluate.graders import Answered, Grade, grade_of, score_answer
 from rayapp.evaluate.items import (
+    BY_TOKENS,
     CONFIDENCE,
     IS_RIGHT,
     NATS,
@@ -34,13 +35,14 @@ from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.evaluate.slices import slice_expressions
 from rayapp.evaluate.statistics import Floats, Ints
 from rayapp.evaluate.tries import tries_of
-from rayapp.families.base import Base
-from rayapp.families.llm.answer import TUNED, UNTUNED, Answers, Decoding
+from rayapp.families.llm.answer import ANSWERERS, Answers, Decoding, Tuned
 from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.record import short
 from rayapp.schemas.release import (
     AnswerCost,
+    Answerer,
     Answering,
+    Difference,
     Estimate,
     Evaluation,
     GoldenRef,
@@ -54,15 +56,15 @@ Rows = Any  # ray.data.Dataset; what comes in is only mapped and read
 
 def answer_rows(
     dataset: Rows,
-    base: Base,
-    language: LanguageSchema,
-    files: Mapping[str, bytes],
+    tuned: Tuned,
+    champion: Tuned | None,
     label: str,
     decoding: Decoding,
     num_cpus: int,
+    runtime_env: Mapping[str, Any],
     on_progress: Callable[[int], object] = lambda num_rows: None,
 ) -> pa.Table:
-    """The rows with what both models say, in the order of the dataset. on_progress: told how many
+    """The rows with what each model says, in the order of the dataset. on_progress: told how many
     are answered."""
     dataset.context.execution_options.preserve_order = True
     # read before the models are there: they take CPUs that a read beside them might wait for
@@ -70,10 +72,10 @@ def answer_rows(
         Answers,
         batch_format="pyarrow",
         batch_size=BATCH_ROWS,
-        fn_constructor_args=(base, language, files, label, decoding, num_cpus),
+        fn_constructor_args=(tuned, champion, label, decoding, num_cpus),
         compute=ActorPoolStrategy(size=1),
         num_cpus=num_cpus,
-        **({"runtime_env": dict(base.runtime_env)} if base.runtime_env else {}),
+        **({"runtime_env": dict(runtime_env)} if runtime_env else {}),
     )
     blocks: list[pa.Table] = []
     for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -102,27 +104,30 @@ def evaluate_answers(
     snapshot_id: str,
     split: str,
     bundle_digest: str,
+    champion_release: str | None = None,
     golden: GoldenRef | None = None,
     judging: Judging | None = None,
 ) -> Evaluation:
-    """answered: as `answer_rows` gives it, with the label. golden: the set that the rows are of,
-    where they are of none of the snapshot's splits. judging: what config.judge said of them."""
+    """answered: as `answer_rows` gives it, with the label. champion_release: None where no champion
+    has answered. golden: the set that the rows are of, where they are of none of the snapshot's
+    splits. judging: what config.judge said of them."""
     assert (judging is None) == (config.judge is None), "a judge is asked where one is configured"
     declared = declared_metrics(config, "text")
     metrics = {name: METRICS[name] for name in metrics_of("text")}
     metrics |= {name: told for name, told in declared.items() if not told.is_of_all_rows}
+    said = _said(answered)
+    assert ("champion" in said) == (champion_release is not None), "it has answered if there is one"
     expected = answered.column(label).to_pylist()
-    said = {name: answered.column(name).to_pylist() for name in (TUNED, UNTUNED)}
-    items = Items(
-        item_values(expected, said[TUNED], language.fields, config),
-        item_values(expected, said[UNTUNED], language.fields, config),
-        _clusters(answered, config.cluster_by),
-    )
+    values = {
+        model: item_values(expected, one, language.fields, config) for model, one in said.items()
+    }
+    clusters_N = _clusters(answered, config.cluster_by)
+    items = Items(values["tuned"], values["untuned"], values.get("champion"), clusters_N)
     slices = []
     for name, expression in slice_expressions(config.slices).items():
-        values = pc.cast(expression.evaluate(answered), pa.string()).to_numpy(zero_copy_only=False)
-        for value in sorted({v for v in values if v is not None}):
-            part = items.take(values == value)
+        found = pc.cast(expression.evaluate(answered), pa.string()).to_numpy(zero_copy_only=False)
+        for value in sorted({v for v in found if v is not None}):
+            part = items.take(found == value)
             slices.append(_slice(f"{name}={value}", part, metrics, config.confidence))
     overall, judged = _overall(items, metrics, judging, config.confidence)
     return Evaluation(
@@ -131,7 +136,7 @@ def evaluate_answers(
         split=split,
         task="text",
         bundle_digest=bundle_digest,
-        champion=f"{language.base_name}, untuned ({short(language.base_digest)})",
+        champion=champion_release,
         overall=overall,
         slices=tuple(slices),
         curves=(),
@@ -139,11 +144,21 @@ def evaluate_answers(
         latency=None,
         metrics=as_records(declared),
         answering=_answering(decoding, config.cluster_by),
-        costs=(_cost("tuned", said[TUNED]), _cost("untuned", said[UNTUNED])),
+        costs=tuple(_cost(model, one) for model, one in said.items()),
         golden=golden,
         untuned=_estimates(measures(items.base), items.cluster_N, metrics, config.confidence),
         judged=judged,
+        untuned_weights=f"{language.base_name} ({short(language.base_digest)})",
     )
+
+
+def _said(answered: pa.Table) -> dict[Answerer, list[dict[str, Any]]]:
+    """Of each model that was asked, what it said of each row."""
+    return {
+        model: answered.column(column).to_pylist()
+        for model, column in ANSWERERS.items()
+        if column in answered.column_names
+    }
 
 
 def _overall(
@@ -153,10 +168,13 @@ def _overall(
     whole = _slice("", items, metrics, confidence)
     if judging is None:
         return whole, None
-    found, change, judged = judged_metric(judging, items.cluster_N, confidence)
-    differences = (*whole.differences, *([] if change is None else [change]))
-    estimates = (*whole.estimates, found)
-    return whole.model_copy(update={"estimates": estimates, "differences": differences}), judged
+    found, changes, judged = judged_metric(judging, items.cluster_N, confidence)
+    added = {
+        "estimates": (*whole.estimates, found),
+        "differences": (*whole.differences, *changes.to_champion),
+        "untuned_differences": (*whole.untuned_differences, *changes.to_untuned),
+    }
+    return whole.model_copy(update=added), judged
 
 
 def _clusters(answered: pa.Table, cluster_by: str | None) -> Ints:
@@ -178,7 +196,7 @@ def _answering(decoding: Decoding, cluster_by: str | None) -> Answering:
     )
 
 
-def _cost(model: Literal["tuned", "untuned"], said: Sequence[Mapping[str, Any]]) -> AnswerCost:
+def _cost(model: Answerer, said: Sequence[Mapping[str, Any]]) -> AnswerCost:
     counts = [one["num_tokens"] for one in said]
     return AnswerCost(
         model=model,
@@ -246,18 +264,32 @@ def _grades(
 def _slice(
     name: str, items: Items, metrics: Mapping[str, Metric], confidence: float
 ) -> SliceEvaluation:
-    candidate, base = measures(items.candidate), measures(items.base)
     clusters_N = items.cluster_N
-    differences = [
-        difference(metric, candidate[metric], base[metric], clusters_N, confidence, told.is_share)
-        for metric, told in metrics.items()
-    ]
     return SliceEvaluation(
         slice=name,
         num_rows=len(clusters_N),
-        estimates=_estimates(candidate, clusters_N, metrics, confidence),
-        differences=tuple(found for found in differences if found is not None),
+        estimates=_estimates(measures(items.candidate), clusters_N, metrics, confidence),
+        differences=_differences(items, items.champion, metrics, confidence),
+        untuned_differences=_differences(items, items.base, metrics, confidence),
     )
+
+
+def _differences(
+    items: Items,
+    opponent: Mapping[str, Floats] | None,
+    metrics: Mapping[str, Metric],
+    confidence: float,
+) -> tuple[Difference, ...]:
+    if opponent is None:
+        return ()
+    own, other = measures(items.candidate), measures(opponent)
+    is_alike = np.array_equal(items.candidate[TOKENS], opponent[TOKENS])
+    found = [
+        difference(metric, own[metric], other[metric], items.cluster_N, confidence, told.is_share)
+        for metric, told in metrics.items()
+        if is_alike or metric not in BY_TOKENS
+    ]
+    return tuple(one for one in found if one is not None)
 
 
 def _estimates(

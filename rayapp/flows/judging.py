@@ -32,7 +32,7 @@ from rayapp.evaluate.judging import (
 )
 from rayapp.evaluate.replies import replies_of
 from rayapp.evaluate.served import ServedJudge, key_of
-from rayapp.families.llm.answer import TUNED, UNTUNED
+from rayapp.families.llm.answer import ANSWERERS
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
@@ -74,11 +74,15 @@ class MeasuredJudge:
     contamination: Contamination
 
     def judge(self, answered: pa.Table, label: str) -> Judging:
-        """Of every answer of both models. answered: the rows, with what each said of them. Raises
+        """Of every answer of each model. answered: the rows, with what each said of them. Raises
         JudgeRefused where too many answers have no verdict."""
         values = feature_table(self.features, answered).to_pylist()
         expected = answered.column(label).to_pylist()
-        texts = {n: [s["texts"] for s in answered.column(n).to_pylist()] for n in (TUNED, UNTUNED)}
+        texts = {
+            model: [said["texts"] for said in answered.column(column).to_pylist()]
+            for model, column in ANSWERERS.items()
+            if column in answered.column_names
+        }
         cases = [
             Case(row, right, text)
             for said in texts.values()
@@ -86,15 +90,16 @@ class MeasuredJudge:
             for text in samples
         ]
         read = verdicts_of(cases, self.prompt, self.ask, self.config.verdict)
-        num_each, per_item = len(cases) // 2, len(texts[TUNED][0])
-        both = {"tuned": read.take(0, num_each), "untuned": read.take(num_each, len(cases))}
-        for model, one in both.items():
+        num_each, per_item = len(cases) // len(texts), len(texts["tuned"][0])
+        verdicts = {}
+        for n, model in enumerate(texts):
+            one = read.take(n * num_each, (n + 1) * num_each)
             refuse_unread(f"answers of the {model} model", one, self.config)
             self.session.say(
                 f"judge {self.config.metric}: {one.verdicts.count(True):,} of {num_each:,} "
                 f"{model} answers called right, {one.num_unread:,} without a verdict"
             )
-        tuned, untuned = (Verdicts.of_samples(one.verdicts, per_item) for one in both.values())
+            verdicts[model] = Verdicts.of_samples(one.verdicts, per_item)
         return Judging(
             config=self.config,
             who=self.who,
@@ -103,8 +108,9 @@ class MeasuredJudge:
             num_anchors=self.num_anchors,
             num_unread_anchors=self.num_unread_anchors,
             contamination=self.contamination,
-            tuned=tuned,
-            untuned=untuned,
+            tuned=verdicts["tuned"],
+            untuned=verdicts["untuned"],
+            champion=verdicts.get("champion"),
         )
 
 

@@ -182,7 +182,7 @@ def _evaluate(
     current: tuple[Pointer, SignedManifest] | None,
 ) -> Evaluation:
     if run.bundle.bundle_schema.language is not None:
-        return evaluate_language(session, config, run, snapshot)
+        return evaluate_language(session, config, run, snapshot, current[1] if current else None)
     with tempfile.TemporaryDirectory() as folder:
         candidate = Path(folder) / "candidate"
         fetch_bundle(run.bundle, candidate)
@@ -220,9 +220,9 @@ def _report(
 
 def _opponent(evaluation: Evaluation) -> str:
     """As much of it as people are shown; what weights are called is not cut."""
-    if evaluation.champion is None:
-        return "no champion yet"
-    return evaluation.champion if evaluation.task == "text" else short(evaluation.champion)
+    found = "no champion yet" if evaluation.champion is None else short(evaluation.champion)
+    weights = evaluation.untuned_weights
+    return found if weights is None else f"{found}; {weights}, untuned"
 
 
 def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key: str) -> None:

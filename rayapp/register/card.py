@@ -195,16 +195,23 @@ def _judge(evaluation: Evaluation) -> str:
         (f"`{judged.metric}`, tuned", judged.corrected),
         ("called right by the judge, untuned", judged.raw_untuned),
         (f"`{judged.metric}`, untuned", judged.corrected_untuned),
+        ("called right by the judge, champion", judged.raw_champion),
+        (f"`{judged.metric}`, champion", judged.corrected_champion),
         ("sensitivity", judged.sensitivity),
         ("specificity", judged.specificity),
     )
-    rows = [(name, _value(e), _interval(e), f"{e.num_rows:,}") for name, e in shares]
+    rows = [
+        (name, _value(e), _interval(e), f"{e.num_rows:,}") for name, e in shares if e is not None
+    ]
+    unread = [f"{judged.num_unread:,} tuned", f"{judged.num_unread_untuned:,} untuned"]
+    if judged.num_unread_champion is not None:
+        unread.append(f"{judged.num_unread_champion:,} of the champion's")
     return (
         f"`{judged.metric}` is what {judged.judge} says of the answers, told by prompt "
         f"`{judged.prompt_name}` (`{judged.prompt_digest}`), corrected by its errors on "
         f"{judged.num_anchors:,} anchors that {judged.anchors_owner} labelled (SHA-256 "
-        f"`{judged.anchors_sha256}`). Without a verdict: {judged.num_unread_anchors:,} anchors, "
-        f"{judged.num_unread:,} tuned and {judged.num_unread_untuned:,} untuned answers.\n\n"
+        f"`{judged.anchors_sha256}`). Without a verdict: {judged.num_unread_anchors:,} anchors; of "
+        f"the answers {', '.join(unread)}.\n\n"
         f"{_table(('Judge', 'Share', 'Interval', 'Of'), rows)}"
     )
 
@@ -240,19 +247,22 @@ def _answers(evaluation: Evaluation) -> str:
 
 
 def _comparison(evaluation: Evaluation) -> str:
+    parts = []
     if evaluation.champion is None:
-        return f"There was no {evaluation.opponent} to compare with."
-    rows = [
-        (
-            d.metric,
-            f"{d.value:+.4f}",
-            f"[{d.low:+.4f}, {d.high:+.4f}]",
-            f"{d.confidence:.0%}",
-        )
-        for d in evaluation.overall.differences
-    ]
-    head = ("Metric", f"Candidate − {evaluation.opponent}", "Interval", "Confidence")
-    return f"### Against {evaluation.opponent} `{evaluation.champion}`\n\n{_table(head, rows)}"
+        parts.append("There was no champion to compare with.")
+    for opponent, name in evaluation.opponents.items():
+        rows = [
+            (
+                d.metric,
+                f"{d.value:+.4f}",
+                f"[{d.low:+.4f}, {d.high:+.4f}]",
+                f"{d.confidence:.0%}",
+            )
+            for d in evaluation.differences(evaluation.overall, opponent)
+        ]
+        head = ("Metric", f"Candidate − {opponent}", "Interval", "Confidence")
+        parts.append(f"### Against {opponent} `{name}`\n\n{_table(head, rows)}")
+    return "\n\n".join(parts)
 
 
 def _slices(evaluation: Evaluation) -> str:

@@ -38,7 +38,7 @@ class Estimate(Record):
 
 
 class Difference(Record):
-    """candidate − champion on the same rows, in the metric's own unit, paired."""
+    """candidate − opponent on the same rows, in the metric's own unit, paired."""
 
     metric: str
     value: float
@@ -49,12 +49,22 @@ class Difference(Record):
 
 
 class SliceEvaluation(Record):
-    """slice is "" for all rows, else "column=value"."""
+    """slice is "" for all rows, else "column=value". differences: to the champion;
+    untuned_differences: of text, to the weights that it was tuned from."""
 
     slice: str
     num_rows: int
     estimates: tuple[Estimate, ...]
     differences: tuple[Difference, ...] = ()
+    untuned_differences: tuple[Difference, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where there are none, so that the digests of older evaluations stay."""
+        found: dict[str, Any] = serialise(self)
+        if not self.untuned_differences:
+            del found["untuned_differences"]
+        return found
 
 
 class Curve(Record):
@@ -106,12 +116,16 @@ class Answering(Record):
     cluster_by: str | None
 
 
+Answerer = Literal["tuned", "untuned", "champion"]
+"""Who answered: the candidate, the weights that it was tuned from, or the endpoint's champion."""
+
+
 class AnswerCost(Record):
     """What a model's answers took in this evaluation, on its hardware and many at a time: it is no
     engine's latency. seconds: of generating, summed over processes; with hardware it is measured
     (see Measured), and None where that was not kept."""
 
-    model: Literal["tuned", "untuned"]
+    model: Answerer
     num_answers: int
     num_prompt_tokens: int
     num_tokens: int
@@ -130,7 +144,7 @@ class AnswerCost(Record):
 class AnswerTime(Record):
     """The seconds of an AnswerCost, and on what."""
 
-    model: Literal["tuned", "untuned"]
+    model: Answerer
     seconds: float
     hardware: str
 
@@ -174,7 +188,8 @@ class Judged(Record):
 
     sensitivity, specificity: shares of the right and of the wrong anchors that it called so, of
     those that it gave a verdict on. raw: the shares of answers that it called right, uncorrected,
-    which no gate can name; corrected: the same with its errors taken out."""
+    which no gate can name; corrected: the same with its errors taken out. Of the champion where one
+    was asked."""
 
     metric: str
     judge: str
@@ -197,6 +212,22 @@ class Judged(Record):
     corrected_untuned: Estimate
     num_unread: int
     num_unread_untuned: int
+    raw_champion: Estimate | None = None
+    corrected_champion: Estimate | None = None
+    num_unread_champion: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Left out where there was none, so that the digests of older evaluations stay."""
+        found: dict[str, Any] = serialise(self)
+        for name in ("raw_champion", "corrected_champion", "num_unread_champion"):
+            if found.get(name) is None:
+                found.pop(name, None)
+        return found
+
+
+CHAMPION, UNTUNED = "champion", "untuned weights"
+"""What a candidate is compared with, in words."""
 
 
 class Evaluation(Record):
@@ -206,8 +237,9 @@ class Evaluation(Record):
     task: Task
     bundle_digest: str
     champion: str | None
-    """Release id the candidate was compared with, or None where there was no champion; for text, a
-    name of the weights that it was tuned from."""
+    """Release id the candidate was compared with, or None where there was no champion. Where
+    answers in words have no `untuned_weights`, it is from before champions answered too: a name of
+    the weights that the candidate was tuned from, which `differences` are to."""
     overall: SliceEvaluation
     slices: tuple[SliceEvaluation, ...]
     curves: tuple[Curve, ...]
@@ -224,17 +256,30 @@ class Evaluation(Record):
     untuned: tuple[Estimate, ...] = ()
     """Of text: the weights that it was tuned from, asked the same over all rows."""
     judged: Judged | None = None
+    untuned_weights: str | None = None
+    """Of text: what the weights are called that it was tuned from."""
 
     @property
-    def opponent(self) -> str:
-        """What the candidate was compared with, in words."""
-        return "untuned weights" if self.task == "text" else "champion"
+    def opponents(self) -> dict[str, str]:
+        """Whom the candidate was compared with: in words → release id, or name of weights."""
+        if self.task == "text" and self.untuned_weights is None:
+            return {} if self.champion is None else {UNTUNED: self.champion}
+        named = {CHAMPION: self.champion, UNTUNED: self.untuned_weights}
+        return {who: name for who, name in named.items() if name is not None}
+
+    def differences(self, part: SliceEvaluation, opponent: str) -> tuple[Difference, ...]:
+        """Of all rows or a slice, to one of `opponents`; none where it is not one of them."""
+        if opponent not in self.opponents:
+            return ()
+        is_own = opponent == CHAMPION or self.untuned_weights is None
+        return part.differences if is_own else part.untuned_differences
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Left out where they say nothing, so that the digests of older evaluations stay."""
         found: dict[str, Any] = serialise(self)
-        for name in ("metrics", "answering", "costs", "golden", "untuned", "judged"):
+        of_text = ("answering", "costs", "golden", "untuned", "judged", "untuned_weights")
+        for name in ("metrics", *of_text):
             if not getattr(self, name):
                 del found[name]
         return found

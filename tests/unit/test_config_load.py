@@ -87,8 +87,8 @@ def test_a_mistake_in_an_overlay_is_named_there(
         (
             PolicyConfig,
             "gates: {a: {kind: flor, metric: auc, limit: 1}}\n",
-            "line 1: gates.a: `kind` is 'flor', must be one of floor, ceiling, champion, slices, "
-            "gap, latency; did you mean 'floor'?",
+            "line 1: gates.a: `kind` is 'flor', must be one of floor, ceiling, champion, "
+            "untuned, slices, gap, latency; did you mean 'floor'?",
         ),
         (PolicyConfig, "gates: {a: {metric: auc}}\n", "gates.a: `kind` is missing"),
         (

@@ -35,7 +35,7 @@ from rayapp.evaluate.judging import (
 )
 from rayapp.evaluate.report import render
 from rayapp.evaluate.text import decoding_of, evaluate_answers
-from rayapp.families.llm.answer import SAID, TUNED, UNTUNED
+from rayapp.families.llm.answer import CHAMPION, SAID, TUNED, UNTUNED
 from rayapp.flows.judging import refuse_few
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
@@ -54,7 +54,7 @@ LANGUAGE = LanguageSchema(
     features=(Feature(name="x", expression="x"),),
     fields=(),
 )
-NUM_ITEMS, TRUTH, BASE_TRUTH = 600, 0.8, 0.3
+NUM_ITEMS, TRUTH, BASE_TRUTH, CHAMPION_TRUTH = 600, 0.8, 0.3, 0.95
 
 
 def said(text: str) -> dict[str, Any]:
@@ -63,23 +63,32 @@ def said(text: str) -> dict[str, Any]:
     return answer | took | {"nats": [0.5]}
 
 
-def evaluated(judge: ErringJudge, num_anchors: int = 400, **settings: Any) -> Evaluation:
-    """What a flow does, by hand: 80% of the tuned model's answers are right, 30% of the other's."""
+def evaluated(
+    judge: ErringJudge, num_anchors: int = 400, has_champion: bool = False, **settings: Any
+) -> Evaluation:
+    """What a flow does, by hand: 80% of the tuned model's answers are right, 30% of the weights'
+    beneath it, 95% of a champion's."""
     judge_settings = JUDGE | settings
     config = EvaluationConfig.model_validate({"judge": judge_settings, "slices": ["kind"]})
     assert config.judge is not None
     known = cases(num_anchors, 0.5, "anchor")
     read = verdicts_of(known, PROMPT, judge, config.judge.verdict)
     is_right = [case.expected == case.answered for case in known]
-    both = {TUNED: cases(NUM_ITEMS, TRUTH, "item"), UNTUNED: cases(NUM_ITEMS, BASE_TRUTH, "item")}
+    truths = {TUNED: TRUTH, UNTUNED: BASE_TRUTH} | (
+        {CHAMPION: CHAMPION_TRUTH} if has_champion else {}
+    )
+    asked = {name: cases(NUM_ITEMS, truth, "item") for name, truth in truths.items()}
     found = {
-        name: verdicts_of(some, PROMPT, judge, config.judge.verdict) for name, some in both.items()
+        name: Verdicts.of_samples(
+            verdicts_of(some, PROMPT, judge, config.judge.verdict).verdicts, 1
+        )
+        for name, some in asked.items()
     }
     table = pa.table(
         {
             "y": ["yes"] * NUM_ITEMS,
             "kind": [f"k{i % 2}" for i in range(NUM_ITEMS)],
-            **{n: pa.array([said(c.answered) for c in some], SAID) for n, some in both.items()},
+            **{n: pa.array([said(c.answered) for c in some], SAID) for n, some in asked.items()},
         }
     )
     return evaluate_answers(
@@ -92,6 +101,7 @@ def evaluated(judge: ErringJudge, num_anchors: int = 400, **settings: Any) -> Ev
         snapshot_id="s",
         split="test",
         bundle_digest="b",
+        champion_release="c" * 64 if has_champion else None,
         judging=Judging(
             config=config.judge,
             who="weights tiny (000000000000)",
@@ -100,8 +110,9 @@ def evaluated(judge: ErringJudge, num_anchors: int = 400, **settings: Any) -> Ev
             num_anchors=num_anchors,
             num_unread_anchors=read.num_unread,
             contamination=NOTHING,
-            tuned=Verdicts.of_samples(found[TUNED].verdicts, 1),
-            untuned=Verdicts.of_samples(found[UNTUNED].verdicts, 1),
+            tuned=found[TUNED],
+            untuned=found[UNTUNED],
+            champion=found.get(CHAMPION),
         ),
     )
 
@@ -126,7 +137,7 @@ def test_the_corrected_interval_has_the_truth_and_the_raw_one_has_not() -> None:
     assert not covers(judged.raw, TRUTH)
     assert covers(judged.corrected_untuned, BASE_TRUTH)
     assert not covers(judged.raw_untuned, BASE_TRUTH)
-    change = next(d for d in found.overall.differences if d.metric == "judged_right")
+    change = next(d for d in found.overall.untuned_differences if d.metric == "judged_right")
     assert covers(change, TRUTH - BASE_TRUTH)
     raw_change = judged.raw.value - judged.raw_untuned.value  # type: ignore[operator]
     assert not covers(change, raw_change)
@@ -146,11 +157,26 @@ def test_gates_judge_the_corrected_share() -> None:
 
     assert verdict(kind="floor", limit=0.7) == "pass"
     assert verdict(kind="floor", limit=0.95) == "fail"
-    assert verdict(kind="champion", margin=0) == "pass"
+    assert verdict(kind="untuned", margin=0) == "pass"
     with pytest.raises(ConfigError, match="told of all rows alone"):
         verdict(kind="slices", margin=0.1)
     with pytest.raises(ConfigError, match="told of all rows alone"):
         verdict(kind="gap", column="kind", limit=0.1)
+
+
+def test_the_champion_is_judged_too() -> None:
+    found = evaluated(ErringJudge(0.85, 0.75), has_champion=True)
+    judged = found.judged
+    assert judged is not None
+    assert judged.corrected_champion is not None
+    assert covers(judged.corrected_champion, CHAMPION_TRUTH)
+    change = next(d for d in found.overall.differences if d.metric == "judged_right")
+    assert covers(change, TRUTH - CHAMPION_TRUTH)
+    gate = {"kind": "champion", "metric": "judged_right", "margin": 0.02}
+    policy = PolicyConfig.model_validate({"gates": {"g": gate}})
+    assert decide(found, policy)[0].value == "fail"
+    assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
+    assert b"champion" not in evaluated(ErringJudge(0.85, 0.75)).judged.canonical()  # type: ignore[union-attr]
 
 
 def test_few_anchors_make_a_wide_interval() -> None:

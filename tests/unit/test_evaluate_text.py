@@ -12,16 +12,17 @@ import pytest
 
 from rayapp.config.load import load
 from rayapp.config.release import EvaluationConfig, PolicyConfig
+from rayapp.errors import ConfigError
 from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.graders import score_answer
 from rayapp.evaluate.metrics import Metric
 from rayapp.evaluate.report import render
 from rayapp.evaluate.text import decoding_of, evaluate_answers
-from rayapp.families.llm.answer import SAID, TUNED, UNTUNED
+from rayapp.families.llm.answer import CHAMPION, SAID, TUNED, UNTUNED
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import BundleSchema, Feature, LanguageSchema
-from rayapp.schemas.release import Contamination, Estimate, Evaluation, GoldenRef
+from rayapp.schemas.release import Contamination, Estimate, Evaluation, GoldenRef, Verdict
 
 FIELDS = ("a", "b")
 LANGUAGE = LanguageSchema(
@@ -63,14 +64,14 @@ Answer = str | list[str]
 """Of one row: the answer, or its samples."""
 
 
-def said(answer: Answer, right_nats: float) -> dict[str, Any]:
+def said(answer: Answer, right_nats: float, right_tokens: int = 10) -> dict[str, Any]:
     texts = [answer] if isinstance(answer, str) else answer
     return {
         "texts": texts,
         "num_tokens": [len(text) for text in texts],
         "nats": [0.5] * len(texts),
         "right_nats": right_nats,
-        "right_tokens": 10,
+        "right_tokens": right_tokens,
         "prompt_tokens": 5,
         "seconds": 0.5,
         "hardware": "a CPU",
@@ -78,8 +79,13 @@ def said(answer: Answer, right_nats: float) -> dict[str, Any]:
 
 
 def evaluation(
-    tuned: Sequence[Answer], untuned: Sequence[Answer], expected: list[str], **settings: Any
+    tuned: Sequence[Answer],
+    untuned: Sequence[Answer],
+    expected: list[str],
+    champion: Sequence[dict[str, Any]] | None = None,
+    **settings: Any,
 ) -> Evaluation:
+    """champion: what it said of each row, where there is one."""
     config = EvaluationConfig.model_validate({"slices": ["kind"], **settings})
     table = pa.table(
         {
@@ -90,6 +96,8 @@ def evaluation(
             "document": [i // 2 for i in range(len(expected))],
         }
     )
+    if champion is not None:
+        table = table.append_column(CHAMPION, pa.array(champion, SAID))
     return evaluate_answers(
         answered=table,
         label="y",
@@ -101,6 +109,7 @@ def evaluation(
         snapshot_id="s",
         split="test",
         bundle_digest="b",
+        champion_release=None if champion is None else "c" * 64,
     )
 
 
@@ -152,7 +161,7 @@ def test_one_that_learned_passes() -> None:
     assert exact.low is not None
     assert exact.high is not None
     assert exact.low < 0.9 < exact.high
-    (difference,) = [d for d in found.overall.differences if d.metric == "exact_match"]
+    (difference,) = [d for d in found.overall.untuned_differences if d.metric == "exact_match"]
     # the mean of independent rows: √(p(1−p)/(n−1)), times Student's quantile of 199
     half = 1.97196 * np.sqrt(0.9 * 0.1 / 199)
     assert (difference.low, difference.high) == pytest.approx((0.9 - half, 0.9 + half), abs=1e-5)
@@ -165,6 +174,101 @@ def test_one_that_learned_shuffled_targets_is_refused() -> None:
     found = evaluation([*expected[1:], expected[0]], ["?"] * 200, expected)
     assert verdicts(found)["reads_most_of_them"] == "fail"
     assert verdicts(found)["fields_are_right"] == "fail"
+
+
+def right_in(share: float, num_rows: int = 200, first: int = 0) -> list[str]:
+    """Answers of which a share is right, from the row `first` on."""
+    num_right = round(share * num_rows)
+    return [
+        a if (i - first) % num_rows < num_right else "?" for i, a in enumerate(answers(num_rows))
+    ]
+
+
+def of_champion(texts: Sequence[str], right_tokens: int = 10) -> list[dict[str, Any]]:
+    return [said(text, 2.0, right_tokens) for text in texts]
+
+
+def decided(found: Evaluation, **gate: Any) -> Verdict:
+    return decide(found, PolicyConfig.model_validate({"gates": {"g": gate}}))[0]
+
+
+def test_better_than_its_base_and_worse_than_the_champion_is_refused() -> None:
+    """The weights beneath read a tenth, the champion nine tenths: six tenths is a step back."""
+    expected = answers(200)
+    champion = of_champion(right_in(0.9))
+    found = evaluation(right_in(0.6), right_in(0.1), expected, champion)
+    assert found.champion == "c" * 64
+    verdict = {v.gate: v for v in decide(found, POLICY)}
+    assert verdict["better_than_untuned"].value == "pass"
+    assert verdict["not_worse_than_champion"].value == "fail"
+    assert "0.3000 worse than that of the champion" in verdict["not_worse_than_champion"].reason
+    slices = decided(found, kind="slices", metric="exact_match", margin=0.05, min_rows=10)
+    assert slices.value == "fail"
+    assert [cost.model for cost in found.costs] == ["tuned", "untuned", "champion"]
+    (untuned,) = [e for e in found.untuned if e.metric == "exact_match"]
+    assert untuned.value == 0.1  # what gateways choose by is still that of the weights beneath
+    assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
+
+
+def test_as_good_as_the_champion_passes() -> None:
+    expected = answers(600)
+    champion = of_champion(right_in(0.9, 600, first=5))
+    found = evaluation(right_in(0.9, 600), right_in(0.1, 600), expected, champion)
+    assert set(verdicts(found).values()) == {"pass"}
+
+
+def test_without_a_champion_there_is_nothing_to_be_worse_than() -> None:
+    found = evaluation(right_in(0.9), right_in(0.1), answers(200))
+    assert found.champion is None
+    assert found.untuned_weights == f"tiny ({'0' * 12})"
+    verdict = decided(found, kind="champion", metric="exact_match", margin=0)
+    assert (verdict.value, verdict.reason) == (
+        "pass",
+        "no champion yet, nothing to be worse than",
+    )
+
+
+def test_losses_by_token_are_compared_where_tokens_are_the_same() -> None:
+    """A champion of other base weights may spell the right answer with other tokens."""
+    expected = answers(200)
+    gates = {"loss": "answer_loss", "right": "exact_match"}
+    for right_tokens, loss in ((10, "pass"), (7, "inconclusive")):
+        champion = of_champion(right_in(0.9), right_tokens)
+        found = evaluation(right_in(0.9), right_in(0.1), expected, champion)
+        of = {
+            name: decided(found, kind="champion", metric=metric, margin=0.1)
+            for name, metric in gates.items()
+        }
+        assert (of["loss"].value, of["right"].value) == (loss, "pass")
+        untuned = decided(found, kind="untuned", metric="answer_loss", margin=0)
+        assert untuned.value == "pass"
+    assert "the champion spells the right answers otherwise" in of["loss"].reason
+
+
+def test_an_evaluation_from_before_champions_answered_is_read_as_it_was_meant() -> None:
+    new = evaluation(right_in(0.9), right_in(0.1), answers(200))
+    changes = new.overall.untuned_differences
+    overall = new.overall.model_copy(update={"differences": changes, "untuned_differences": ()})
+    old = new.model_copy(
+        update={
+            "champion": "tiny, untuned (0)",
+            "untuned_weights": None,
+            "overall": overall,
+            "slices": (),
+        }
+    )
+    for name in (b"untuned_weights", b"untuned_differences"):
+        assert name not in old.canonical()
+    assert old.opponents == {"untuned weights": "tiny, untuned (0)"}
+    assert decided(old, kind="untuned", metric="exact_match", margin=0).value == "pass"
+    verdict = decided(old, kind="champion", metric="exact_match", margin=0)
+    assert verdict.value == "inconclusive"  # no champion has answered
+
+
+def test_scores_have_no_weights_beneath_them() -> None:
+    policy = {"gates": {"g": {"kind": "untuned", "metric": "auc", "margin": 0}}}
+    with pytest.raises(ConfigError, match="a model of task binary has none"):
+        check_policy(PolicyConfig.model_validate(policy), "binary", ())
 
 
 def test_no_better_than_its_base_is_no_pass() -> None:
@@ -185,7 +289,7 @@ def test_the_very_same_answers_are_no_better(num_rows: int) -> None:
 
 def test_few_rows_are_no_evidence() -> None:
     expected = answers(20)
-    found = evaluation(expected, ["?"] * 20, expected)
+    found = evaluation(expected, ["?"] * 20, expected, of_champion(["?"] * 20))
     assert set(verdicts(found).values()) == {"inconclusive"}
 
 
@@ -207,10 +311,10 @@ def test_a_grader_is_a_metric_that_gates_and_slices_have() -> None:
         return decide(found, policy)[0].value
 
     assert verdict(kind="floor", limit=0.9) == "pass"
-    assert verdict(kind="champion", margin=0) == "pass"
+    assert verdict(kind="untuned", margin=0) == "pass"
     worse = evaluation(["?" * 26] * 100, tuned, expected, graders=graders)
     policy = PolicyConfig.model_validate(
-        {"gates": {"g": {"kind": "champion", "metric": "reads_a", "margin": 0.1}}}
+        {"gates": {"g": {"kind": "untuned", "metric": "reads_a", "margin": 0.1}}}
     )
     assert decide(worse, policy)[0].value == "fail"
     assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
@@ -236,7 +340,7 @@ def test_loss_is_over_tokens_and_perplexity_is_e_to_it() -> None:
     assert loss.low is not None
     assert (perplexity.low, perplexity.high) == pytest.approx(np.exp([loss.low, loss.high]))
     assert loss.low == pytest.approx(0.25 - 1.98422 * 0.05 / np.sqrt(99), abs=1e-5)
-    paired = {d.metric: d for d in found.overall.differences}["answer_loss"]
+    paired = {d.metric: d for d in found.overall.untuned_differences}["answer_loss"]
     assert paired.value == pytest.approx(0.25 - 0.5)
     policy = PolicyConfig.model_validate(
         {"gates": {"g": {"kind": "ceiling", "metric": "perplexity", "limit": 1.2}}}
@@ -285,14 +389,17 @@ def test_rows_of_one_document_count_as_one() -> None:
     together = estimates_of(found)["exact_match"]
     assert together.value == alone.value == 0.5
     assert width(together) == pytest.approx(width(alone) * np.sqrt(2), rel=0.02)
-    few = evaluation(expected[:50], ["?"] * 50, expected[:50], cluster_by="document")
+    few = evaluation(
+        expected[:50], ["?"] * 50, expected[:50], of_champion(["?"] * 50), cluster_by="document"
+    )
     assert set(verdicts(few).values()) == {"inconclusive"}  # 25 documents
 
 
 def test_the_report_shows_it() -> None:
     samples = {"per_item": 2, "tries": [2]}
     pairs = [[a, "?"] for a in answers(50)]
-    found = evaluation(pairs, [["?", "?"]] * 50, answers(50), samples=samples, golden="x")
+    champion = [said(pair, 2.0) for pair in pairs]
+    found = evaluation(pairs, [["?", "?"]] * 50, answers(50), champion, samples=samples, golden="x")
     assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
     schema = BundleSchema(
         name="t",
@@ -312,6 +419,17 @@ def test_the_report_shows_it() -> None:
         assert text in html
     for text in ("exact match pass@2", "exact match pass^2", "sampled at temperature 0.8", "a CPU"):
         assert text in html
+    for opponent, name in (("champion", "c" * 64), ("untuned weights", "tiny (000000000000)")):
+        for text in (f"against the {opponent}", f"change to the {opponent}", name):
+            assert text in html
+    champion = of_champion(right_in(0.9, 80))
+    beside = evaluation(answers(80), ["?"] * 80, answers(80), champion)
+    html = render(beside, (), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    assert "Slices against the champion" in html
+    alone = evaluation(answers(80), ["?"] * 80, answers(80))
+    html = render(alone, (), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    assert "Slices against the untuned weights" in html
+    assert "champion" not in html
 
 
 def test_a_schema_without_language_is_written_as_before() -> None:

@@ -112,6 +112,19 @@ def test_compares_with_the_champion(run: Run, snapshot: Snapshot) -> None:
     assert "| auc | +0.0120 | [-0.0010, +0.0250] | 95% |" in card
 
 
+def test_compares_with_the_weights_beneath_too(run: Run, snapshot: Snapshot) -> None:
+    evaluation = make_evaluation(run)
+    difference = Difference(
+        metric="auc", value=0.6, low=0.5, high=0.7, num_rows=200, confidence=0.95
+    )
+    overall = evaluation.overall.model_copy(update={"untuned_differences": (difference,)})
+    changed = {"task": "text", "untuned_weights": "tiny (0123)", "overall": overall}
+    card = _card(run, snapshot, evaluation.model_copy(update=changed), PASSED)
+    assert "There was no champion to compare with." in card
+    assert "Against untuned weights `tiny (0123)`" in card
+    assert "| auc | +0.6000 | [+0.5000, +0.7000] | 95% |" in card
+
+
 def test_ranks_a_regression_by_its_error(run: Run, snapshot: Snapshot) -> None:
     evaluation = make_evaluation(run, AA=0.80, AS=0.61)
     text = (

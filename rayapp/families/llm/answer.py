@@ -1,4 +1,4 @@
-"""Rows answered by a tuned language model and by what it was tuned from, a batch at a time.
+"""Rows answered by a tuned language model, by what it was tuned from and by a champion, in batches.
 
 For evaluation: the same rows get the same answers on the same machine, by the likeliest tokens or
 by samples of a seed. Who serves it uses an engine.
@@ -10,21 +10,23 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from rayapp.families.base import Base
 from rayapp.families.llm.prompt import Example, example
 from rayapp.families.llm.rows import tokenizer_of
 from rayapp.families.llm.weights import base_folder
+from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import LanguageSchema
+from rayapp.schemas.release import Answerer
 from rayapp.transforms import feature_table
 
-TUNED, UNTUNED = "_tuned", "_untuned"
-"""Columns that `Answers` adds: what each model said of a row."""
+TUNED, UNTUNED, CHAMPION = "_tuned", "_untuned", "_champion"
+ANSWERERS: dict[Answerer, str] = {"tuned": TUNED, "untuned": UNTUNED, "champion": CHAMPION}
+"""Columns that `Answers` adds: what each model said of a row. No champion, no column."""
 SAID = pa.struct(
     [
         ("texts", pa.list_(pa.string())),  # one for each sample
@@ -86,53 +88,85 @@ def network_of(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning has made of weights. files: of the bundle's model, by name; bytes, as a path of
+    the driver says nothing on another node."""
+
+    weights: WeightsRef
+    language: LanguageSchema
+    files: Mapping[str, bytes] = field(repr=False)
+
+    def network(self, untuned: Any) -> Any:
+        """untuned: the weights, which stay as they are."""
+        from peft import PeftModel  # in the environment of language models only
+
+        with tempfile.TemporaryDirectory(prefix="rayapp-tuned-") as folder:
+            for name, data in self.files.items():
+                (Path(folder) / name).write_bytes(data)
+            if self.language.method == "full":
+                return network_of(Path(folder))
+            # merged into a copy: beside each layer, an adapter costs more than the layer
+            adapted: Any = PeftModel.from_pretrained(copy.deepcopy(untuned), folder)
+            return adapted.merge_and_unload()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A model as it is asked: with its own tokenizer, prompt and features."""
+
+    network: Any
+    tokenizer: Any
+    language: LanguageSchema
+
+    def examples(self, table: pa.Table, label: str) -> list[Example]:
+        rows = feature_table(self.language.features, table).to_pylist()
+        messages = [self.language.chat.messages(row) for row in rows]
+        right = table.column(label).to_pylist()
+        return [example(self.tokenizer, *pair) for pair in zip(messages, right, strict=True)]
+
+
 class Answers:
-    """A step of Ray Data, in an actor: raw rows → the same rows with what both models say. files:
-    of the bundle's model, by name; bytes, as a path of the driver says nothing on another node.
-    label: the column that has the right answers."""
+    """A step of Ray Data, in an actor: raw rows → the same rows with what each model says. label:
+    the column that has the right answers."""
 
     def __init__(
         self,
-        base: Base,
-        language: LanguageSchema,
-        files: Mapping[str, bytes],
+        tuned: Tuned,
+        champion: Tuned | None,
         label: str,
         decoding: Decoding,
         num_threads: int,
     ) -> None:
-        from peft import PeftModel  # in the environment of language models only
-
         self._device = device_of(num_threads)
         self._hardware = _hardware(self._device, num_threads)
-        self._tokenizer: Any = tokenizer_of(base.weights)
-        self._language, self._label, self._decoding = language, label, decoding
-        untuned = network_of(base_folder(base.weights))
-        with tempfile.TemporaryDirectory(prefix="rayapp-tuned-") as folder:
-            for name, data in files.items():
-                (Path(folder) / name).write_bytes(data)
-            if language.method == "full":
-                tuned = network_of(Path(folder))
-            else:  # merged into a copy: beside each layer, an adapter costs more than the layer
-                adapted: Any = PeftModel.from_pretrained(copy.deepcopy(untuned), folder)
-                tuned = adapted.merge_and_unload()
-        self._tuned: Any = tuned.to(self._device).eval()
-        self._untuned: Any = untuned.to(self._device).eval()
+        self._label, self._decoding = label, decoding
+        untuned = network_of(base_folder(tuned.weights))
+        networks = {TUNED: (tuned, tuned.network(untuned)), UNTUNED: (tuned, untuned)}
+        if champion is not None:
+            is_same = champion.weights.digest == tuned.weights.digest
+            beneath = untuned if is_same else network_of(base_folder(champion.weights))
+            networks[CHAMPION] = champion, champion.network(beneath)
+        self._models = {
+            name: _Asked(network.to(self._device).eval(), tokenizer_of(one.weights), one.language)
+            for name, (one, network) in networks.items()
+        }
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = feature_table(self._language.features, table).to_pylist()
-        messages = [self._language.chat.messages(row) for row in rows]
-        right = table.column(self._label).to_pylist()
-        made = [example(self._tokenizer, *pair) for pair in zip(messages, right, strict=True)]
-        for name, model in ((TUNED, self._tuned), (UNTUNED, self._untuned)):
-            table = table.append_column(name, pa.array(self._said(model, made), SAID))
+        said = {
+            name: pa.array(self._said(model, model.examples(table, self._label)), SAID)
+            for name, model in self._models.items()
+        }
+        for name, column in said.items():
+            table = table.append_column(name, column)
         return table
 
-    def _said(self, model: Any, made: Sequence[Example]) -> list[dict[str, Any]]:
+    def _said(self, model: _Asked, made: Sequence[Example]) -> list[dict[str, Any]]:
         asked = [one.tokens[: one.num_prompt_tokens] for one in made]
         began = time.perf_counter()
-        writer = Writer(self._tokenizer, self._device)
+        writer = Writer(model.tokenizer, self._device)
         samples = [
-            writer.answers(model, asked, self._decoding, n)
+            writer.answers(model.network, asked, self._decoding, n)
             for n in range(self._decoding.num_samples)
         ]
         seconds = (time.perf_counter() - began) / max(len(made), 1)
@@ -140,8 +174,10 @@ class Answers:
             {
                 "texts": [answers[i][0] for answers in samples],
                 "num_tokens": [len(answers[i][1]) for answers in samples],
-                "nats": [self._nats(model, _answered(one, answers[i][1])) for answers in samples],
-                "right_nats": self._nats(model, one),
+                "nats": [
+                    self._nats(model.network, _answered(one, answers[i][1])) for answers in samples
+                ],
+                "right_nats": self._nats(model.network, one),
                 "right_tokens": len(one.tokens) - one.num_prompt_tokens,
                 "prompt_tokens": one.num_prompt_tokens,
                 "seconds": seconds,
