@@ -60,6 +60,9 @@ class GapGate(Config):
 
 
 class LatencyGate(Config):
+    """One row's time through the loaded bundle stays under a limit. Not with `task: text`, whose
+    latency is an engine's."""
+
     kind: Literal["latency"]
     p95_ms: float = Field(gt=0)
 

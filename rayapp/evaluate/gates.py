@@ -57,6 +57,7 @@ def check_policy(
     columns = [n for item in slices for n in ([item] if isinstance(item, str) else item)]
     for name, gate in policy.gates.items():
         if isinstance(gate, LatencyGate):
+            _check_latency(name, task)
             continue
         if gate.metric not in known:
             raise ConfigError(
@@ -85,6 +86,16 @@ def check_policy(
                 f"gate {name!r}: {gate.column!r} is not a slice; slices are {columns}",
                 f"add {gate.column!r} to evaluation.slices",
             )
+
+
+def _check_latency(name: str, task: Task) -> None:
+    if task == "text":
+        raise ConfigError(
+            f"gate {name!r} judges latency, which is not measured for task text: it is that of the "
+            "engine which answers",
+            "kind: ceiling on answer_tokens, which latency and cost grow with; or a limit where it "
+            "is served (docs/how-to/route-by-cost.md)",
+        )
 
 
 def _check_direction(name: str, gate: Gate, better: bool | None) -> None:
@@ -276,7 +287,7 @@ def _decide_gap(name: str, gate: GapGate, evaluation: Evaluation, confidence: fl
 def _decide_latency(name: str, gate: LatencyGate, evaluation: Evaluation) -> Verdict:
     measured = evaluation.latency
     if measured is None:
-        reason = "latency is not measured for text: it is that of the engine which answers"
+        reason = "what was measured is not kept beside this evaluation"
         return Verdict(gate=name, value="inconclusive", reason=reason)
     shown = (
         f"p95 {measured.p95_ms:.2f} ms for one row over {measured.num_calls} calls, "

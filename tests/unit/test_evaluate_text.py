@@ -271,6 +271,13 @@ def test_scores_have_no_weights_beneath_them() -> None:
         check_policy(PolicyConfig.model_validate(policy), "binary", ())
 
 
+def test_a_gate_on_latency_is_refused_before_any_answer() -> None:
+    policy = PolicyConfig.model_validate({"gates": {"quick": {"kind": "latency", "p95_ms": 100}}})
+    with pytest.raises(ConfigError, match="gate 'quick' judges latency, which is not measured"):
+        check_policy(policy, "text", ())
+    check_policy(policy, "binary", ())
+
+
 def test_no_better_than_its_base_is_no_pass() -> None:
     expected = answers(200)
     mixed = [a if i % 10 else "?" for i, a in enumerate(expected)]
