@@ -166,3 +166,14 @@ def require_task(config: TrainConfig, task: Task) -> None:
             f"family {config.family!r} does not learn task {task!r} of {config.snapshot}",
             "the llm family learns task text, and no other does",
         )
+
+
+def require_adapter(config: TrainConfig) -> None:
+    """Raises ConfigError where what comes out of the training could not be released."""
+    if config.llm is not None and config.llm.method == "full":
+        raise ConfigError(
+            f"training {config.name} has `llm.method: full`, which makes whole weights; released "
+            "are adapters, which engines load beside others",
+            "set `method: lora`; or train and evaluate without a release, and add the weights by a "
+            "config of configs/weights/",
+        )

@@ -21,7 +21,7 @@ from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig, require_task
+from rayapp.config.training import TrainConfig, require_adapter, require_task
 from rayapp.data.contract import load_contract
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.plan import plan_view
@@ -182,11 +182,13 @@ class _Reader:
         releases = [self._of(ReleaseConfig, release) for release in config.releases]
         one_endpoint(releases)
         for release in releases:
-            snapshot = self._of(TrainConfig, release.training).snapshot
-            if snapshot != config.snapshot:
+            training = self._of(TrainConfig, release.training)
+            with _named(release.training):
+                require_adapter(training)
+            if training.snapshot != config.snapshot:
                 raise ConfigError(
-                    f"{release.training}: snapshot is {snapshot}, the golden path {path} builds "
-                    f"{config.snapshot}",
+                    f"{release.training}: snapshot is {training.snapshot}, the golden path {path} "
+                    f"builds {config.snapshot}",
                     "name the same snapshot config in both",
                 )
         trainings = [release.training for release in releases]

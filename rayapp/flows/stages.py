@@ -5,7 +5,7 @@ from typing import Any
 from rayapp.config.release import ReleaseConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig
+from rayapp.config.training import TrainConfig, require_adapter
 from rayapp.flows.releasing import Evaluated, evaluate_stage, newest_run, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
@@ -59,6 +59,8 @@ def evaluate(session: Session, config: ReleaseConfig) -> dict[str, Any]:
 
 
 def release(session: Session, config: ReleaseConfig) -> dict[str, Any]:
+    """Raises ConfigError, before anything is trained, for what could not be released."""
+    require_adapter(session.load(TrainConfig, config.training))
     with session.exclusive(f"release-{config.endpoint}"):
         released = release_stage(session, config, newest_run(session, config.training))
     figures = {

@@ -7,8 +7,11 @@ import pytest
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import load, read_yaml
+from rayapp.config.release import ReleaseConfig
 from rayapp.errors import ConfigError, ContractError, DataError, LeakageRefused
+from rayapp.flows import stages
 from rayapp.flows.references import check_references
+from rayapp.flows.session import open_session
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,3 +132,25 @@ def test_a_mistake_in_what_a_language_model_is_asked_is_named(
     with pytest.raises((ConfigError, DataError)) as error:
         _check(LANGUAGE)
     assert says in str(error.value)
+
+
+def test_whole_weights_are_no_release_and_that_is_told_before_they_are_trained(
+    tmp_path: Path,
+) -> None:
+    training, path = (
+        Path("configs/training/user_agent_lora.yaml"),
+        "configs/golden_paths/user_agent.yaml",
+    )
+    text = training.read_text()
+    lora = "  lora:\n    rank: 16\n    alpha: 32\n"
+    assert lora in text
+    text = text.replace(lora, "  method: full\n").replace(
+        "workers:\n", "workers:\n  use_gpu: true\n"
+    )
+    training.write_text(text)
+    with pytest.raises(ConfigError, match=f"{training}: .*makes whole weights"):
+        _check(path)
+    _check(LANGUAGE)  # they can be evaluated
+    session = open_session({"RAYAPP_WORKSPACE": str(tmp_path / "workspace")}, lambda text: None)
+    with pytest.raises(ConfigError, match="makes whole weights"):
+        stages.release(session, load(ReleaseConfig, LANGUAGE))
