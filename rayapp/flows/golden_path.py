@@ -11,7 +11,7 @@ from rayapp.config.training import TrainConfig
 from rayapp.families.scores import goal
 from rayapp.flows.deploying import deployed
 from rayapp.flows.references import one_endpoint
-from rayapp.flows.releasing import Released, champion, release_stage
+from rayapp.flows.releasing import Released, champion, golden_of, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
 from rayapp.schemas.model import Run
@@ -22,7 +22,10 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
     releases = [session.load(ReleaseConfig, path) for path in config.releases]
     trainings = [session.load(TrainConfig, release.training) for release in releases]
     endpoint = one_endpoint(releases)
-    champion(session, endpoint)  # one that cannot be read is told before the training, not after
+    # what would be refused after the training is told before it
+    champion(session, endpoint)
+    for release in releases:
+        golden_of(session, release)
     with session.exclusive(f"golden-path-{endpoint}"):
         session.say(f"[1/5] snapshot  {config.snapshot}")
         snapshot = snapshot_stage(session, session.load(SnapshotConfig, config.snapshot))

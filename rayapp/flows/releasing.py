@@ -1,11 +1,9 @@
 """From a finished run to the champion: evaluate, gate, seal, register, promote."""
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
@@ -17,6 +15,7 @@ from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
 from rayapp.flows.judging import judge_inputs
+from rayapp.flows.kept import kept_evaluation, require_version
 from rayapp.flows.language import evaluate_language
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session
@@ -32,8 +31,8 @@ from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import EventKind, Pointer
 from rayapp.schemas.record import canonical_json, short
-from rayapp.schemas.release import Evaluation, Manifest, Measured, SignedManifest, Verdict
-from rayapp.storage import commit_bytes, fetch_bundle, read_bytes, sha256
+from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
+from rayapp.storage import commit_bytes, fetch_bundle, sha256
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,11 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     check_policy(policy, snapshot.task, config.evaluation.slices, declared)
     current = champion(session, config.endpoint)
     champion_id = current[0].target if current else None
-    golden = config.evaluation.golden
+    golden = golden_of(session, config)
     key = session.key(
         "evaluate",
         config.evaluation.model_dump(mode="json"),
-        session.load(GoldenConfig, golden).model_dump(mode="json") if golden else None,
+        golden.model_dump(mode="json") if golden else None,
         judge_inputs(session, config.evaluation.judge),
         policy.model_dump(mode="json"),
         run.run_id,
@@ -156,22 +155,14 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     return evaluated
 
 
-def kept_evaluation(payload: Mapping[str, Any]) -> Evaluation:
-    """Results and what they took, of an event. Raises TamperedError where one of the two files is
-    another than it was: gates are judged by them again."""
-    results, measured = (_kept(payload, name) for name in ("evaluation", "measured"))
-    return Evaluation.parse(results).with_measured(Measured.parse(measured))
-
-
-def _kept(payload: Mapping[str, Any], name: str) -> bytes:
-    uri, digest = payload[f"{name}_uri"], payload[f"{name}_digest"]
-    raw = read_bytes(uri)
-    if sha256(raw) != digest:
-        raise TamperedError(
-            f"{uri} has digest {short(sha256(raw))}, the ledger says {short(digest)}",
-            "restore it from a backup",
-        )
-    return raw
+def golden_of(session: Session, config: ReleaseConfig) -> GoldenConfig | None:
+    """The golden set that a release asks, if any. Raises ConfigError where its version had other
+    items."""
+    if config.evaluation.golden is None:
+        return None
+    golden = session.load(GoldenConfig, config.evaluation.golden)
+    require_version(session.ledger, golden)
+    return golden
 
 
 def _evaluate(

@@ -10,7 +10,7 @@ from gate_case import evaluation_of, part_of
 from rayapp.config.release import PolicyConfig
 from rayapp.errors import TamperedError
 from rayapp.evaluate.gates import decide
-from rayapp.flows.releasing import kept_evaluation
+from rayapp.flows.kept import kept_evaluation
 from rayapp.schemas.release import AnswerCost, Evaluation, Latency, Measured
 from rayapp.storage import commit_bytes
 

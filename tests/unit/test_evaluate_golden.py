@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from gate_case import evaluation_of, part_of
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -15,12 +16,16 @@ from pydantic import ValidationError
 from rayapp.config.golden import ContaminationConfig, GoldenConfig
 from rayapp.config.release import EvaluationConfig
 from rayapp.data.golden import golden_columns, golden_rows, golden_table
-from rayapp.errors import ConfigError, ContaminationRefused, DataError
+from rayapp.errors import ConfigError, ContaminationRefused, DataError, TamperedError
 from rayapp.evaluate.contamination import find_contamination, refuse_contaminated, trace_of
 from rayapp.evaluate.declared import declared_metrics
+from rayapp.flows.kept import require_version
+from rayapp.ledger import Ledger
 from rayapp.schemas.data import Column
 from rayapp.schemas.model import Feature
-from rayapp.schemas.release import Contamination
+from rayapp.schemas.operations import EventKind
+from rayapp.schemas.release import Contamination, GoldenRef
+from rayapp.storage import Workspace, commit_bytes
 
 FEATURES = (Feature(name="said", expression="said"),)
 VIEW = (
@@ -194,3 +199,42 @@ def test_scores_have_no_golden_set() -> None:
     config = EvaluationConfig(golden="configs/golden/toy.yaml")
     with pytest.raises(ConfigError, match=r"evaluation\.golden has no effect with task binary"):
         declared_metrics(config, "binary")
+
+
+def asked(workspace: Workspace, ledger: Ledger, run_id: str, golden: GoldenRef | None) -> Path:
+    """An evaluation that asked it, as the ledger has it; returns its file."""
+    made = evaluation_of(part_of()).model_copy(update={"run_id": run_id, "golden": golden})
+    uri = f"{workspace.artifact('evaluations', made.content_digest())}/evaluation.json"
+    commit_bytes(uri, made.canonical())
+    payload = {"evaluation_uri": uri, "evaluation_digest": made.content_digest()}
+    ledger.append(EventKind.EVALUATION_MADE, run_id, payload)
+    return Path(uri)
+
+
+def test_one_version_is_one_set(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path))
+    workspace.local.mkdir(exist_ok=True)
+    ledger = Ledger.of(workspace, "tester")
+    found = Contamination(
+        num_training_rows=1, ngram_words=None, max_overlap=None, max_share=0, items=()
+    )
+    ref = GoldenRef(
+        name="toy",
+        version="1",
+        owner="someone",
+        sha256="5" * 64,
+        num_items=2,
+        contamination=found,
+    )
+    asked(workspace, ledger, "run-1", None)
+    file = asked(workspace, ledger, "run-2", ref)
+    require_version(ledger, golden_of(sha256="5" * 64))
+    require_version(ledger, golden_of(sha256="6" * 64, version="2"))
+    require_version(ledger, golden_of(sha256="6" * 64, name="other"))
+    with pytest.raises(ConfigError, match="the evaluation of run-2 asked one with 555555555555"):
+        require_version(ledger, golden_of(sha256="6" * 64))
+    file.write_bytes(file.read_bytes().replace(b"5555", b"6666"))
+    with pytest.raises(TamperedError):
+        require_version(ledger, golden_of(sha256="6" * 64))
+    file.unlink()
+    require_version(ledger, golden_of(sha256="6" * 64))
