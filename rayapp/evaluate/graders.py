@@ -26,6 +26,7 @@ from rayapp.config.grading import (
     RegexGrader,
 )
 from rayapp.errors import ConfigError, DataError
+from rayapp.families.llm.fields import json_object, json_value
 
 _NUMBER = re.compile(
     r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+]?\d+)?"
@@ -83,15 +84,6 @@ def normalised(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """As a caller would read it: the whole text is one JSON object, else it has no fields."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def number_in(text: str, take: str) -> float | None:
     """The number that a text is, or the last one in it.
 
@@ -127,8 +119,8 @@ def _json_schema(name: str, grader: JsonSchemaGrader) -> Grade:
 
     def grade(_: str, found: Answered) -> float:
         try:
-            value = json.loads(found.text)
-        except (ValueError, RecursionError):
+            value = json_value(found.text)
+        except ValueError:
             return 0.0
         try:
             return float(validator.is_valid(value))
@@ -194,7 +186,7 @@ def _length(grader: LengthGrader) -> Grade:
 
 def _of_field(name: str, field: str, grade: Grade) -> Grade:
     def grade_field(expected: str, found: Answered) -> float:
-        wanted, answered = json_object(expected), json_object(found.text)
+        wanted, answered = json_object(expected) or {}, json_object(found.text) or {}
         if field not in wanted:
             raise DataError(
                 f"grader {name!r}: the expected answer {expected[:60]!r} has no field {field!r}",
@@ -221,7 +213,12 @@ def score_answer(expected: str, answer: str, fields: Sequence[str]) -> tuple[flo
     if not fields:
         is_same = float(expected.strip() == answer.strip())
         return is_same, is_same
-    wanted, found = json_object(expected), json_object(answer)
+    wanted, found = json_object(expected), json_object(answer) or {}
+    if not wanted:
+        raise DataError(
+            f"the expected answer {expected[:60]!r} is no JSON object with fields",
+            "mend the label: NaN, for one, is no JSON",
+        )
     num_right = sum(name in found and _same(found[name], value) for name, value in wanted.items())
     is_exact = num_right == len(wanted) == len(found)
     return float(is_exact), 2 * num_right / (len(wanted) + len(found))

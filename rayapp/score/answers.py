@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 
 from rayapp.families.inputs import typed_inputs
+from rayapp.families.llm.fields import json_object
 from rayapp.families.llm.prompt import Tokenizer, prompt_tokens
 from rayapp.schemas.data import ROW_ID_COLUMN
 from rayapp.schemas.model import BundleSchema
@@ -112,11 +113,8 @@ def unasked(question: Question) -> Answer:
 
 def _fields(text: str, wanted: Sequence[str]) -> tuple[str | None, str | None]:
     """The answer's object as JSON, and what is wrong with it."""
-    try:
-        found = orjson.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    found = json_object(text)
+    if found is None:
         return None, "the answer is not a JSON object"
     lacking = [name for name in wanted if name not in found]
     error = f"the answer has no {', '.join(lacking)}" if lacking else None

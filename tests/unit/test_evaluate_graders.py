@@ -36,6 +36,7 @@ def graded(settings: dict[str, Any], expected: str, answer: str, num_tokens: int
         ({"kind": "regex", "pattern": r"(?i)\byes\b"}, "", "Well, YES.", "yesterday"),
         ({"kind": "json_schema", "json_schema": SCHEMA}, "", '{"a": 1}', '{"a": "1"}'),
         ({"kind": "json_schema", "json_schema": SCHEMA}, "", '{"a": 1, "b": 2}', '{"a": 1} yes'),
+        ({"kind": "json_schema", "json_schema": SCHEMA}, "", '{"a": 1}', '{"a": 1, "b": NaN}'),
         ({"kind": "numeric"}, "1200", "1,200.0", "1,200 apples"),
         ({"kind": "numeric", "absolute": 0.5}, "10", "10.5", "10.6"),
         ({"kind": "numeric", "relative": 0.1}, "−200", "-220", "-221"),

@@ -12,7 +12,7 @@ import pytest
 
 from rayapp.config.load import load
 from rayapp.config.release import EvaluationConfig, PolicyConfig
-from rayapp.errors import ConfigError
+from rayapp.errors import ConfigError, DataError
 from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.graders import score_answer
@@ -48,11 +48,18 @@ RIGHT = '{"a":"1","b":null}'
         ('{"a":1,"b":null}', 0.0, 0.5),
         ('{"a":"1","b":null} and more', 0.0, 0.0),
         ('["a"]', 0.0, 0.0),
+        ('{"a":"1","b":NaN}', 0.0, 0.0),
+        ("{" * 2000, 0.0, 0.0),
         ("", 0.0, 0.0),
     ],
 )
 def test_objects_are_compared_as_a_caller_reads_them(answer: str, exact: float, f1: float) -> None:
     assert score_answer(RIGHT, answer, FIELDS) == pytest.approx((exact, f1))
+
+
+def test_an_expected_answer_that_no_caller_could_read_is_told() -> None:
+    with pytest.raises(DataError, match="is no JSON object with fields"):
+        score_answer('{"a":NaN}', "?", FIELDS)
 
 
 def test_plain_text_is_right_or_not() -> None:
