@@ -80,7 +80,7 @@ def _below(cls: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _title(model: type[BaseModel]) -> str:
-    """WorkersConfig → workers; a kind of something is named by its kind."""
+    """TrainWorkersConfig → train workers; a kind of something is named by its kind."""
     words = re.sub(r"(?<!^)(?=[A-Z])", " ", model.__name__.removesuffix("Config")).lower()
     kind = model.model_fields.get("kind")
     kinds = typing.get_args(kind.annotation) if kind is not None else ()

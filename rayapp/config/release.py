@@ -8,6 +8,7 @@ from pydantic import Field
 from rayapp.config.grading import Grader, Name, SamplesConfig
 from rayapp.config.judging import JudgeConfig
 from rayapp.config.load import Config
+from rayapp.config.workers import WorkersConfig
 
 
 class FloorGate(Config):
@@ -82,6 +83,13 @@ class PolicyConfig(Config):
     gates: dict[str, Gate] = Field(min_length=1)
 
 
+class AnswerWorkersConfig(WorkersConfig):
+    """What Ray gives each worker that answers, or judges, in an evaluation. How many there are
+    makes no difference to the answers."""
+
+    cpus_per_worker: float = Field(default=2, gt=0)
+
+
 class EvaluationConfig(Config):
     slices: tuple[str | dict[str, str], ...] = ()
     """Columns, or {name: expression}, whose values are each evaluated on their own."""
@@ -99,6 +107,9 @@ class EvaluationConfig(Config):
     cluster_by: str | None = None
     """With `task: text`: a column that is the same in rows which depend on each other, such as the
     document that they ask about. Unset: each row is independent."""
+    workers: AnswerWorkersConfig = AnswerWorkersConfig()
+    """With `task: text`: where the models answer, and `judge.weights` judge. What has scores is
+    evaluated on CPUs, whatever an overlay says of GPUs."""
 
 
 class CardConfig(Config):

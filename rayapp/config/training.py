@@ -5,26 +5,16 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rayapp.config.load import Config
+from rayapp.config.workers import WorkersConfig
 from rayapp.errors import ConfigError
 from rayapp.schemas.data import Task
 
 
-class WorkersConfig(Config):
+class TrainWorkersConfig(WorkersConfig):
     """What Ray gives each training worker."""
 
-    num_workers: int = Field(default=1, ge=1)
-    use_gpu: bool = False
-    """True asks for one GPU a worker; backend and device follow from the worker's own context."""
-    cpus_per_worker: float = Field(default=1, gt=0)
-    accelerator_type: str | None = None
-    """For example H100. None takes any."""
     max_failures: int = Field(default=2, ge=0)
     """Times that a lost worker is replaced and the run goes on from its last checkpoint."""
-
-    @property
-    def each_needs(self) -> dict[str, float]:
-        """What one worker reserves, by Ray's names of resources."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {})
 
 
 class TabularConfig(Config):
@@ -124,7 +114,7 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(default=50, ge=1)
     """Boosting rounds, epochs for the neural family, or steps for llm, between checkpoints: the
     work a lost worker can cost."""
-    workers: WorkersConfig = WorkersConfig()
+    workers: TrainWorkersConfig = TrainWorkersConfig()
     tabular: TabularConfig | None = None
     neural: NeuralConfig | None = None
     llm: LlmConfig | None = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rayapp.config.judging import JudgeConfig
-from rayapp.config.release import EvaluationConfig
+from rayapp.config.release import AnswerWorkersConfig, EvaluationConfig
 from rayapp.errors import ConfigError
 from rayapp.evaluate.graders import grade_of
 from rayapp.evaluate.metrics import METRICS, Metric
@@ -92,6 +92,10 @@ def _share(meaning: str) -> Metric:
 def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
     names = ("graders", "golden", "samples", "cluster_by", "judge")
     set_of_text = [name for name in names if getattr(config, name)]
+    # an overlay gives a GPU to whatever it reaches
+    own = config.workers.model_copy(update={"use_gpu": False, "accelerator_type": None})
+    if own != AnswerWorkersConfig():
+        set_of_text.append("workers")
     if set_of_text:
         raise ConfigError(
             f"evaluation.{set_of_text[0]} has no effect with task {task}: it is for answers in "

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray.data
-from ray.data import ActorPoolStrategy
 
+from rayapp.config.release import AnswerWorkersConfig
+from rayapp.evaluate.workers import in_batches, reserving
 from rayapp.families.llm.reply import CHAT, SAID, Replies
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.prompt import Message
@@ -19,22 +19,16 @@ def replies_of(
     chats: Sequence[Sequence[Message]],
     weights: WeightsRef,
     max_tokens: int,
-    num_cpus: int,
+    workers: AnswerWorkersConfig,
     runtime_env: Mapping[str, Any],
     on_progress: Callable[[int], object] = lambda num_replies: None,
 ) -> list[str]:
     """In their order. on_progress: told how many there are."""
     asked = pa.table({CHAT: pa.array([json.dumps(list(chat)) for chat in chats], pa.string())})
-    dataset: Any = ray.data.from_arrow(asked)
-    dataset.context.execution_options.preserve_order = True
-    answered = dataset.map_batches(
+    answered = in_batches(asked, BATCH_ROWS).map_batches(
         Replies,
-        batch_format="pyarrow",
-        batch_size=BATCH_ROWS,
-        fn_constructor_args=(weights, max_tokens, num_cpus),
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=num_cpus,
-        **({"runtime_env": dict(runtime_env)} if runtime_env else {}),
+        fn_constructor_args=(weights, max_tokens, workers.num_threads),
+        **reserving(workers, runtime_env),
     )
     said: list[str] = []
     for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):

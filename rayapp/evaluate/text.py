@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data import ActorPoolStrategy
 
 from rayapp.config.grading import SamplesConfig
-from rayapp.config.release import EvaluationConfig
+from rayapp.config.release import AnswerWorkersConfig, EvaluationConfig
 from rayapp.errors import DataError
 from rayapp.evaluate.declared import as_records, declared_metrics
 from rayapp.evaluate.graders import Answered, Grade, grade_of, score_answer
@@ -35,6 +34,7 @@ from rayapp.evaluate.metrics import METRICS, Metric, metrics_of
 from rayapp.evaluate.slices import slice_expressions
 from rayapp.evaluate.statistics import Floats, Ints
 from rayapp.evaluate.tries import tries_of
+from rayapp.evaluate.workers import in_batches, reserving
 from rayapp.families.llm.answer import ANSWERERS, Answers, Decoding, Tuned
 from rayapp.schemas.model import LanguageSchema
 from rayapp.schemas.record import short
@@ -60,7 +60,7 @@ def answer_rows(
     champion: Tuned | None,
     label: str,
     decoding: Decoding,
-    num_cpus: int,
+    workers: AnswerWorkersConfig,
     runtime_env: Mapping[str, Any],
     on_progress: Callable[[int], object] = lambda num_rows: None,
 ) -> pa.Table:
@@ -68,23 +68,24 @@ def answer_rows(
     are answered."""
     dataset.context.execution_options.preserve_order = True
     # read before the models are there: they take CPUs that a read beside them might wait for
-    answered = dataset.materialize().map_batches(
-        Answers,
-        batch_format="pyarrow",
-        batch_size=BATCH_ROWS,
-        fn_constructor_args=(tuned, champion, label, decoding, num_cpus),
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=num_cpus,
-        **({"runtime_env": dict(runtime_env)} if runtime_env else {}),
-    )
-    blocks: list[pa.Table] = []
-    for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-        if len(block):
-            blocks.append(block)
-            on_progress(sum(map(len, blocks)))
-    if not blocks:
+    read = [
+        block
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        if len(block)
+    ]
+    if not read:
         raise DataError("there is no row to evaluate", "check the test split, or the golden set")
-    return pa.concat_tables(blocks)
+    asked = in_batches(pa.concat_tables(read), BATCH_ROWS).map_batches(
+        Answers,
+        fn_constructor_args=(tuned, champion, label, decoding, workers.num_threads),
+        **reserving(workers, runtime_env),
+    )
+    answered: list[pa.Table] = []
+    for block in asked.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if len(block):
+            answered.append(block)
+            on_progress(sum(map(len, answered)))
+    return pa.concat_tables(answered)
 
 
 def decoding_of(samples: SamplesConfig | None, max_tokens: int) -> Decoding:

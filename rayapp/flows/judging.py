@@ -3,7 +3,6 @@
 Its errors come first: a judge that says nothing is refused before any model has answered.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from rayapp.config.judging import JudgeConfig
 from rayapp.config.prompts import PromptConfig
-from rayapp.config.release import EvaluationConfig
+from rayapp.config.release import AnswerWorkersConfig, EvaluationConfig
 from rayapp.data.anchors import WHAT, AnchorRows, anchor_objects, anchor_table, too_few
 from rayapp.data.read import read_view
 from rayapp.evaluate.contamination import find_contamination, refuse_share
@@ -34,7 +33,7 @@ from rayapp.evaluate.replies import replies_of
 from rayapp.evaluate.served import ServedJudge, key_of
 from rayapp.families.llm.answer import ANSWERERS
 from rayapp.flows.room import tell_if_it_waits
-from rayapp.flows.session import Session
+from rayapp.flows.session import Session, now_and_then
 from rayapp.flows.weights import find_weights
 from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Snapshot
@@ -43,9 +42,6 @@ from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import short
 from rayapp.schemas.release import Contamination
 from rayapp.transforms import feature_table
-
-NUM_CPUS = 2
-TELL_EVERY_S = 10
 
 
 def judge_inputs(session: Session, config: JudgeConfig | None) -> Any:
@@ -128,7 +124,7 @@ def measure_judge(
         return None
     prompt = session.load(PromptConfig, config.prompt).prompt
     check_judge(config, prompt, [feature.name for feature in language.features])
-    who, ask = _judge(session, config)
+    who, ask = _judge(session, config, evaluation.workers)
     anchors, contamination = _anchors(session, config, prompt, run, snapshot)
     values = feature_table(language.features, anchors.rows).to_pylist()
     expected = anchors.rows.column(snapshot.label).to_pylist()
@@ -200,7 +196,7 @@ def _anchors(
 
 
 def _judge(
-    session: Session, config: JudgeConfig
+    session: Session, config: JudgeConfig, workers: AnswerWorkersConfig
 ) -> tuple[str, Callable[[Sequence[Chat]], Sequence[str]]]:
     """What it is called, and how it is asked."""
     if config.served is not None:
@@ -214,22 +210,15 @@ def _judge(
     environment: Mapping[str, Any] = tuning_env(session.environ)
 
     def ask(chats: Sequence[Chat]) -> Sequence[str]:
-        tell_if_it_waits(session, {"CPU": NUM_CPUS})
+        tell_if_it_waits(session, workers.each_needs, workers.num_workers)
         told = _teller(session, config, len(chats))
-        return replies_of(chats, weights, config.max_tokens, NUM_CPUS, environment, told)
+        return replies_of(chats, weights, config.max_tokens, workers, environment, told)
 
     return f"weights {weights.name} ({short(weights.digest)})", ask
 
 
 def _teller(session: Session, config: JudgeConfig, num_all: int) -> Callable[[int], None]:
-    """Tells how many are judged, not more often than people read."""
     session.say(f"judge {config.metric}: asking for {num_all:,} verdicts")
-    told_s = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s >= TELL_EVERY_S:
-            told_s = time.monotonic()
-            session.say(f"judge {config.metric}: {done:,} of {num_all:,} verdicts")
-
-    return tell
+    return now_and_then(
+        lambda done: session.say(f"judge {config.metric}: {done:,} of {num_all:,} verdicts")
+    )

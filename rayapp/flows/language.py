@@ -20,7 +20,7 @@ from rayapp.families.bundle import MODEL_FOLDER, described
 from rayapp.families.llm.answer import Tuned
 from rayapp.flows.judging import measure_judge
 from rayapp.flows.room import tell_if_it_waits
-from rayapp.flows.session import Session
+from rayapp.flows.session import Session, now_and_then
 from rayapp.flows.weights import find_base
 from rayapp.llm.environment import tuning_env
 from rayapp.schemas.data import Profile, Snapshot
@@ -30,7 +30,6 @@ from rayapp.schemas.record import short
 from rayapp.schemas.release import Evaluation, GoldenRef, SignedManifest
 from rayapp.storage import fetch_bundle
 
-NUM_CPUS = 2
 SPARE = 1.25
 """Longer answers than any in training, times this, are cut."""
 
@@ -75,7 +74,8 @@ def evaluate_language(
         f"evaluate {run.run_id}: answering {asked.num_rows:,} {asked.split} rows, tuned and untuned"
         f"{beside}"
     )
-    tell_if_it_waits(session, {"CPU": NUM_CPUS})
+    workers = config.evaluation.workers
+    tell_if_it_waits(session, workers.each_needs, workers.num_workers)
     max_tokens = max(own.max_tokens, 0 if other is None else other.max_tokens)
     decoding = decoding_of(config.evaluation.samples, max_tokens)
     answered = answer_rows(
@@ -84,10 +84,12 @@ def evaluate_language(
         None if other is None else other.tuned,
         snapshot.label,
         decoding,
-        NUM_CPUS,
+        workers,
         tuning_env(session.environ),
-        lambda done: session.say(
-            f"evaluate {run.run_id}: {done:,} of {asked.num_rows:,} rows answered"
+        now_and_then(
+            lambda done: session.say(
+                f"evaluate {run.run_id}: {done:,} of {asked.num_rows:,} rows answered"
+            )
         ),
     )
     return evaluate_answers(

@@ -116,7 +116,7 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     golden = golden_of(session, config)
     key = session.key(
         "evaluate",
-        config.evaluation.model_dump(mode="json"),
+        config.evaluation.model_dump(mode="json", exclude={"workers"}),
         golden.model_dump(mode="json") if golden else None,
         judge_inputs(session, config.evaluation.judge),
         policy.model_dump(mode="json"),

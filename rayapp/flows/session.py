@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from rayapp.ledger import Ledger
 from rayapp.schemas.record import canonical_json
 from rayapp.storage import Workspace, commit_bytes, sha256
 
+TELL_EVERY_S = 10
 STAGE_ROOMS = {
     "snapshot": ("data",),
     "tune": ("data", "families", "train", "tune"),
@@ -88,6 +90,21 @@ class Session:
             file.write(f"process {os.getpid()} {job}".strip())
             file.flush()
             yield
+
+
+def now_and_then(
+    tell: Callable[[int], None], clock_s: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """Tells how many are done, not more often than people read."""
+    told_s = clock_s()
+
+    def told(done: int) -> None:
+        nonlocal told_s
+        if clock_s() - told_s >= TELL_EVERY_S:
+            told_s = clock_s()
+            tell(done)
+
+    return told
 
 
 def open_session(environ: Mapping[str, str], say: Callable[[str], None]) -> Session:

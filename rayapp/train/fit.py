@@ -25,7 +25,8 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.xgboost import XGBoostTrainer
 
-from rayapp.config.training import TrainConfig, WorkersConfig
+from rayapp.config.training import TrainConfig
+from rayapp.config.workers import WorkersConfig
 from rayapp.errors import RayappError
 from rayapp.families.base import RESUME, Base, family
 from rayapp.families.bundle import bundle_inputs, write_bundle
@@ -77,7 +78,7 @@ def fit(
         problem=splits.problem(snapshot, config.seed),
         settings=config.family_config.model_dump(),
         checkpoint_every=config.checkpoint_every,
-        num_threads=max(1, int(config.workers.cpus_per_worker)),
+        num_threads=config.workers.num_threads,
         relay=relay,
     )
     show = _Show(config, tracker, on_progress)

@@ -7,6 +7,7 @@ CPU by itself, and PyTorch gets as far as nccl, which refuses a machine without 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -18,6 +19,7 @@ from test_train import run
 
 from rayapp.config.load import load
 from rayapp.config.training import TrainConfig
+from rayapp.families.llm.answer import device_of
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 PROJECT = Path(__file__).parents[2]
@@ -50,6 +52,15 @@ def test_trees_hold_the_gpu_while_they_train(tmp_path: Path) -> None:
     held = [bundle.get("GPU") for group in made for bundle in group["bundles"].values()]
     assert held == [1.0]
     assert ray.available_resources()["GPU"] == 1.0, "given back"
+
+
+def test_a_model_that_answers_takes_no_gpu_but_its_own() -> None:
+    def device() -> str:  # in here, as a worker does not find the modules of tests
+        torch.cuda.is_available = lambda: True  # as where engines are on this node's GPUs
+        return device_of(1)
+
+    asked: list[Any] = [ray.remote(device).options(num_gpus=n).remote() for n in (0, 1)]
+    assert ray.get(asked) == ["cpu", "cuda"]
 
 
 def _refusal_on_a_gpu_worker(folder: Path) -> str:

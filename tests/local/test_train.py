@@ -20,7 +20,7 @@ from rayapp.config.training import (
     NeuralConfig,
     TabularConfig,
     TrainConfig,
-    WorkersConfig,
+    TrainWorkersConfig,
 )
 from rayapp.families.base import Batch, Compute, Problem, Progress, family
 from rayapp.families.bundle import Bundle
@@ -196,7 +196,7 @@ def test_two_neural_workers_train_one_model(tmp_path: Path) -> None:
     chosen = config(
         family="neural",
         checkpoint_every=1,
-        workers=WorkersConfig(num_workers=2).model_dump(),
+        workers=TrainWorkersConfig(num_workers=2).model_dump(),
         neural=NeuralConfig(num_epochs=4, batch_size=256).model_dump(),
     )
     result, tracker, _ = run(chosen, tmp_path, "ddp", "bundle", num_rows=10_000)

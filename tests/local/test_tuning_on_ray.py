@@ -17,7 +17,7 @@ from test_train import ListTracker, kill_the_worker
 from toy_snapshot import toy_snapshot
 
 from rayapp.config.load import load
-from rayapp.config.release import EvaluationConfig, PolicyConfig
+from rayapp.config.release import AnswerWorkersConfig, EvaluationConfig, PolicyConfig
 from rayapp.config.training import TrainConfig
 from rayapp.errors import DataError, UserError
 from rayapp.evaluate.gates import decide
@@ -167,13 +167,15 @@ def held_out(
     folder: Path,
     evaluation: EvaluationConfig = GREEDY,
     champion: Path | None = None,
+    workers: AnswerWorkersConfig | None = None,
 ) -> Evaluation:
     """The bundle on rows that no run of these tests has seen, whose answers are right. The models
     take every CPU that there is, so what reads the rows must not wait for one beside them."""
     tuned = tuned_in(folder, base)
     pq.write_table(rows(400).slice(300), folder / "held_out.parquet")
     dataset = ray.data.read_parquet(str(folder / "held_out.parquet"))
-    num_cpus, told = int(ray.cluster_resources()["CPU"]), list[int]()
+    workers = workers or AnswerWorkersConfig(cpus_per_worker=ray.cluster_resources()["CPU"])
+    told = list[int]()
     decoding = decoding_of(evaluation.samples, 4)
     answered = answer_rows(
         dataset,
@@ -181,7 +183,7 @@ def held_out(
         None if champion is None else tuned_in(champion, base),
         "answer",
         decoding,
-        num_cpus,
+        workers,
         base.runtime_env,
         told.append,
     )
@@ -204,8 +206,8 @@ def test_weights_as_they_are_reply_to_chats_in_their_order(base: Base) -> None:
     """As a judge is asked. What leaves no room for a reply gets none."""
     texts = [*(f"w{i} up" for i in range(18)), " ".join(["w1"] * 130), "w3 up"]
     chats = [[{"role": "user", "content": text}] for text in texts]
-    num_cpus, told = int(ray.cluster_resources()["CPU"]), list[int]()
-    found = replies_of(chats, base.weights, 3, num_cpus, base.runtime_env, told.append)
+    workers, told = AnswerWorkersConfig(num_workers=2, cpus_per_worker=1), list[int]()
+    found = replies_of(chats, base.weights, 3, workers, base.runtime_env, told.append)
     assert (len(found), told[-1]) == (20, 20)
     assert found[18] == ""
     assert found[19] == found[3] != ""
@@ -237,9 +239,18 @@ def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
 
 
 def test_samples_are_drawn_anew_and_alike_by_the_same_seed(killed: Killed, base: Base) -> None:
+    """However many workers answer."""
     samples = {"per_item": 3, "tries": [1, 3], "temperature": 1.5}
     config = EvaluationConfig.model_validate({"samples": samples})
-    one, other = (held_out(base, killed.folder / "r1", config) for _ in range(2))
+    one, other = (
+        held_out(
+            base,
+            killed.folder / "r1",
+            config,
+            workers=AnswerWorkersConfig(num_workers=n, cpus_per_worker=1),
+        )
+        for n in (1, 2)
+    )
     assert one.overall == other.overall
     of = {e.metric: e.value for e in one.overall.estimates}
     assert of["exact_match_pass_all_3"] <= of["exact_match"] <= of["exact_match_pass_at_3"]

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rayapp.config.golden import ContaminationConfig, GoldenConfig
-from rayapp.config.release import EvaluationConfig
+from rayapp.config.load import load
+from rayapp.config.release import AnswerWorkersConfig, EvaluationConfig, ReleaseConfig
 from rayapp.data.golden import golden_columns, golden_rows, golden_table
 from rayapp.errors import ConfigError, ContaminationRefused, DataError, TamperedError
 from rayapp.evaluate.contamination import find_contamination, refuse_contaminated, trace_of
 from rayapp.evaluate.declared import declared_metrics
+from rayapp.evaluate.workers import reserving
 from rayapp.flows.kept import require_version
 from rayapp.ledger import Ledger
 from rayapp.schemas.data import Column
@@ -193,6 +195,27 @@ def test_runs_are_of_whole_words() -> None:
     assert trace_of("a b", 3).runs == frozenset()
     assert trace_of("a b", None).runs == frozenset()
     assert trace_of("A-b  c", 2).words == "a b c"
+
+
+def test_workers_are_of_answers_and_an_overlay_may_reach_every_release() -> None:
+    config = EvaluationConfig.model_validate({"workers": {"num_workers": 4}})
+    with pytest.raises(ConfigError, match=r"evaluation\.workers has no effect with task binary"):
+        declared_metrics(config, "binary")
+    for path in ("user_agent_lora", "flight_delay_trees"):
+        release = load(ReleaseConfig, f"configs/releases/{path}.yaml", environment="gpu")
+        assert release.evaluation.workers.each_needs == {"CPU": 2, "GPU": 1}
+    assert declared_metrics(release.evaluation, "binary") == {}
+
+
+def test_what_answers_is_reserved() -> None:
+    """A GPU that nobody reserved may be an engine's."""
+    plain = reserving(AnswerWorkersConfig(), {})
+    assert (plain["num_cpus"], plain["compute"].min_size, "num_gpus" in plain) == (2, 1, False)
+    wanted = AnswerWorkersConfig(num_workers=3, use_gpu=True, accelerator_type="H100")
+    found = reserving(wanted, {"py_executable": "python"})
+    assert (found["num_gpus"], found["accelerator_type"]) == (1, "H100")
+    assert (found["compute"].min_size, found["compute"].max_size) == (3, 3)
+    assert found["runtime_env"] == {"py_executable": "python"}
 
 
 def test_scores_have_no_golden_set() -> None:

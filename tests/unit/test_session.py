@@ -13,6 +13,7 @@ from rayapp.flows.session import (
     Session,
     code_digest,
     dashboard_url,
+    now_and_then,
     open_session,
 )
 
@@ -66,3 +67,12 @@ def test_a_head_that_moved_to_another_port_is_found_there() -> None:
     assert dashboard_url(moved, "127.0.0.1:8265") == "http://127.0.0.1:9999"
     assert dashboard_url({}, "127.0.0.1:8265") == "http://127.0.0.1:8265"
     assert dashboard_url({}, None) is None
+
+
+def test_progress_is_told_as_often_as_people_read() -> None:
+    told: list[int] = []
+    times = iter([0.0, 5.0, 10.0, 10.0, 19.0, 20.0, 20.0])
+    tell = now_and_then(told.append, lambda: next(times))
+    for done in (1, 2, 3, 4):
+        tell(done)
+    assert told == [2, 4]

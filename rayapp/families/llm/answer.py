@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import ray
 
 from rayapp.families.llm.prompt import Example, example
 from rayapp.families.llm.rows import tokenizer_of
@@ -65,11 +66,13 @@ class Decoding:
 
 
 def device_of(num_threads: int) -> str:
-    """Where this process computes; num_threads: on a CPU."""
+    """Where this process computes: on the GPU that Ray gave it, else on a CPU, with num_threads.
+    Ray does not hide GPUs from a worker that asked for none; an engine may be on them."""
     import torch  # with transformers: in the environment of language models only
 
     torch.set_num_threads(num_threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = bool(ray.get_runtime_context().get_accelerator_ids().get("GPU"))
+    return "cuda" if has_gpu else "cpu"
 
 
 def _hardware(device: str, num_threads: int) -> str:
