@@ -1,6 +1,6 @@
 """configs/training/*.yaml: one model, how it is fitted, and on what."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,11 @@ class LoraConfig(Config):
     """Names of the layers that get one; `all-linear` is every linear layer but the last."""
 
 
+def _usual_rate(settings: dict[str, Any]) -> float:
+    """settings: those before it."""
+    return 2e-5 if settings.get("method") == "full" else 1e-3
+
+
 class LlmConfig(Config):
     """Fine-tuning a language model to answer rows of text."""
 
@@ -75,10 +80,12 @@ class LlmConfig(Config):
     """Sequences per worker and step."""
     micro_batch_size: int = Field(default=1, ge=1)
     """Sequences in one forward pass; a step's gradients are the sum over them, whatever this is."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default_factory=_usual_rate, gt=0)
+    """Unset: 1e-3, or 2e-5 with `full`, whose steps move every weight."""
     weight_decay: float = Field(default=0.0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights that the fit starts from. bfloat16 on a GPU; few CPUs compute it well."""
+    """Of the weights that the fit starts from; with `full` of the computing alone, as weights that
+    are learned stay in float32. bfloat16 on a GPU; few CPUs compute it well."""
     merge: bool = False
     """True puts whole weights with the adapter in them into the bundle as well (`merged/`), for
     engines that load no adapters."""

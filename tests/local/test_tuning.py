@@ -95,6 +95,14 @@ def test_full_fine_tuning_learns_and_resumes_too(found: dict[str, Any]) -> None:
     assert "model.safetensors" in full["whole"]
 
 
+def test_whole_weights_are_learned_in_full_numbers(found: dict[str, Any]) -> None:
+    """In bfloat16 itself a weight of 0.2 stays where it is unless a step is larger than 0.0005."""
+    full = found["full_in_bfloat16"]
+    assert full["dtype"] == "torch.float32"
+    assert full["moved"] > 0.9
+    assert full["last"]["exact_match"] == 1
+
+
 def test_what_cannot_be_done_is_told(found: dict[str, Any]) -> None:
     assert "needs a GPU" in found["refused"]["qlora"]
     assert "yielded none" in found["refused"]["no rows"]

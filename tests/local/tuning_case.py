@@ -35,6 +35,7 @@ def main(folder: Path) -> dict[str, Any]:
         "accumulation": case.accumulated(),
         "files": case.files_are_read_by_others(),
         "full": case.full(),
+        "full_in_bfloat16": case.full_in_bfloat16(),
         "refused": case.refused(),
     }
 
@@ -200,6 +201,20 @@ class Case:
             "last": whole[-1].metrics,
             "whole": self._digests("full"),
             "resumed": self._digests("full_resumed"),
+        }
+
+    def full_in_bfloat16(self) -> dict[str, Any]:
+        """A fit that learns, and one whose steps are smaller than bfloat16 can tell."""
+        plain: dict[str, Any] = {"method": "full", "lora": {}, "precision": "bfloat16"}
+        learned = self.fit("half", **plain, learning_rate=0.003)
+        self.fit("small_steps", **plain, learning_rate=2e-5, num_steps=5)
+        small = AutoModelForCausalLM.from_pretrained(self.folder / "small_steps" / "5")
+        pairs = list(zip(small.parameters(), self._fresh().parameters(), strict=True))
+        moved = sum(int((a != b.to(a.dtype)).sum()) for a, b in pairs)
+        return {
+            "last": learned[-1].metrics,
+            "moved": moved / sum(a.numel() for a, _ in pairs),
+            "dtype": str(small.dtype),
         }
 
     def refused(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayapp.config.training import LlmConfig
 from rayapp.errors import DataError, UserError
 from rayapp.families.base import ENCODED, FAMILIES, family
 from rayapp.families.llm.order import Place, steps
@@ -182,3 +183,17 @@ def test_a_language_model_has_no_scores(tmp_path: Any) -> None:
     assert set(FAMILIES) - set(ENCODED) == {"llm"}
     with pytest.raises(UserError, match="not asked for scores"):
         family("llm").load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 1e-3),
+        ({"method": "qlora"}, 1e-3),
+        ({"method": "full"}, 2e-5),
+        ({"method": "full", "learning_rate": 1e-4}, 1e-4),
+    ],
+)
+def test_steps_that_move_every_weight_are_smaller(settings: dict[str, Any], rate: float) -> None:
+    config = LlmConfig.model_validate({"base_model": "tiny", "prompt": "p"} | settings)
+    assert config.model_dump()["learning_rate"] == rate

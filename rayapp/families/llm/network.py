@@ -39,7 +39,7 @@ def open_network(
     this machine cannot do what `method` says."""
     method = settings["method"]
     options: dict[str, Any] = {
-        "dtype": getattr(torch, settings["precision"]),
+        "dtype": torch.float32 if method == "full" else getattr(torch, settings["precision"]),
         "attn_implementation": "sdpa",
         "local_files_only": True,
     }
@@ -61,6 +61,15 @@ def open_network(
     if resume_from is not None:
         set_peft_model_state_dict(network, load_file(resume_from / ADAPTER_FILE))
     return network if method == "qlora" else network.to(device)
+
+
+def computing(settings: Mapping[str, Any]) -> torch.dtype | None:
+    """What a pass computes in, where its weights are in full numbers; None: in what they are in.
+
+    Weights that are learned must be: bfloat16 has three digits, and rounds most steps away.
+    """
+    is_other = settings["method"] == "full" and settings["precision"] != "float32"
+    return getattr(torch, settings["precision"]) if is_other else None
 
 
 def _adapter(lora: Mapping[str, Any]) -> LoraConfig:
@@ -88,11 +97,15 @@ def _require_four_bits(device: torch.device) -> None:
 
 
 class AnswerLoss(nn.Module):
-    """The network as a fit uses it: packed sequences in, the loss of the answers' tokens out."""
+    """The network as a fit uses it: packed sequences in, the loss of the answers' tokens out.
+    dtype: as `computing` gives it."""
 
-    def __init__(self, network: PreTrainedModel | PeftModel) -> None:
+    def __init__(
+        self, network: PreTrainedModel | PeftModel, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.network: Any = network
+        self._dtype = dtype
 
     def forward(
         self, tokens_NL: Tensor, positions_NL: Tensor, is_answer_NL: Tensor
@@ -105,13 +118,15 @@ class AnswerLoss(nn.Module):
         """
         next_is_answer_NL = is_answer_NL[:, 1:]
         look_K = next_is_answer_NL.any(dim=0).nonzero().squeeze(1)
-        logits_NKV = self.network(
-            input_ids=tokens_NL,
-            position_ids=positions_NL,
-            attention_mask=self._mask(positions_NL),
-            logits_to_keep=look_K,
-            use_cache=False,
-        ).logits.float()
+        dtype = self._dtype
+        with torch.autocast(tokens_NL.device.type, dtype, enabled=dtype is not None):
+            logits_NKV = self.network(
+                input_ids=tokens_NL,
+                position_ids=positions_NL,
+                attention_mask=self._mask(positions_NL),
+                logits_to_keep=look_K,
+                use_cache=False,
+            ).logits.float()
         target_NK = tokens_NL[:, 1:][:, look_K]
         counts_NK = next_is_answer_NL[:, look_K]
         loss_NK = nn.functional.cross_entropy(
@@ -127,7 +142,7 @@ class AnswerLoss(nn.Module):
         segment_NL = (positions_NL == 0).cumsum(dim=1)
         same_NLL = segment_NL[:, :, None] == segment_NL[:, None, :]
         seen_NLL = same_NLL.tril()
-        dtype = next(self.network.parameters()).dtype
+        dtype = self._dtype or next(self.network.parameters()).dtype
         dtype = dtype if dtype.is_floating_point else torch.bfloat16
         mask_NLL = torch.zeros(seen_NLL.shape, dtype=dtype, device=positions_NL.device)
         mask_NLL.masked_fill_(~seen_NLL, torch.finfo(dtype).min)

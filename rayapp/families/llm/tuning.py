@@ -23,6 +23,7 @@ from rayapp.families.base import BatchSource, Compute, Problem
 from rayapp.families.llm.network import (
     MERGED_FOLDER,
     AnswerLoss,
+    computing,
     open_network,
     write_merged,
     write_network,
@@ -51,7 +52,7 @@ class Tuning:
         self._seed, self._settings = problem.seed, settings
         self._device = torch.device(compute.device)
         self._network = open_network(self._base, settings, self._device, resume_from)
-        loss = AnswerLoss(self._network)
+        loss = AnswerLoss(self._network, computing(settings))
         self._num_workers = dist.get_world_size() if dist.is_initialized() else 1
         self._loss: nn.Module = loss
         if self._num_workers > 1:
@@ -133,7 +134,7 @@ class Tuning:
         if valid is None:
             return {}
         self._network.eval()
-        module = AnswerLoss(self._network)
+        module = AnswerLoss(self._network, computing(self._settings))
         loss_sum, num_tokens, num_wrong, num_rows, num_exact = 0.0, 0, 0, 0, 0
         for piece in valid():
             for start in range(0, len(piece), self._settings["micro_batch_size"]):
