@@ -60,6 +60,7 @@ SETTINGS = {
     "commit_every_s": 1,
 }
 CALM_S, BEFORE_S, AFTER_S, AFTER_INGRESS_S = 30.0, 3.0, 17.0, 37.0
+WARM_RPS, WARM_S = 50.0, 5.0
 IDLE_S, QUIET_MS_PER_S = 5.0, 500
 """A head that takes more CPU than this while nothing is asked is still starting something."""
 MAX_P99_RATIO = 3
@@ -93,6 +94,7 @@ class Site:
         that the run begins with, and nothing is busy with itself any more."""
         await self.deploy(**settings)
         await self._answers(settings)
+        await self._warm()
         deadline_s = time.monotonic() + SETTLE_S
         idle = partial(idle_ms_per_s, self.root, IDLE_S)
         found = await asyncio.to_thread(settled, idle, deadline_s, QUIET_MS_PER_S)
@@ -120,6 +122,13 @@ class Site:
                 except httpx.HTTPError:
                     is_good = False
                 num_good = num_good + 1 if is_good else 0
+
+    async def _warm(self) -> None:
+        """A pool loads a model when it is first asked for it."""
+        credential = {"Authorization": f"Bearer {self.case.key}"}
+        requests = [post(OURS.path, OURS.body([row]), credential) for row in self.case.rows]
+        generator = Generator("127.0.0.1", self.port, requests, lambda index, body: True, 256)
+        await generator.run(WARM_RPS, WARM_S, seed=0)
 
 
 Fault = Callable[[Site, Generator], Awaitable[int]]
