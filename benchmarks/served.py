@@ -166,10 +166,11 @@ def _applications(
 def write_config(
     folder: Path, settings: Mapping[str, Any], http_options: Mapping[str, Any]
 ) -> Path:
-    """The gateway's config file with these in place of its own: a file in `folder`."""
+    """The gateway's config file with these settings in place of its own, and these http_options
+    among them: a file in `folder`."""
     config, _ = read_yaml("configs/serving/gateway.yaml")
     config["http_options"] |= http_options
-    config["applications"][0]["args"] |= settings
+    config["applications"][0]["args"] = dict(settings)
     path = folder / "gateway.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
     return path

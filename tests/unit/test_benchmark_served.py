@@ -1,10 +1,13 @@
 """What the benchmarks of serving deploy is what they say, and what they make of what they saw."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cpu import settled
 from benchmarks.faults import MAX_P99_RATIO, SETTINGS, TRIALS, compared
-from benchmarks.served import ENDPOINT, Case, everything_on
+from benchmarks.served import ENDPOINT, Case, everything_on, write_config
 from benchmarks.serving import SERVERS
 from rayapp.config.serving import INLINE, ServingConfig
 from rayapp.storage import Workspace
@@ -12,12 +15,14 @@ from rayapp.storage import Workspace
 CASE = Case(Workspace("nowhere"), Path("nowhere"), [{}], [0.0], "", "a" * 64)
 
 
-def config_of(server: str) -> ServingConfig:
-    return ServingConfig.model_validate(everything_on(CASE) | SERVERS[server].args)
+def deployed(folder: Path, args: Mapping[str, Any]) -> ServingConfig:
+    path = write_config(folder, everything_on(CASE) | args, {"port": 1})
+    (application,) = json.loads(path.read_text())["applications"]
+    return ServingConfig.model_validate(application["args"])
 
 
-def test_everything_is_on() -> None:
-    config = config_of("rayapp")
+def test_everything_is_on(tmp_path: Path) -> None:
+    config = deployed(tmp_path, SERVERS["rayapp"].args)
     endpoint = config.endpoints[ENDPOINT]
     assert config.requires_key
     assert None not in (config.limits, config.budgets, endpoint.breaker)
@@ -28,16 +33,18 @@ def test_everything_is_on() -> None:
     assert routed_to == {CASE.release_id}  # whose answers are the expected ones
 
 
-def test_the_pool_differs_by_where_the_model_is() -> None:
-    inline, pool = config_of("rayapp"), config_of("rayapp-pool")
+def test_the_pool_differs_by_where_the_model_is(tmp_path: Path) -> None:
+    inline, pool = (deployed(tmp_path, SERVERS[name].args) for name in ("rayapp", "rayapp-pool"))
     assert inline.placement_of(ENDPOINT) == INLINE
     assert pool.placement_of(ENDPOINT) != INLINE
     assert pool.model_copy(update={"placement": INLINE, "pools": {}}) == inline
 
 
-def test_each_fault_begins_and_is_compared_under_a_configuration_that_is_one() -> None:
+def test_each_fault_begins_and_is_compared_under_a_configuration_that_is_one(
+    tmp_path: Path,
+) -> None:
     for trial in TRIALS.values():
-        ServingConfig.model_validate(everything_on(CASE) | SETTINGS | trial.settings)
+        deployed(tmp_path, SETTINGS | trial.settings)
         assert TRIALS[trial.calm].settings == trial.settings
 
 
