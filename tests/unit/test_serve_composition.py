@@ -86,6 +86,23 @@ async def test_a_row_that_breaks_the_contract_gets_no_stand_in(bundles: dict[str
     assert (refused.status_code, broken.status_code) == (422, 422)
 
 
+@pytest.mark.parametrize(
+    ("row", "param"),
+    [
+        ({**ROW, "carrier": "ZZ"}, "carrier"),
+        ({name: value for name, value in ROW.items() if name != "temp"}, "temp"),
+    ],
+)
+async def test_a_mistake_is_the_callers_also_where_the_champion_has_no_time(
+    bundles: dict[str, Path], row: Mapping[str, Any], param: str
+) -> None:
+    case = started(bundles, timeout_ms=0.001, fallback=[{"scores": [0.8, 0.2]}])
+    assert (await score(case)).headers["x-degraded"] == "timeout"
+    async with case.client() as client:
+        refused = await client.post(SCORE, json={"dataframe_records": [row]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, param)
+
+
 async def test_a_static_answer_of_a_wrong_width_is_told(
     bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -265,7 +282,7 @@ async def test_what_is_late_is_not_worked_on(bundles: dict[str, Path]) -> None:
     case = started(bundles)
     late = await score(case, {"x-deadline-ms": "0"})
     assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
-    assert "within 0 ms" in late.json()["error"]["message"]
+    assert "within less than 1 ms" in late.json()["error"]["message"]
     assert case.meter.batches == []
     assert case.predictions.records == []
     assert (await score(case, {"x-deadline-ms": "5000"})).status_code == 200

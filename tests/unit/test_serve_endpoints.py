@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rayapp.config.serving import BreakerConfig, CacheConfig
 from rayapp.errors import DeadlineExceeded, RequestError, Unavailable
 from rayapp.schemas.model import BundleSchema
-from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
+from rayapp.serve.endpoints.base import Ask, Assignment, Endpoint, Reply
 from rayapp.serve.endpoints.breaker import Breaker
 from rayapp.serve.endpoints.cache import Cache
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
@@ -354,6 +354,19 @@ async def test_a_fallback_is_no_way_around_the_contract() -> None:
 async def test_a_stand_in_that_wants_another_column_does_not_stand_in() -> None:
     chain = Fallback([Scripted("a", ValueError()), Scripted("b", CALLERS_FAULT), Scripted("c")])
     assert await outcome(chain) == "c"
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"), [(None, "RequestError"), (REST, "RequestError"), ("b", "Unavailable")]
+)
+async def test_what_a_stand_in_alike_finds_wrong_is_the_callers_mistake(
+    arm: str | None, told: str
+) -> None:
+    """Another arm's callers may have its columns instead."""
+    intended, declared = Scripted("a", Unavailable("a", "b")), Scripted("c", CALLERS_FAULT)
+    asked = ask()
+    asked.assignment = None if arm is None else Assignment(arm, 1.0, "u")
+    assert await outcome(Fallback([intended, declared], is_last_alike=True), asked) == told
 
 
 async def test_the_first_trouble_of_a_chain_is_told() -> None:

@@ -308,7 +308,9 @@ async def test_a_declared_answer_stands_in_for_a_row_without_its_features(
     answer = await score(case, row)
     assert (answer.json(), answer.headers["x-degraded"]) == ({"predictions": [0.25]}, "stale:temp")
     wrong = await score(case, row | {"flight": 0})
-    assert wrong.status_code == 503  # nobody can answer this one
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "flight")
+    lacks = await score(case, {k: v for k, v in row.items() if k != "flight"})
+    assert lacks.status_code == 503  # a feed may have had it
 
 
 async def test_stale_without_a_stand_in_is_a_503_that_names_it(

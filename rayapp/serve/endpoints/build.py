@@ -99,7 +99,8 @@ class Builder:
                 self._fallback(name, fallback, config, is_last=number == last)
                 for number, fallback in enumerate(config.fallback)
             ]
-            built = Fallback([built, *stand_ins])
+            is_declared = config.fallback[-1].scores is not None
+            built = Fallback([built, *stand_ins], is_last_alike=is_declared)
         return built
 
     def _chosen(self, name: str, champion: Endpoint, config: EndpointConfig) -> Endpoint:

@@ -137,7 +137,8 @@ class Watch:
 
     def exceeded(self) -> DeadlineExceeded:
         given_ms = max(0.0, self.deadline_s - self.begun_s) * 1000
-        what = f"there was no answer within {given_ms:.0f} ms"
+        given = f"{given_ms:.0f} ms" if given_ms >= 1 else "less than 1 ms"
+        what = f"there was no answer within {given}"
         if self._next_step is None:
             return DeadlineExceeded(what)
         return DeadlineExceeded(what, self._next_step)

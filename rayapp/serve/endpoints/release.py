@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rayapp.errors import Unavailable
+from rayapp.errors import RequestError, Unavailable
 from rayapp.schemas.traffic import STATIC
 from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask, Reply
@@ -56,7 +56,13 @@ class Static:
             )
         if self._has_feeds:
             ask = replace(ask, parsed=with_nulls(ask.parsed, schema))
-        rows = await _understood(ask, loaded, self._has_feeds)
+        try:
+            rows = await _understood(ask, loaded, self._has_feeds)
+        except RequestError as error:
+            if self._has_feeds and error.kind == "missing_column":
+                # a feed may have it, then it is no caller's mistake
+                raise Unavailable(error.what, error.next_step) from error
+            raise
         scores_NK = np.tile(self._scores_K, (len(rows.x_NF), 1))
         return Reply(STATIC, schema, rows, scores_NK)
 
