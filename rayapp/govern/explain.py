@@ -1,6 +1,6 @@
 """From one answered request back to the release, the run and the data that it came from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -37,11 +37,14 @@ class Provenance(Record):
 
 
 class Explanation(Record):
-    """predictions: the request's rows in order. releases: those that answered, first use first."""
+    """predictions: the request's rows in order. releases: those that answered, first use first.
+    declared_classes: whose scores a declared answer has, which no release gave; none of a
+    regression, or where nothing is known of a champion."""
 
     request_id: str
     predictions: tuple[PredictionRecord, ...]
     releases: tuple[Provenance, ...]
+    declared_classes: tuple[str, ...] = ()
 
 
 def explain(
@@ -63,7 +66,23 @@ def explain(
         request_id=request_id,
         predictions=tuple(predictions),
         releases=tuple(provenance(found, ledger, workspace) for found in release_ids),
+        declared_classes=_declared_classes(predictions, ledger, workspace),
     )
+
+
+def _declared_classes(
+    predictions: Sequence[PredictionRecord], ledger: Ledger, workspace: Workspace
+) -> tuple[str, ...]:
+    """Of the champion of that time, in whose terms a declared answer is given."""
+    declared = next((p for p in predictions if p.release_id == STATIC), None)
+    if declared is None:
+        return ()
+    moves = ledger.events(EventKind.CHAMPION_MOVED, subject=f"champion/{declared.endpoint}")
+    before = [move for move in moves if move.at <= declared.at] or moves[:1]
+    if not before:
+        return ()
+    champion = provenance(before[-1].payload["release_id"], ledger, workspace)
+    return champion.signed.manifest.bundle.bundle_schema.classes
 
 
 def provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provenance:
@@ -104,7 +123,7 @@ def render_explanation(explanation: Explanation) -> Tree:
     tree = Tree(f"request {_plain(explanation.request_id)}")
     for prediction in explanation.predictions:
         if prediction.release_id == STATIC:
-            _add_prediction(tree, prediction, ())
+            _add_prediction(tree, prediction, explanation.declared_classes)
     for release in explanation.releases:
         for prediction in explanation.predictions:
             if prediction.release_id == release.release_id:
@@ -115,10 +134,11 @@ def render_explanation(explanation: Explanation) -> Tree:
 
 
 def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str, ...]) -> None:
-    names = classes if len(classes) == len(prediction.scores) else ("score",)
-    scores = ", ".join(
-        f"{name} {score:.4f}" for name, score in zip(names, prediction.scores, strict=False)
-    )
+    if len(classes) == len(prediction.scores):
+        named = zip(classes, prediction.scores, strict=True)
+        scores = ", ".join(f"{name} {score:.4f}" for name, score in named)
+    else:
+        scores = "score " + ", ".join(f"{score:.4f}" for score in prediction.scores)
     unit = f" of {prediction.unit_id}" if prediction.unit_id else ""
     branch = tree.add(
         _plain(
@@ -130,7 +150,8 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
         who = "declared answer" if prediction.release_id == STATIC else "stand-in"
         branch.add(_plain(f"degraded: {prediction.degraded}, answered by a {who}"))
     if prediction.arm is not None:
-        branch.add(_plain(arm_line(prediction)))
+        silent = "; it did not answer" if prediction.release_id == STATIC else ""
+        branch.add(_plain(arm_line(prediction) + silent))
     if prediction.trace_id is not None:
         branch.add(_plain(f"in trace {prediction.trace_id}"))
     for name, value in prediction.inputs.items():

@@ -70,7 +70,17 @@ def test_a_declared_answer_and_a_split_are_told(released: Released) -> None:
     static = made.model_copy(update={"release_id": "static"})
     explanation = _explain(released, static)
     assert explanation.releases == ()
-    assert "answered by a declared answer" in _text(explanation)
+    text = _text(explanation)
+    assert "on_time 0.2500, late 0.7500" in text
+    assert "answered by a declared answer" in text
+    assert "arm new: unit 'u' is on it, as 10% of such units are; it did not answer" in text
+
+
+def test_scores_of_classes_that_nobody_knows_are_all_told(released: Released) -> None:
+    made = _prediction(released).model_copy(
+        update={"degraded": "failed", "release_id": "static", "endpoint": "other"}
+    )
+    assert "score 0.2500, 0.7500" in _text(_explain(released, made))
 
 
 def test_an_unknown_id_says_what_to_do() -> None:
