@@ -65,7 +65,8 @@ app.command(first_chat, show=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 ok, 2 the input is wrong, 3 refused, 1 broken; for submit the job's own."""
+    """Exit code: 0 ok, 1 away, busy or broken, 2 the input is wrong, 3 refused; for submit the
+    job's own."""
     try:
         result = app(
             list(sys.argv[1:] if arguments is None else arguments),

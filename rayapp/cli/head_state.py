@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from rayapp.errors import UserError, WorkspaceError
+from rayapp.errors import Unavailable, WorkspaceError
 from rayapp.schemas.record import Record
 from rayapp.storage import Workspace, sha256
 
@@ -66,10 +66,10 @@ def is_alive(head: Head) -> bool:
 
 
 def running_head(workspace: Workspace) -> Head:
-    """Raises UserError when this workspace has no running head."""
+    """Raises Unavailable when this workspace has no running head."""
     head = read_head(workspace)
     if head is None or not is_alive(head):
-        raise UserError(
+        raise Unavailable(
             f"no Ray head is running for workspace {workspace.uri}",
             "start one: rayapp up (or name another workspace by RAYAPP_WORKSPACE)",
         )

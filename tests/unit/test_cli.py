@@ -29,7 +29,7 @@ from rayapp.cli.job_choice import (
     submission_id,
 )
 from rayapp.cli.ports import port_from
-from rayapp.errors import ConfigError, UserError, WorkspaceError
+from rayapp.errors import ConfigError, Unavailable, UserError, WorkspaceError
 from rayapp.storage import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def test_a_dead_head_is_not_running(workspace: Workspace) -> None:
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
     write_head(workspace, _head(workspace, finished.pid, 0.0))
-    with pytest.raises(UserError, match="no Ray head is running"):
+    with pytest.raises(Unavailable, match="no Ray head is running"):
         running_head(workspace)
 
 
@@ -194,11 +194,11 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["submit"], 2),
         (["submit", "configs/training/nothing.yaml"], 2),
         (["submit", "configs/training/flight_delay_trees.yaml", "seed=x"], 2),
-        (["submit", "configs/training/flight_delay_trees.yaml"], 2),
-        (["ask", "flight-delay"], 2),
+        (["submit", "configs/training/flight_delay_trees.yaml"], 1),
+        (["ask", "flight-delay"], 1),
         (["ask", "flight-delay", "--print-body"], 2),
         (["ask", "flight-delay", "--max-tokens", "5"], 2),
-        (["ask", "small", "why?"], 2),
+        (["ask", "small", "why?"], 1),
         (["ask", "small", "why?", "--rows", "3"], 2),
         (["ask", "small", "why?", "--print-body"], 0),
         (["keys", "create", "Not A Name"], 2),
@@ -208,7 +208,7 @@ def test_socket_paths_fit(workspace: Workspace) -> None:
         (["flags", "history"], 0),
         (["releases"], 0),
         (["plan", "abcdef"], 2),
-        (["env"], 2),
+        (["env"], 1),
         (["down"], 0),
     ],
 )
@@ -224,7 +224,7 @@ def test_a_mistake_is_one_message_on_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
-    assert main(["env"]) == 2
+    assert main(["env"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: no Ray head is running")
