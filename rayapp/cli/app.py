@@ -24,6 +24,7 @@ from rayapp.cli.terminal import (
     show_folded,
     show_next,
     show_pairs,
+    show_problems,
     to_caller,
     to_person,
     waiting,
@@ -213,8 +214,10 @@ def submit(
         emit_json(vars(outcome))
         return outcome.exit_code
     if outcome.figures:
-        show_pairs(f"\njob {outcome.submission_id}", readable(outcome.figures))
+        shown = {name: value for name, value in outcome.figures.items() if name != "problems"}
+        show_pairs(f"\njob {outcome.submission_id}", readable(shown))
     if outcome.exit_code == 0:
+        show_problems(outcome.figures.get("problems", ()))
         show_next(next_commands(chosen, config, outcome.figures))
     else:
         to_person().print(

@@ -85,6 +85,14 @@ def show_next(commands: Sequence[str]) -> None:
         console.print(f"  next: {command}", markup=False)
 
 
+def show_problems(problems: Sequence[str]) -> None:
+    """What is not as configured yet, though the job is done, on stderr."""
+    console = to_person()
+    for problem in problems:
+        what, _, next_step = problem.partition("; next: ")
+        console.print(f"problem: {what}\n  next: {next_step}", markup=False)
+
+
 def emit_json(value: Any) -> None:
     """One JSON document on stdout and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")

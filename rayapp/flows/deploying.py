@@ -1,15 +1,15 @@
 """A serving config, put into effect: what it names must be there, or what answers now stays."""
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
-from rayapp.data.feed_store import newest
 from rayapp.errors import NotFoundError, UserError
+from rayapp.flows.awaited import awaited, near
 from rayapp.flows.passed import Kinds, passed, schema_of
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
@@ -28,8 +28,13 @@ from rayapp.storage import Workspace, commit_bytes
 
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
-    urls, answering = deployed(session, file)
-    return {**urls, "champions": sorted(answering), "models": _models(session, file)}
+    done = deployed(session, file)
+    return {
+        **done.urls,
+        "champions": sorted(done.answering),
+        "models": _models(session, file),
+        "problems": done.problems,
+    }
 
 
 def _models(session: Session, file: ServeFile) -> dict[str, Task]:
@@ -64,13 +69,21 @@ def _adapters(session: Session, config: LanguageConfig, weights: WeightsRef) -> 
     return found
 
 
-def deployed(
-    session: Session, file: ServeFile, keeps_others: bool = False
-) -> tuple[dict[str, str], set[str]]:
-    """Its URLs, once it runs, and the endpoints that answer. keeps_others: as serve.cluster.deploy
-    has it. Raises what check_named does, before anything that answers now is touched."""
+@dataclass(frozen=True)
+class Deployed:
+    """answering: endpoints that have a champion. problems: as flows.awaited has them."""
+
+    urls: dict[str, str]
+    answering: set[str]
+    problems: list[str]
+
+
+def deployed(session: Session, file: ServeFile, keeps_others: bool = False) -> Deployed:
+    """What became of it, once it runs. keeps_others: as serve.cluster.deploy has it. Raises what
+    check_named does, before anything that answers now is touched."""
     configs = own_configs(file)
     answering: set[str] = set()
+    problems: list[str] = []
     for config in configs.values():
         if isinstance(config, ServingConfig):
             answering |= check_named(session, config)
@@ -78,6 +91,10 @@ def deployed(
             _weights(session, config)
         else:
             check_models(session, config)
+        if not isinstance(config, EngineConfig):
+            problems += awaited(_workspace(session, config.workspace), config)
+    for problem in problems:
+        session.say(problem)
 
     def on_wait(names: Sequence[str]) -> None:
         most = max((configs[name].num_cpus for name in names if name in configs), default=1.0)
@@ -86,7 +103,7 @@ def deployed(
     file = _in_its_environment(session, _with_prompts(session, file, configs))
     reached = session.dashboard_url, session.environ
     urls = deploy(file, *reached, session.say, on_wait, keeps_others)
-    return urls, answering
+    return Deployed(urls, answering, problems)
 
 
 def _with_prompts(session: Session, file: ServeFile, configs: Mapping[str, Ours]) -> ServeFile:
@@ -151,8 +168,7 @@ def _weights(session: Session, config: EngineConfig) -> WeightsRef:
 
 
 def check_named(session: Session, config: ServingConfig) -> set[str]:
-    """Endpoints of the config that have a champion to answer. Tells of those that have none, as a
-    release may still come.
+    """Endpoints of the config that have a champion to answer.
 
     Raises UserError for what could never answer: a workspace without a ledger, a release that is
     not there or not the endpoint's, a rule or an arm that gives units to an endpoint nothing was
@@ -166,11 +182,6 @@ def check_named(session: Session, config: ServingConfig) -> set[str]:
         return {n for n, p in released.items() if not kinds.is_language(p.target)}
     for name, endpoint in config.endpoints.items():
         _check_arms(name, endpoint, released)
-        for feed in endpoint.feeds:
-            if newest(workspace, feed) is None:
-                session.say(f"endpoint {name!r}: feed {feed!r} was never published")
-    for unknown in sorted(config.named() - released.keys()):
-        session.say(f"nothing was released for endpoint {unknown!r}{_near(unknown, released)}")
     for name, endpoint in config.endpoints.items():
         for target in endpoint.targets():
             if target.release is not None:
@@ -186,7 +197,7 @@ def _check_arms(name: str, endpoint: EndpointConfig, released: Collection[str]) 
         if arm.endpoint is not None and arm.endpoint not in released:
             raise UserError(
                 f"`endpoints`: {name}: units are given to endpoint {arm.endpoint!r}, for which "
-                f"nothing was released{_near(arm.endpoint, released)}",
+                f"nothing was released{near(arm.endpoint, released)}",
                 "release something for it first, or name another; released is: rayapp releases",
             )
 
@@ -231,8 +242,3 @@ def _check_answers(
                 f"the champion gives {expected}",
                 f"classes in order: {', '.join(schema.classes) or 'none, it is a regression'}",
             )
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else " yet"

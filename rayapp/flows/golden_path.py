@@ -37,7 +37,7 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         session.say(f"[4/5] release   {runs[chosen].run_id} has the best tune-split metric")
         released = release_stage(session, releases[chosen], runs[chosen])
         session.say(f"[5/5] serve     {config.serving or 'nothing to deploy'}")
-        urls = _deployed(session, config.serving) if config.serving else {}
+        served = _deployed(session, config.serving) if config.serving else {}
     return {
         "endpoint": endpoint,
         "release_id": released.signed.release_id,
@@ -45,15 +45,15 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         "snapshot_id": snapshot.content_digest(),
         "runs": {run.config["name"]: run.metrics for run in runs},
         **_test_metrics(released),
-        **urls,
+        **served,
     }
 
 
-def _deployed(session: Session, serving: str) -> dict[str, str]:
+def _deployed(session: Session, serving: str) -> dict[str, Any]:
     """Beside whatever else is served: a path is about its own endpoint."""
     file = session.load(ServeFile, serving)
-    urls, _ = deployed(session, file, keeps_others=True)
-    return urls
+    done = deployed(session, file, keeps_others=True)
+    return {**done.urls, "problems": done.problems}
 
 
 def _with_sweep(

@@ -72,20 +72,11 @@ class Flags:
             f"{name}/{rule.name}": lack
             for name, own in rules.items()
             for rule in own
-            if (lack := self._lack(rule)) is not None
+            if (lack := lack_of(rule, self._read)) is not None
         }
         if self.problem is not None:
             found["flags"] = f"the flags cannot be read: {self.problem}"
         return found
-
-    def _lack(self, rule: AnyRule) -> str | None:
-        if rule.when.asked is None:
-            return None
-        name, variant = rule.when.asked
-        flag = self._read.get(name)
-        if flag is None:
-            return f"flag {name!r} is not published"
-        return None if variant in flag.variants else f"flag {name!r} has no variant {variant!r}"
 
     def decisions(
         self, tenant: str | None, unit: str | None, headers: Mapping[bytes, bytes]
@@ -144,3 +135,14 @@ class Decisions:
                 else Decision(details.variant, details.flag_metadata)
             )
         return self._made[flag]
+
+
+def lack_of(rule: AnyRule, flags: Mapping[str, FlagConfig]) -> str | None:
+    """What the rule asks for that is not published, or None. flags: those that are."""
+    if rule.when.asked is None:
+        return None
+    name, variant = rule.when.asked
+    flag = flags.get(name)
+    if flag is None:
+        return f"flag {name!r} is not published"
+    return None if variant in flag.variants else f"flag {name!r} has no variant {variant!r}"

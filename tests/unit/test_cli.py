@@ -382,6 +382,25 @@ def test_a_job_without_figures_shows_all_it_said() -> None:
     assert shown == ["{cut off"]
 
 
+def test_what_is_not_as_configured_yet_is_told_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job is done all the same: what is awaited may still come."""
+    from rayapp.cli import submit as submitting
+
+    problem = "nothing was released for endpoint 'b' yet; next: correct the name"
+    figures = {"champions": ["a"], "models": {}, "problems": [problem]}
+    done = submitting.Outcome("deploy-1", "SUCCEEDED", 0, "", figures)
+    monkeypatch.setattr(submitting, "submit", lambda *given: done)
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.chdir(ROOT)
+    assert main(["submit", "configs/serving/gateway.yaml"]) == 0
+    output = capsys.readouterr()
+    assert "problem: nothing was released for endpoint 'b' yet\n  next: correct" in output.err
+    assert "problems" not in output.out + output.err
+
+
 def test_figures_are_shown_for_a_person() -> None:
     from rayapp.cli.terminal import readable
 

@@ -13,11 +13,14 @@ from serving_case import ENDPOINT, seal_release
 from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.load import load
 from rayapp.config.prompts import PromptConfig
+from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, GateRefused, UserError, WorkspaceError
+from rayapp.flows.awaited import awaited
 from rayapp.flows.deploying import _weights, _with_prompts, check_models, check_named
 from rayapp.flows.references import check_references
 from rayapp.flows.session import Session, open_session
+from rayapp.govern.flags import publish_flags
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import manifest_uri, seal, write_manifest
 from rayapp.register.signing import load_or_create_key
@@ -73,9 +76,37 @@ def test_no_units_are_given_to_an_endpoint_without_a_release(site: Any) -> None:
         check(site, rules=rules)
 
 
+def awaits(site: Any, **endpoints: Any) -> list[str]:
+    config = ServingConfig.model_validate({"endpoints": endpoints})
+    check_named(site[0], config)
+    return awaited(site[0].workspace, config)
+
+
 def test_a_feed_that_was_never_published_is_told(site: Any) -> None:
-    check(site, feeds=["nofeed"])
-    assert site[1][-1] == f"endpoint {ENDPOINT!r}: feed 'nofeed' was never published"
+    assert awaits(site, **{ENDPOINT: {"feeds": ["nofeed"]}}) == [
+        f"endpoint {ENDPOINT!r}: feed 'nofeed' was never published; next: rayapp submit "
+        "configs/features/NAME.yaml"
+    ]
+
+
+def test_a_flag_that_a_rule_waits_for_is_told(site: Any) -> None:
+    def problems() -> list[str]:
+        rule = {"name": "next", "when": {"flag": "model", "is": "next"}, "release": second}
+        return awaits(site, **{ENDPOINT: {"rules": [rule]}})
+
+    def publish(**variants: str) -> None:
+        flag = {"variants": {"current": "trees", **variants}, "default": "current"}
+        config = FlagsConfig.model_validate({"name": "set", "flags": {"model": flag}})
+        publish_flags(site[0].ledger, config)
+
+    second = site[2]["second"]
+    told = f"endpoint {ENDPOINT!r}: rule 'next' takes nothing: flag 'model' "
+    step = "; next: rayapp flags publish configs/flags/NAME.yaml"
+    assert problems() == [f"{told}is not published{step}"]
+    publish(other="neural")
+    assert problems() == [f"{told}has no variant 'next'{step}"]
+    publish(next="neural")
+    assert problems() == []
 
 
 @pytest.mark.parametrize(
@@ -102,12 +133,14 @@ def test_a_store_that_does_not_answer_is_not_taken_for_one_without_the_release(s
 
 
 def test_an_endpoint_without_a_release_is_told(site: Any) -> None:
-    site[1].clear()
     known = check_named(site[0], ServingConfig.model_validate({"endpoints": {ENDPOINT + "s": {}}}))
     assert known == set()
-    assert site[1] == [
-        f"nothing was released for endpoint '{ENDPOINT}s'; did you mean '{ENDPOINT}'?"
-    ]
+    (near,) = awaits(site, **{ENDPOINT + "s": {}})
+    assert f"nothing was released for endpoint '{ENDPOINT}s'; did you mean '{ENDPOINT}'?" in near
+    (stand_in,) = awaits(site, **{ENDPOINT: {"fallback": [{"endpoint": "nonsuch"}]}})
+    assert "nothing was released for endpoint 'nonsuch' yet" in stand_in
+    assert "next: correct the name, or release for it" in stand_in
+    assert awaits(site) == awaits(site, **{ENDPOINT: {}}) == []
 
 
 def test_a_declared_answer_has_one_score_for_each_class(site: Any) -> None:

@@ -1,0 +1,66 @@
+"""What a serving config names that is not there yet. It may still come, so nothing is refused;
+until then `problems` of GET / says the same."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from rayapp.config.language import LanguageConfig
+from rayapp.config.routing import AnyRule
+from rayapp.config.serving import ServingConfig
+from rayapp.data.feed_store import newest
+from rayapp.govern.flags import current_flags
+from rayapp.ledger import Ledger
+from rayapp.release.promote import champions
+from rayapp.serve.flags import lack_of
+from rayapp.storage import Workspace
+
+
+def awaited(workspace: Workspace, config: ServingConfig | LanguageConfig) -> list[str]:
+    """One sentence for each, with its next step."""
+    ledger = Ledger.of(workspace, "deploy")
+    if isinstance(config, LanguageConfig):
+        return _flags(ledger, {f"model {n!r}": m.rules for n, m in config.models.items()})
+    rules = {f"endpoint {name!r}": one.rules for name, one in config.endpoints.items()}
+    feeds = _feeds(workspace, config)
+    return [*_releases(ledger, config), *feeds, *_flags(ledger, rules)]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """How a sentence goes on that `name` is not among the known."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else " yet"
+
+
+def _releases(ledger: Ledger, config: ServingConfig) -> list[str]:
+    if not config.endpoints:
+        return []
+    released = champions(ledger)
+    return [
+        f"nothing was released for endpoint {name!r}{near(name, released)}; next: correct the "
+        f"name, or release for it: rayapp submit configs/releases/NAME.yaml endpoint={name}"
+        for name in sorted(config.named() - released.keys())
+    ]
+
+
+def _feeds(workspace: Workspace, config: ServingConfig) -> list[str]:
+    return [
+        f"endpoint {name!r}: feed {feed!r} was never published; next: rayapp submit "
+        "configs/features/NAME.yaml"
+        for name, endpoint in config.endpoints.items()
+        for feed in endpoint.feeds
+        if newest(workspace, feed) is None
+    ]
+
+
+def _flags(ledger: Ledger, rules: Mapping[str, Sequence[AnyRule]]) -> list[str]:
+    """rules: by what the sentence calls whose they are."""
+    if not any(rule.when.asked for own in rules.values() for rule in own):
+        return []
+    flags = current_flags(ledger)
+    return [
+        f"{whose}: rule {rule.name!r} takes nothing: {lack}; next: rayapp flags publish "
+        "configs/flags/NAME.yaml"
+        for whose, own in rules.items()
+        for rule in own
+        if (lack := lack_of(rule, flags)) is not None
+    ]
