@@ -106,6 +106,26 @@ async def test_answers_keep_to_the_description(tmp_path: Path, task: Task) -> No
     assert accepts(document["components"]["schemas"]["Error"], error)
 
 
+async def test_headers_are_described_and_taken_as_they_are(case: Case) -> None:
+    document = await described(case)
+    headers = document["components"]["parameters"]
+    infer = document["paths"][f"/v2/models/{ENDPOINT}/infer"]["post"]
+    named = [{"$ref": f"#/components/parameters/{name}"} for name in headers]
+    assert infer["parameters"] == document["paths"][SCORE]["post"]["parameters"] == named
+    assert list(headers) == ["x-request-id", "x-deadline-ms", "x-unit-id"]
+    given: dict[str, list[Any]] = {
+        "x-request-id": ["a.b_c:d-1", "x" * 128, "x" * 129, "a b"],
+        "x-deadline-ms": [5000, 10**9 - 1, 10**9, -1],
+    }
+    async with case.client() as client:
+        for name, values in given.items():
+            for value in values:
+                sent = {name: str(value)}
+                response = await client.post(SCORE, json={"dataframe_records": [ROW]}, headers=sent)
+                is_taken = response.status_code == 200
+                assert accepts(headers[name]["schema"], value) == is_taken, sent
+
+
 async def test_a_key_that_is_needed_is_described(tmp_path: Path) -> None:
     case = started(tmp_path / "1", "binary", requires_key=True)
     async with case.client() as client:

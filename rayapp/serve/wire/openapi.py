@@ -55,6 +55,7 @@ def describe(
         "/v2/health/ready": {"get": _plain("Every released endpoint is loaded")},
         "/feedback": {
             "post": _operation("Say what happened after an answer", _FEEDBACK, _RATED, "202")
+            | {"parameters": _headers("x-request-id", "x-deadline-ms")}
         },
     }
     rows: Json = {}
@@ -63,8 +64,10 @@ def describe(
         rows[name] = _row(champion, looked_up.get(release_id, NOTHING))
         of_endpoint = _of_endpoint(name, schemas, looked_up, max_rows)
         for operations in of_endpoint.values():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 operation["tags"] = [name]
+                if method == "post":
+                    operation["parameters"] = _headers(*_HEADERS)
         paths |= of_endpoint
     document: Json = {
         "openapi": "3.1.0",
@@ -78,7 +81,7 @@ def describe(
             for name, schemas in releases.items()
         ],
         "paths": paths,
-        "components": {"schemas": {**rows, "Error": _ERROR}},
+        "components": {"schemas": {**rows, "Error": _ERROR}, "parameters": _HEADERS},
     }
     if requires_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -256,6 +259,10 @@ def _predictions(schema: BundleSchema) -> Json:
     }
 
 
+def _headers(*names: str) -> list[Json]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
+
+
 def _operation(
     summary: str,
     body: Json,
@@ -283,6 +290,29 @@ def _plain(
     return {"summary": summary, "responses": responses}
 
 
+def _header(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "header", "schema": schema, "description": description}
+
+
+_HEADERS: Json = {
+    "x-request-id": _header(
+        "x-request-id",
+        {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+        "An id of your own for the answer, by which it can be explained and rated",
+    ),
+    "x-deadline-ms": _header(
+        "x-deadline-ms",
+        {"type": "integer", "minimum": 0, "maximum": 10**9 - 1},
+        "Milliseconds that the answer may take; no more than the server allows",
+    ),
+    "x-unit-id": _header(
+        "x-unit-id",
+        {"type": "string"},
+        "Whom the request is about: the same one gets the same arm of a split",
+    ),
+}
+"""What a request may say in its headers. A key has its place in the security schemes: OpenAPI
+passes over a parameter of the name authorization."""
 _ERROR: Json = {
     "type": "object",
     "properties": {
