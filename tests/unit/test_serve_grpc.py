@@ -1,6 +1,8 @@
 """gRPC and HTTP are two writings of one protocol: what one answers, the other does."""
 
 import asyncio
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_case import ENDPOINT, INPUTS, ROW, Case, make_bundle, oip_body, triton_inputs
-from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult, service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
 from rayapp.config.serving import EndpointConfig, FallbackConfig, ServingConfig
@@ -79,10 +81,14 @@ async def ask(
 
 def raw_request(rows: list[dict[str, Any]], **options: Any) -> Any:
     """As Triton's client writes it."""
+    return written(triton_inputs(rows, InferInput), **options)
+
+
+def written(inputs: list[InferInput], **options: Any) -> Any:
     settled = {"request_id": "", "outputs": None, "model_version": ""} | options
     made = _get_inference_request(
         model_name=ENDPOINT,
-        inputs=triton_inputs(rows, InferInput),
+        inputs=inputs,
         sequence_id=0,
         sequence_start=False,
         sequence_end=False,
@@ -195,6 +201,41 @@ def test_the_same_rows_have_the_same_answer(folder: Path, rows: list[dict[str, A
     assert labels == http["outputs"][1]["data"]
     assert [o.name for o in raw.outputs] == [o["name"] for o in http["outputs"]]
     assert not typed.raw_output_contents
+
+
+def test_the_how_to_s_example_sends_rows_in_which_a_number_is_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code, with a client that reaches this gateway."""
+    page = (Path(__file__).parents[2] / "docs/how-to/serve-over-grpc.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    body = {"dataframe_records": [{**ROW, "id": "a"}, {**ROW, "temp": None, "id": "b"}]}
+    (tmp_path / "rows.json").write_text(json.dumps(body))
+    monkeypatch.chdir(tmp_path)
+    answers: list[Any] = []
+
+    def asked(method: str, request: Any) -> Any:
+        async def answer() -> tuple[Any, Call]:
+            return await ask(started(folder), method, request)
+
+        answered, call = asyncio.run(answer())
+        assert call.code == CODE.OK, call.details
+        return answered
+
+    class Client:
+        def __init__(self, url: str) -> None: ...
+
+        def get_model_metadata(self, name: str) -> Any:
+            return asked("ModelMetadata", messages.ModelMetadataRequest(name=name))
+
+        def infer(self, name: str, inputs: list[InferInput], headers: dict[str, str]) -> Any:
+            assert all(value.isascii() for value in headers.values())
+            answers.append(asked("ModelInfer", written(inputs)))
+            return InferResult(service_pb2.ModelInferResponse())
+
+    monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", Client)
+    exec(code, {})
+    assert [list(answer.outputs[0].shape) for answer in answers] == [[2]]
 
 
 async def test_a_call_leaves_what_a_request_leaves(case: Case, tmp_path: Path) -> None:
