@@ -12,16 +12,16 @@ which for a Ray job is the submitted directory.
 import difflib
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rayapp.config.problems import Location, describe
 from rayapp.errors import ConfigError
 
-Location = tuple[str | int, ...]
 ENVIRONMENTS = Path("configs/environments")
 SECTIONS = (
     "snapshot",
@@ -99,7 +99,10 @@ def load(
         data, places = _merge(data, overlay), places | its_places
     for override in overrides:
         parsed, at = _parse_override(override)
-        data, places = _merge(data, parsed), places | {at: f"override {override!r}"}
+        _refuse_into_list(data, at, override, path)
+        told = f"override {override!r}"
+        above = {at[:depth]: told for depth in range(1, len(at))}
+        data, places = _merge(data, parsed), above | places | {at: told}
     return check(cls, data, path, places)
 
 
@@ -110,7 +113,7 @@ def check(cls: type[ModelT], data: Any, path: str | Path, places: Mapping[Locati
     try:
         return cls.model_validate(data, extra="forbid")
     except ValidationError as error:
-        problems = [_describe(problem, cls, places) for problem in error.errors()]
+        problems = [describe(problem, cls, places) for problem in error.errors()]
         raise ConfigError(
             f"{path}: {listed(problems)}",
             "correct what is named and run the same command again",
@@ -171,12 +174,15 @@ def _place(error: yaml.YAMLError, text: str) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return str(error)  # a character that may not stand in a file at all
     mark = error.problem_mark
-    told = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    if error.context and error.context_mark:
-        told += f" ({error.context} that starts on line {error.context_mark.line + 1})"
     lines = text.splitlines()
-    if mark.line < len(lines):
-        told += f"\n    {lines[mark.line]}\n    {' ' * mark.column}^"
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    is_tab = line[mark.column : mark.column + 1] == "\t" and "cannot start" in str(error.problem)
+    problem = "a tab, YAML is indented with spaces" if is_tab else error.problem
+    told = f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    if not is_tab and error.context and error.context_mark:
+        told += f" ({error.context} that starts on line {error.context_mark.line + 1})"
+    if line:
+        told += f"\n    {line.expandtabs(1)}\n    {' ' * mark.column}^"
     return told
 
 
@@ -237,6 +243,17 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Location]:
     return parsed, at
 
 
+def _refuse_into_list(data: Any, at: Location, override: str, path: str | Path) -> None:
+    for depth, part in enumerate(at):
+        if isinstance(data, list):
+            raise ConfigError(
+                f"override {override!r}: `{'.'.join(map(str, at[:depth]))}` is a list, and no "
+                "override reaches what is inside of one",
+                f"edit {path}",
+            )
+        data = data.get(part) if isinstance(data, dict) else None
+
+
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -245,89 +262,6 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str]) -> str:
-    location: Location = tuple(problem["loc"])
-    known = (location[:n] for n in range(len(location), 0, -1) if location[:n] in places)
-    place = next(known, None)
-    where = f"{places[place]}: " if place is not None else ""
-    name = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        key = str(location[-1])
-        near = [".".join(at) for at in _places_of(key, cls)][:1]
-        near = near or difflib.get_close_matches(key, _keys_at(cls, location[:-1]), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{where}{name}: unknown key{hint}"
-    if problem["type"] == "missing":
-        return f"{where}{name}: missing"
-    said = _in_words(problem)
-    if problem["type"].startswith("union_tag"):
-        return f"{where}{name}: {said}"
-    if not isinstance(problem["input"], dict):
-        return f"{where}{name}: {said}, got {problem['input']!r}"
-    # keys that do not go together: the line is that of the first one it names
-    named = [(*location, key) for key in re.findall("`([a-z_]+)`", said)]
-    where = next((f"{places[at]}: " for at in named if at in places), where)
-    return f"{where}{name}: {said}" if name else f"{where}{said}"
-
-
-_PATTERNS = {
-    r"^[a-z][a-z0-9-]*$": "lower-case letters, digits and hyphens, a letter first",
-    r"^[a-z][a-z0-9_]*$": "lower-case letters, digits and underscores, a letter first",
-    r"^[a-z][a-z0-9._-]{0,99}$": "at most 100 lower-case letters, digits, dots, hyphens and "
-    "underscores, a letter first",
-    r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$": "at most 63 letters, digits, dots, hyphens and underscores, "
-    "a letter first",
-    r"^[0-9a-f]{64}$": "64 digits of 0-9 and a-f, a SHA-256",
-}
-
-
-def _in_words(problem: Any) -> str:
-    """What pydantic says of a value, for people who write YAML."""
-    told = problem.get("ctx", {})
-    match problem["type"]:
-        case "union_tag_invalid":
-            known = re.findall("'([^']*)'", told["expected_tags"])
-            near = difflib.get_close_matches(told["tag"], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            key = told["discriminator"].strip("'")
-            return f"`{key}` is {told['tag']!r}, must be one of {', '.join(known)}{hint}"
-        case "union_tag_not_found":
-            return f"{told['discriminator'].replace(chr(39), '`')} is missing"
-        case "string_pattern_mismatch" if told["pattern"] in _PATTERNS:
-            return f"must be {_PATTERNS[told['pattern']]}"
-    said: str = problem["msg"].removeprefix("Value error, ").partition(", unable to")[0]
-    return re.sub("^(Input|String|Value|List|Tuple|Dictionary) should ", "must ", said)
-
-
-def _keys_at(cls: type[BaseModel], location: Location) -> list[str]:
-    """Names of the fields that are allowed at a place in the config."""
-    models: list[type[BaseModel]] = [cls]
-    for part in location:
-        step: list[type[BaseModel]] = []
-        for model in models:
-            field = model.model_fields.get(str(part))
-            step += models_in(field.annotation) if field is not None else []
-        models = step or models
-    fields = [item for model in models for item in model.model_fields.items()]
-    return sorted({field.alias or name for name, field in fields})
-
-
-def _places_of(key: str, cls: type[BaseModel]) -> Iterator[tuple[str, ...]]:
-    """Where a key belongs, below a config that does not have it itself."""
-    for name, field in cls.model_fields.items():
-        if name == key:
-            yield (key,)
-        for model in models_in(field.annotation):
-            yield from ((name, *at) for at in _places_of(key, model))
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field of this type can hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in typing.get_args(annotation) for model in models_in(arg)]
 
 
 def _nearest_file(path: Path) -> str | None:

@@ -15,13 +15,14 @@ from pydantic.fields import FieldInfo
 
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.language import EngineConfig, LanguageConfig
-from rayapp.config.load import Config, models_in
+from rayapp.config.load import Config
 from rayapp.config.operations import (
     FeatureFeedConfig,
     GoldenPathConfig,
     MonitorConfig,
     ScoreConfig,
 )
+from rayapp.config.problems import models_in
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.routing import FlagsConfig
@@ -54,7 +55,8 @@ _HEAD = """# Every setting
 
 Made from the code by `python -m rayapp.config.reference`. An unknown key is an error. A default of
 **required** must be written; `key=value` after a command overrides a file, with dots for what is
-nested (`workers.num_workers=2`). An overlay of `configs/environments/` has a section for each kind
+nested (`workers.num_workers=2`); no override reaches what is inside a list, as `applications` of a
+serving config is: edit the file. An overlay of `configs/environments/` has a section for each kind
 of file: {sections}.
 """
 

@@ -262,10 +262,14 @@ class ServingConfig(GatewayConfig):
     def _placed(self) -> Self:
         if INLINE in self.pools:
             raise ValueError(f"`pools`: none can be named {INLINE}: that is the gateway itself")
-        named = {self.placement, *(self.placement_of(name) for name in self.endpoints)}
-        unknown = sorted(named - self.pools.keys() - {INLINE})
-        if unknown:
-            raise ValueError(f"`placement` {unknown[0]!r} is neither inline nor one of `pools`")
+        places = {"placement": self.placement}
+        for name, endpoint in self.endpoints.items():
+            places[f"endpoints.{name}.placement"] = endpoint.placement or self.placement
+        for at, place in places.items():
+            if place != INLINE and place not in self.pools:
+                known = f" ({', '.join(self.pools)})" if self.pools else ", of which there are none"
+                raise ValueError(f"`{at}` {place!r} is neither inline nor one of `pools`{known}")
+        named = set(places.values())
         if self.endpoints and self.placement != INLINE and self._is_overridden():
             raise ValueError(
                 f"`placement` {self.placement!r} has no effect, since each of `endpoints` has its "

@@ -21,7 +21,8 @@ from open_data_contract_standard.model import OpenDataContractStandard
 from pydantic import BaseModel
 from pydantic import ValidationError as ModelError
 
-from rayapp.config.load import Location, listed, read_yaml
+from rayapp.config.load import listed, read_yaml
+from rayapp.config.problems import Location
 from rayapp.errors import ConfigError, ContractError
 from rayapp.schemas.record import mismatch
 

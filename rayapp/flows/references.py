@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.judging import JudgeConfig
 from rayapp.config.language import LanguageConfig
-from rayapp.config.load import Config, Location, load, place_of
+from rayapp.config.load import Config, load, place_of
 from rayapp.config.models import PROMPT_HINT, why_no_effect
 from rayapp.config.operations import (
     FeatureFeedConfig,
@@ -16,6 +16,7 @@ from rayapp.config.operations import (
     MonitorConfig,
     ScoreConfig,
 )
+from rayapp.config.problems import Location
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile

@@ -1,12 +1,15 @@
 """YAML to a typed object: every mistake is one message with the line and the nearest key."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rayapp.config import load as module
+from rayapp.config import problems
 from rayapp.config.load import Config, load
 from rayapp.config.release import PolicyConfig
+from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.config.snapshot import HashSplits
 from rayapp.config.training import TrainConfig
 from rayapp.errors import ConfigError
@@ -52,6 +55,7 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
         ("- a\n", "must hold keys and values, holds a list"),
         ("", "holds nothing"),
         ("a: [1\n", "not valid YAML"),
+        ("a:\n\tb: 1\n", "line 2, column 1: a tab, YAML is indented with spaces\n     b: 1\n    ^"),
         ("a: &all [1, *all]\n", "line 1, column 4: this alias is inside of what it stands for"),
     ],
 )
@@ -68,7 +72,7 @@ def test_each_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None
         ("1: {seed: 2}\n", "x.yaml: line 1: 1 is no section of an environment"),
         ("training: 3\n", "x.yaml: line 1: 'training' is no section of an environment, it must"),
         ("training:\n  sed: 2\n", "x.yaml line 2: sed: unknown key; did you mean 'seed'"),
-        ("training:\n  seed: many\n", "x.yaml line 2: seed: must be a valid integer"),
+        ("training:\n  seed: many\n", "x.yaml line 2: seed: must be a whole number"),
     ],
 )
 def test_a_mistake_in_an_overlay_is_named_there(
@@ -96,7 +100,43 @@ def test_a_mistake_in_an_overlay_is_named_there(
             GOOD.replace("name: trees", "name: Tr ees"),
             "name: must be lower-case letters, digits and underscores, a letter first, got",
         ),
-        (PolicyConfig, "confidence: high\ngates: {}\n", "confidence: must be a valid number, got"),
+        (PolicyConfig, "confidence: high\ngates: {}\n", "confidence: must be a number, got"),
+        (PolicyConfig, "gates: {a: 5}\n", "gates.a: must hold keys (column, kind, limit, "),
+        (PolicyConfig, "gates: 5\n", "gates: must hold keys and values, got 5"),
+        (TrainConfig, GOOD.replace("trees", "5"), 'name: must be text, got 5: write "5"'),
+        (TrainConfig, GOOD + "workers: {use_gpu: 2}\n", "use_gpu: must be true or false, got 2"),
+        (
+            TrainConfig,
+            GOOD.replace("\n  - a", " origin"),
+            "features: must be a list, got 'origin': write [origin]",
+        ),
+        (TrainConfig, GOOD + "workers: 2\n", "workers: must hold keys ("),
+        (
+            ServingConfig,
+            "endpoints:\n  delay:\n    fallback: {endpoint: other}\n",
+            "line 3: endpoints.delay.fallback: must be a list, has keys: put `- ` before the first",
+        ),
+        (
+            ServingConfig,
+            "limits: {default: 5}\n",
+            "limits.default: must hold keys (burst, requests_per_s), got 5",
+        ),
+        (
+            ServingConfig,
+            "limits:\n  tenants:\n    ACME Corp.: {requests_per_s: 1, burst: 1}\n",
+            "line 3: limits.tenants: the name 'ACME Corp.': no tenant can have this name: it is",
+        ),
+        (
+            ServingConfig,
+            "tracing: {otlp_endpoint: 'localhost:4318'}\n",
+            "tracing.otlp_endpoint: must be a URL that begins with http:// or https://, without",
+        ),
+        (ServingConfig, "endpoint: {}\n", "endpoint: unknown key; did you mean 'endpoints'?"),
+        (
+            ServingConfig,
+            "endpoints:\n  delay:\n    placement: gpu\n",
+            "line 3: `endpoints.delay.placement` 'gpu' is neither inline nor one of `pools`, of",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_in_words(
@@ -104,6 +144,30 @@ def test_a_wrong_value_is_told_in_words(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load(cls, _write(tmp_path, text))
+    assert says in str(caught.value)
+
+
+def test_every_pattern_is_told_in_words() -> None:
+    source = "".join(path.read_text() for path in Path("rayapp/config").glob("*.py"))
+    found = set(re.findall(r'pattern=r"([^"]+)"', source))
+    assert found
+    assert found <= problems._PATTERNS.keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("applications.0.args.num_cpus=1", "`applications` is a list, and no override reaches"),
+        (
+            "args.num_cpus=1",
+            "override 'args.num_cpus=1': args: unknown key; no override reaches "
+            "`applications.0.args`, which is inside a list: edit the file",
+        ),
+    ],
+)
+def test_no_override_reaches_into_a_list(override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ServeFile, "configs/serving/gateway.yaml", [override])
     assert says in str(caught.value)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from ray.serve.schema import ServeDeploySchema
 
 from rayapp.config.language import EngineConfig, LanguageConfig
-from rayapp.config.load import Config, Location, check, read_yaml
+from rayapp.config.load import Config, check, read_yaml
+from rayapp.config.problems import Location
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError
 
