@@ -89,10 +89,19 @@ def _find(sealed: dict[str, Event], named: str) -> Event:
     found = [one for release_id, one in sealed.items() if release_id.startswith(named)]
     if len(found) == 1 and len(named) >= MIN_CHARS:
         return found[0]
-    what = "is that of no release" if not found else f"is that of {len(found)} releases"
+    if not sealed:
+        raise UserError(
+            f"release {named!r}: there are no releases yet",
+            "make one: rayapp submit configs/golden_paths/NAME.yaml",
+        )
     if found and len(named) < MIN_CHARS:
-        what = f"has {len(named)} characters, wanted are {MIN_CHARS} at least"
-    raise UserError(f"release {named!r} {what}", "take an id that `rayapp releases` lists")
+        characters = "1 character" if len(named) == 1 else f"{len(named)} characters"
+        what = f"release {named!r} has {characters}, wanted are {MIN_CHARS} at least"
+    elif found:
+        what = f"{len(found)} releases have ids that begin with {named!r}"
+    else:
+        what = f"no release has an id that begins with {named!r}"
+    raise UserError(what, "take an id that `rayapp releases` lists")
 
 
 def _previous(ledger: Ledger, endpoint: str, release_id: str) -> str | None:

@@ -84,12 +84,26 @@ def test_another_release_can_be_named(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("named", "says"),
-    [("f" * 64, "is that of no release"), ("", "has 0 characters, wanted are 6 at least")],
+    [
+        ("f" * 64, "no release has an id that begins with 'ffff"),
+        ("", "has 0 characters, wanted are 6 at least"),
+    ],
 )
 def test_an_id_that_is_none(site: Site, named: str, says: str) -> None:
     site.release(1)
     with pytest.raises(UserError, match=says):
         plan_release(site.workspace, named)
+
+
+def test_a_beginning_of_one_character(site: Site) -> None:
+    named = site.release(1).release_id[0]
+    with pytest.raises(UserError, match=f"release '{named}' has 1 character, wanted are 6"):
+        plan_release(site.workspace, named)
+
+
+def test_where_nothing_was_released_that_is_said(site: Site) -> None:
+    with pytest.raises(UserError, match="there are no releases yet\n  next: make one"):
+        plan_release(site.workspace, "abc")
 
 
 def language(system: str, base: str = "a" * 64) -> LanguageSchema:

@@ -162,14 +162,19 @@ async def test_one_over_its_rate_is_refused_without_asking_the_keeper() -> None:
     assert site.num_leases == before
 
 
-async def test_the_wait_is_told() -> None:
-    limits = LimitsConfig.model_validate({"default": {"requests_per_s": 0.1, "burst": 1}})
+@pytest.mark.parametrize(
+    ("requests_per_s", "wait_s", "says"),
+    [(0.1, 10, "may send 0.1 requests a second"), (1, 1, "may send 1 request a second")],
+)
+async def test_the_wait_is_told(requests_per_s: float, wait_s: int, says: str) -> None:
+    rate = {"requests_per_s": requests_per_s, "burst": 1}
+    limits = LimitsConfig.model_validate({"default": rate})
     site = Site(limits)
     await site.gateways[0].admit("a")
     with pytest.raises(RequestError) as error:
         await site.gateways[0].admit("a")
-    assert error.value.retry_after_s == 10
-    assert "0.1 requests a second" in error.value.what
+    assert error.value.retry_after_s == wait_s
+    assert says in error.value.what
 
 
 async def test_without_a_limit_no_lease_is_asked_for() -> None:

@@ -243,9 +243,9 @@ class Limiter:
 
 
 def _too_many(name: str, rate: RateConfig, wait_s: float) -> OverRate:
-    who = called(name)
+    requests = "1 request" if rate.requests_per_s == 1 else f"{rate.requests_per_s:g} requests"
     return OverRate(
-        f"{who} may send {rate.requests_per_s:g} requests a second, {rate.burst:g} at once",
+        f"{called(name)} may send {requests} a second, {rate.burst:g} at once",
         "try again after the seconds in retry-after",
         429,
         RATE_LIMITED,
