@@ -269,9 +269,13 @@ class Workspace:
         return workspace
 
     @property
+    def is_bucket(self) -> bool:
+        return "://" in self.uri and not self.uri.startswith("file://")
+
+    @property
     def local(self) -> Path:
         """This machine's own part: the whole workspace when it is a folder, else keys and spool."""
-        if "://" in self.uri and not self.uri.startswith("file://"):
+        if self.is_bucket:
             return Path.home() / ".rayapp" / sha256(self.uri.encode())[:12]
         return Path(self.uri.removeprefix("file://"))
 

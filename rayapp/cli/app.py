@@ -29,11 +29,12 @@ from rayapp.cli.terminal import (
     to_person,
     waiting,
 )
-from rayapp.errors import RayappError
+from rayapp.errors import RayappError, UserError
 
 if TYPE_CHECKING:
     from rayapp.storage import Workspace
 
+_MAX_WINDOW_DAYS = 36_500
 app = App(
     name="rayapp",
     help="""From raw data to a gated, signed, served release on Ray.
@@ -100,6 +101,8 @@ def up(
     from rayapp.release.promote import champions
 
     asked = {"--num-cpus": num_cpus, "--num-gpus": num_gpus}
+    _check_between("--num-cpus", num_cpus, 1)
+    _check_between("--num-gpus", num_gpus, 0)
     resources = [f"{flag}={number}" for flag, number in asked.items() if number is not None]
     began_s = time.monotonic()
     workspace = _workspace()
@@ -294,6 +297,7 @@ def kpis(
     from rayapp.flows.operations import kpis as compute
     from rayapp.operate.kpis import render_kpis
 
+    _check_between("--window-days", window_days, 1, _MAX_WINDOW_DAYS)
     figures = compute(_workspace(), datetime.now(UTC), window_days)
     if json:
         emit_json([figure.model_dump(mode="json") for figure in figures])
@@ -319,6 +323,13 @@ def doctor(*, json: Json = False) -> int:
     if not json:
         show_folded(table)
     return 2 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _check_between(flag: str, number: int | None, least: int, most: int | None = None) -> None:
+    """Raises UserError."""
+    if number is not None and (number < least or (most is not None and number > most)):
+        limit = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise UserError(f"{flag} is {number}, must be {limit}", f"correct {flag}, or leave it out")
 
 
 def _workspace() -> "Workspace":

@@ -40,7 +40,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         workspace = Workspace.from_environment(environ)
     except RayappError as error:
         return [*findings, Finding("workspace", "problem", error.what, error.next_step)]
-    findings += [Finding("workspace", "ok", workspace.uri), _disk(workspace)]
+    findings += [_place(workspace), _disk(workspace)]
     return [*findings, *_head(workspace, environ)]
 
 
@@ -89,10 +89,22 @@ def _shared_memory() -> list[Finding]:
     return [Finding("shared memory", "warning", _gb(total), advice)]
 
 
+def _place(workspace: Workspace) -> Finding:
+    if not workspace.is_bucket:
+        return Finding("workspace", "ok", workspace.uri)
+    return Finding(
+        "workspace",
+        "warning",
+        f"{workspace.uri}: not looked at, it is a bucket",
+        "the first job that writes to it says whether it can",
+    )
+
+
 def _disk(workspace: Workspace) -> Finding:
     free = shutil.disk_usage(workspace.local).free
     if free >= _DISK_BYTES:
-        return Finding("disk", "ok", f"{_gb(free)} free for the workspace")
+        use = f"this machine's part, {workspace.local}" if workspace.is_bucket else "the workspace"
+        return Finding("disk", "ok", f"{_gb(free)} free for {use}")
     return Finding("disk", "warning", f"{_gb(free)} free", f"{_gb(_DISK_BYTES)} are comfortable")
 
 

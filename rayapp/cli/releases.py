@@ -1,12 +1,21 @@
 """`rayapp releases`: what was sealed for an endpoint, and what became of it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
 
 from rayapp.cli.own_ledger import own_ledger
-from rayapp.cli.terminal import Json, emit_json, folding_table, moment, show_folded, show_next
+from rayapp.cli.terminal import (
+    Json,
+    emit_json,
+    folding_table,
+    moment,
+    show_folded,
+    show_next,
+    to_caller,
+)
 
 
 def releases(
@@ -24,8 +33,10 @@ def releases(
     ledger = own_ledger()
     current = {pointer.target for pointer in champions(ledger).values()}
     found = []
+    known = set()
     for kind in (EventKind.RELEASE_SEALED, EventKind.RELEASE_REFUSED):
         for event in ledger.events(kind=kind):
+            known.add(event.payload["endpoint"])
             if endpoint not in (None, event.payload["endpoint"]):
                 continue
             state = "refused by its gates" if kind == EventKind.RELEASE_REFUSED else "passed"
@@ -43,9 +54,17 @@ def releases(
         emit_json(found)
         return
     if not found:
-        show_next(["rayapp submit configs/golden_paths/NAME.yaml"])
+        _show_none(endpoint, sorted(known))
         return
     table = folding_table("release", "endpoint", "run", "at", "state", whole=["release"])
     for one in found:
         table.add_row(*(escape(value) for value in one.values()))
     show_folded(table)
+
+
+def _show_none(endpoint: str | None, known: Sequence[str]) -> None:
+    """known: endpoints that have releases."""
+    which = "yet" if endpoint is None else f"of endpoint {endpoint!r}"
+    only = f", only of {', '.join(known)}" if known else ""
+    to_caller().print(f"There are no releases {which}{only}.", markup=False)
+    show_next(["rayapp releases" if known else "rayapp submit configs/golden_paths/NAME.yaml"])
