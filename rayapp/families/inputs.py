@@ -8,6 +8,7 @@ means missing, because neither pandas nor a binary tensor has another way to say
 refused.
 """
 
+import json
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
@@ -301,17 +302,37 @@ def _first_of_wrong_type(values: Values, column: Column) -> InputProblem:
     )
 
 
-def _brief() -> reprlib.Repr:
-    brief = reprlib.Repr()
-    brief.maxstring = brief.maxlong = brief.maxother = 200
-    return brief
+class _AsJson(reprlib.Repr):
+    """JSON's spelling, but for a text that stands alone, which is quoted as messages quote."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = 200
+
+    def repr_str(self, x: str, level: int) -> str:
+        text = x[: self.maxstring]
+        if level == self.maxlevel:
+            return repr(text)
+        return json.dumps(text, ensure_ascii=not text.isprintable())
+
+    def repr_bool(self, x: bool, level: int) -> str:
+        return json.dumps(x)
+
+    def repr_float(self, x: float, level: int) -> str:
+        return json.dumps(x)
+
+    def repr_NoneType(self, x: None, level: int) -> str:
+        return "null"
+
+    def repr_datetime(self, x: datetime, level: int) -> str:
+        return repr(x.isoformat())
 
 
-_BRIEF = _brief()
+_AS_JSON = _AsJson()
 
 
 def shown(value: Any) -> str:
     """What somebody sent, for a message: its first 60 characters. No more is looked at than that
     needs, however long the value is and however deep it goes."""
-    text = "null" if value is None else _BRIEF.repr(value)
+    text = _AS_JSON.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -170,7 +170,7 @@ BAD_BODIES: list[tuple[str, bytes, int, str]] = [
     (SCORE, b'{"a": NaN', 400, "not_json"),
     (SCORE, b"[" * 100_000, 400, "not_json"),
     (SCORE, b"{}", 400, "bad_request"),
-    (SCORE, b'{"inputs": {"a": [1' + b"0" * 400 + b"]}}", 400, "not_json"),
+    (SCORE, b'{"inputs": {"a": [1' + b"0" * 400 + b"]}}", 400, "bad_request"),
     (SCORE, b'{"dataframe_records": []}', 400, "empty_batch"),
     (SCORE, b'{"dataframe_records": [1]}', 400, "bad_request"),
     (SCORE, b'{"dataframe_split": 5}', 400, "bad_request"),

@@ -2,7 +2,7 @@
 
 import json
 import tracemalloc
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -17,6 +17,8 @@ from rayapp.errors import RequestError
 from rayapp.families.encoding import encode
 from rayapp.families.inputs import shown
 from rayapp.observe.predictions import FEEDBACK
+from rayapp.schemas.traffic import Feedback
+from rayapp.serve.wire import feedback
 from rayapp.serve.wire.feedback import parse_feedback
 from rayapp.serve.wire.protocols import decode_json, first_repeated, is_key, key_text, parse_mlflow
 
@@ -182,3 +184,49 @@ def test_a_shown_value_is_short_and_read_no_further_than_that() -> None:
     assert shown([[[[[[[[[[1]]]]]]]]]]) == "[[[[[[[...]]]]]]]"
     assert len(shown("x" * 10**6)) == len(shown({f"k{i}": "v" * 99 for i in range(99)})) == 58
     assert shown("a'b") == repr("a'b")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (True, "true"),
+        (None, "null"),
+        (float("inf"), "Infinity"),
+        ({"a": [None, False, "b"]}, '{"a": [null, false, "b"]}'),
+        (["a\u2028"], r'["a\u2028"]'),
+        (datetime(2026, 1, 1, tzinfo=UTC), "'2026-01-01T00:00:00+00:00'"),
+    ],
+)
+def test_a_value_is_shown_as_its_sender_wrote_it(value: Any, says: str) -> None:
+    assert shown(value) == says
+
+
+def test_a_number_that_no_float_holds_is_called_that() -> None:
+    with pytest.raises(RequestError, match="the number on line 1, column 8 of the body is too"):
+        decode_json(b'{"a": [' + b"9" * 400 + b"]}")
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "says"),
+    [
+        ({"row": -1}, "range", "row is -1, must be a whole number from 0 to 2147483647"),
+        ({"row": 1e21}, "range", "row is 1e+21, must be a whole number from 0 to 2147483647"),
+        ({"row": 0.5}, "wrong_type", "row is 0.5, must be a whole number from 0 to 2147483647"),
+        ({"score": "good"}, "wrong_type", "score is 'good', must be a finite number"),
+        ({"score": float("nan")}, "not_finite", "score is NaN, must be a finite number"),
+        ({"label": [1]}, "wrong_type", "label is [1], must be a text, true, false or a finite"),
+        ({"comment": True}, "wrong_type", "comment is true, must be a text\n  next: send a text"),
+        ({"at": 5}, "wrong_type", "at is 5, must be an ISO 8601 time in the years 1 to 9999"),
+        ({"request_id": 5}, "wrong_type", "request_id is 5, must be a text"),
+    ],
+)
+def test_what_feedback_must_be_is_told(extra: dict[str, Any], kind: str, says: str) -> None:
+    body = json.dumps({"request_id": "q", "score": 1, **extra}).encode()
+    with pytest.raises(RequestError) as caught:
+        parse_feedback(body, NOON)
+    assert caught.value.kind == kind
+    assert says in str(caught.value)
+
+
+def test_every_field_of_feedback_has_its_words() -> None:
+    assert feedback._WANTED.keys() == Feedback.model_fields.keys()

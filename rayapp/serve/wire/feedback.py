@@ -7,11 +7,24 @@ from pydantic import ValidationError
 
 from rayapp.errors import RequestError
 from rayapp.families.inputs import shown
-from rayapp.schemas.traffic import Feedback
+from rayapp.schemas.traffic import LARGEST_ROW, Feedback
 from rayapp.serve.wire.protocols import bad_request, decode_json
 
 _FIELDS = set(Feedback.model_fields)
 _CONTENT = ("label", "score", "comment")
+_WANTED = {
+    "request_id": "a text",
+    "row": f"a whole number from 0 to {LARGEST_ROW}",
+    "at": "an ISO 8601 time in the years 1 to 9999",
+    "label": "a text, true, false or a finite number",
+    "score": "a finite number",
+    "comment": "a text",
+}
+_KINDS = {
+    **dict.fromkeys(("greater_than_equal", "less_than_equal", "int_parsing_size"), "range"),
+    "finite_number": "not_finite",
+}
+"""By pydantic's kind of error."""
 
 
 def parse_feedback(body: bytes, now: datetime) -> dict[str, Any]:
@@ -41,10 +54,10 @@ def parse_feedback(body: bytes, now: datetime) -> dict[str, Any]:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         raise RequestError(
-            f"{name} is {shown(problem['input'])}: {problem['msg']}",
-            f"correct {name}",
+            f"{name} is {shown(given[name])}, must be {_WANTED[name]}",
+            f"send {_WANTED[name]} as {name}",
             422,
-            "wrong_type",
+            _KINDS.get(problem["type"], "wrong_type"),
             name,
         ) from None
     return record.model_dump()

@@ -107,7 +107,7 @@ def decode_json(body: bytes) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if b"NaN" not in body and b"Infinity" not in body:
-            raise _not_json(str(error)) from None
+            raise _too_large(error) if "infinity" in str(error) else _not_json(str(error)) from None
         value = _with_constants(body)
     if not isinstance(value, dict):
         raise bad_request(
@@ -197,6 +197,13 @@ def _not_json(reason: str) -> RequestError:
         "send a JSON object in UTF-8",
         400,
         "not_json",
+    )
+
+
+def _too_large(error: orjson.JSONDecodeError) -> RequestError:
+    return bad_request(
+        f"the number on line {error.lineno}, column {error.colno} of the body is too large",
+        "send numbers that 64 bits hold, up to 1.7e308",
     )
 
 
