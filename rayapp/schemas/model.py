@@ -2,11 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
 from rayapp.schemas.data import Column, Task
 from rayapp.schemas.prompt import Prompt
-from rayapp.schemas.record import Record
+from rayapp.schemas.record import GrownRecord, Record
 
 
 class Feature(Record):
@@ -31,7 +29,7 @@ class EncodedFeature(Record):
     std: float = 1.0
 
 
-class LanguageSchema(Record):
+class LanguageSchema(GrownRecord):
     """How a language model's bundle is asked, and which weights it goes with.
 
     system, prompt: the chat, with {name} for each of `features`; the base model's chat template
@@ -39,6 +37,8 @@ class LanguageSchema(Record):
     answers, empty where the answer is plain text.
     method: lora or qlora where the bundle is an adapter, full where it is whole weights.
     """
+
+    ADDED = ("prompt_name",)
 
     base_name: str
     base_digest: str
@@ -49,24 +49,18 @@ class LanguageSchema(Record):
     fields: tuple[str, ...]
     prompt_name: str | None = None
 
-    @model_serializer(mode="wrap")
-    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As BundleSchema does it: there are bundles from before prompts had names."""
-        found: dict[str, Any] = serialise(self)
-        if self.prompt_name is None:
-            del found["prompt_name"]
-        return found
-
     @property
     def chat(self) -> Prompt:
         return Prompt(name=self.prompt_name or "", system=self.system, user=self.prompt)
 
 
-class BundleSchema(Record):
+class BundleSchema(GrownRecord):
     """What a bundle takes and gives. `inputs` are raw contract columns: a caller sends these.
 
     language: of a language model's bundle, else None.
     """
+
+    ADDED = ("language",)
 
     name: str
     family: str
@@ -76,14 +70,6 @@ class BundleSchema(Record):
     inputs: tuple[Column, ...]
     features: tuple[EncodedFeature, ...]
     language: LanguageSchema | None = None
-
-    @model_serializer(mode="wrap")
-    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Left out where there is none, so that the digests of other bundles and releases stay."""
-        found: dict[str, Any] = serialise(self)
-        if self.language is None:
-            del found["language"]
-        return found
 
     @property
     def num_scores(self) -> int:

@@ -2,9 +2,15 @@
 
 import hashlib
 import json
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 
 class Record(BaseModel):
@@ -22,6 +28,21 @@ class Record(BaseModel):
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         return cls.model_validate_json(raw)
+
+
+class GrownRecord(Record):
+    """A record that has got fields since the first ones were stored, `ADDED`. They are left out
+    where they are as by default, so that older ones keep their digests."""
+
+    ADDED: ClassVar[tuple[str, ...]]
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialise(self)
+        for name in self.ADDED:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                found.pop(name, None)  # who dumps it may have excluded it already
+        return found
 
 
 def mismatch(error: ValidationError) -> str:

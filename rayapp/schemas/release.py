@@ -3,11 +3,9 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
 from rayapp.schemas.data import ContractRef, Task
 from rayapp.schemas.model import BundleRef
-from rayapp.schemas.record import Record, canonical_json
+from rayapp.schemas.record import GrownRecord, Record, canonical_json
 
 VerdictValue = Literal["pass", "fail", "inconclusive"]
 
@@ -48,23 +46,17 @@ class Difference(Record):
     confidence: float
 
 
-class SliceEvaluation(Record):
+class SliceEvaluation(GrownRecord):
     """slice is "" for all rows, else "column=value". differences: to the champion;
     untuned_differences: of text, to the weights that it was tuned from."""
+
+    ADDED = ("untuned_differences",)
 
     slice: str
     num_rows: int
     estimates: tuple[Estimate, ...]
     differences: tuple[Difference, ...] = ()
     untuned_differences: tuple[Difference, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Left out where there are none, so that the digests of older evaluations stay."""
-        found: dict[str, Any] = serialise(self)
-        if not self.untuned_differences:
-            del found["untuned_differences"]
-        return found
 
 
 class Curve(Record):
@@ -181,7 +173,7 @@ class GoldenRef(Record):
     contamination: Contamination
 
 
-class Judged(Record):
+class Judged(GrownRecord):
     """What a language model said of the answers, and how often it errs: `metric` is the share of
     right answers that follows from both. judge: who it was. prompt_digest: of what it was told.
     right, wrong, take: how its words were read.
@@ -190,6 +182,8 @@ class Judged(Record):
     those that it gave a verdict on. raw: the shares of answers that it called right, uncorrected,
     which no gate can name; corrected: the same with its errors taken out. Of the champion where one
     was asked."""
+
+    ADDED = ("raw_champion", "corrected_champion", "num_unread_champion")
 
     metric: str
     judge: str
@@ -216,21 +210,17 @@ class Judged(Record):
     corrected_champion: Estimate | None = None
     num_unread_champion: int | None = None
 
-    @model_serializer(mode="wrap")
-    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Left out where there was none, so that the digests of older evaluations stay."""
-        found: dict[str, Any] = serialise(self)
-        for name in ("raw_champion", "corrected_champion", "num_unread_champion"):
-            if found.get(name) is None:
-                found.pop(name, None)
-        return found
-
 
 CHAMPION, UNTUNED = "champion", "untuned weights"
 """What a candidate is compared with, in words."""
 
 
-class Evaluation(Record):
+class Evaluation(GrownRecord):
+    ADDED = (
+        *("metrics", "answering", "costs", "golden", "untuned", "judged"),
+        "untuned_weights",
+    )
+
     run_id: str
     snapshot_id: str
     split: str
@@ -274,16 +264,6 @@ class Evaluation(Record):
         is_own = opponent == CHAMPION or self.untuned_weights is None
         return part.differences if is_own else part.untuned_differences
 
-    @model_serializer(mode="wrap")
-    def _unless_empty(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Left out where they say nothing, so that the digests of older evaluations stay."""
-        found: dict[str, Any] = serialise(self)
-        of_text = ("answering", "costs", "golden", "untuned", "judged", "untuned_weights")
-        for name in ("metrics", *of_text):
-            if not getattr(self, name):
-                del found[name]
-        return found
-
     def canonical(self) -> bytes:
         """Of the results alone, without what is `measured`: an evaluation that is made again of the
         same bundle and rows has the digest that it had."""
@@ -323,11 +303,13 @@ class Verdict(Record):
     needs_rows: int | None = None
 
 
-class Manifest(Record):
+class Manifest(GrownRecord):
     """Everything a release is, by content. Its digest is the release id; any change makes another.
 
     Nothing in here was typed by hand: each field is copied from the artefact that it names.
     """
+
+    ADDED = ("measured_digest", "measured_uri")
 
     endpoint: str
     created_at: datetime
@@ -349,15 +331,6 @@ class Manifest(Record):
     measured_digest: str | None = None
     """Of what the evaluation took, which is not of its results; a latency gate has judged it."""
     measured_uri: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _unless_unknown(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Left out where nothing was kept, so that older releases have the ids that they had."""
-        found: dict[str, Any] = serialise(self)
-        for name in ("measured_digest", "measured_uri"):
-            if found.get(name) is None:
-                found.pop(name, None)
-        return found
 
 
 class SignedManifest(Record):
