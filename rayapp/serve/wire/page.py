@@ -39,6 +39,7 @@ def render_page(document: Mapping[str, Any], host: str) -> str:
         has_keys=has_keys,
         endpoints=[_endpoint(document, tag, has_keys) for tag in document["tags"]],
         feedback=_curl("/feedback", _example(feedback["requestBody"]), has_keys),
+        headers=list(document["components"]["parameters"].values()),
         others=[
             {"method": method.upper(), "path": path, "what": operation["summary"]}
             for path, operations in paths.items()
