@@ -11,6 +11,7 @@ from rayapp.cli.terminal import (
     Json,
     emit_json,
     folding_table,
+    readable_value,
     show_folded,
     show_pairs,
     to_caller,
@@ -115,6 +116,5 @@ def _show_measured(found: "Plan") -> None:
 def _interval(estimate: "Estimate | None") -> str:
     if estimate is None or estimate.value is None:
         return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4f}"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+    bounds = [estimate.value, estimate.low, estimate.high]
+    return readable_value(estimate.value if None in bounds else bounds)

@@ -27,34 +27,33 @@ def releases(
 
     One that a gate refused stays for a reviewer to read, and is never served.
     """
-    from rayapp.release.promote import champions
+    from rayapp.release.promote import champions, sealed_releases
     from rayapp.schemas.operations import EventKind
 
     ledger = own_ledger()
     current = {pointer.target for pointer in champions(ledger).values()}
+    sealed = sealed_releases(ledger)
     found = []
-    known = set()
-    for kind in (EventKind.RELEASE_SEALED, EventKind.RELEASE_REFUSED):
-        for event in ledger.events(kind=kind):
-            known.add(event.payload["endpoint"])
-            if endpoint not in (None, event.payload["endpoint"]):
-                continue
-            state = "refused by its gates" if kind == EventKind.RELEASE_REFUSED else "passed"
-            found.append(
-                {
-                    "release_id": event.subject,
-                    "endpoint": event.payload["endpoint"],
-                    "run": event.payload["run_id"],
-                    "at": moment(event.at),
-                    "state": "champion" if event.subject in current else state,
-                }
-            )
+    for release_id, event in sealed.items():
+        if endpoint not in (None, event.payload["endpoint"]):
+            continue
+        is_refused = event.kind == EventKind.RELEASE_REFUSED
+        state = "refused by its gates" if is_refused else "passed"
+        found.append(
+            {
+                "release_id": release_id,
+                "endpoint": event.payload["endpoint"],
+                "run": event.payload["run_id"],
+                "at": moment(event.at),
+                "state": "champion" if release_id in current else state,
+            }
+        )
     found.sort(key=lambda one: one["at"], reverse=True)
     if json:
         emit_json(found)
         return
     if not found:
-        _show_none(endpoint, sorted(known))
+        _show_none(endpoint, sorted({event.payload["endpoint"] for event in sealed.values()}))
         return
     table = folding_table("release", "endpoint", "run", "at", "state", whole=["release"])
     for one in found:

@@ -127,21 +127,21 @@ def _seconds(began_s: float) -> str:
 
 
 def readable(figures: Mapping[str, Any]) -> dict[str, str]:
-    """A job's figures for a person, nested ones under `outer.inner`. A list of three numbers is a
-    value and its interval."""
+    """A job's figures for a person, nested ones under `outer.inner`."""
     shown: dict[str, str] = {}
     for name, value in figures.items():
         if isinstance(value, Mapping):
             shown |= {f"{name}.{inner}": text for inner, text in readable(value).items()}
         else:
-            shown[name] = _readable(value)
+            shown[name] = readable_value(value)
     return shown
 
 
-def _readable(value: Any) -> str:
+def readable_value(value: Any) -> str:
+    """A list of three numbers is a value and its interval."""
     match value:
         case [float(estimate), float(low), float(high)]:
-            return f"{_readable(estimate)}  [{_readable(low)}, {_readable(high)}]"
+            return f"{readable_value(estimate)}  [{readable_value(low)}, {readable_value(high)}]"
         case bool():
             return "yes" if value else "no"
         case float():

@@ -6,7 +6,7 @@ from rayapp.errors import UserError
 from rayapp.ledger import Ledger
 from rayapp.register.manifest import read_manifest
 from rayapp.release.difference import Change, changes
-from rayapp.release.promote import champion_pointer
+from rayapp.release.promote import champion_pointer, sealed_releases
 from rayapp.schemas.operations import Event, EventKind
 from rayapp.schemas.record import Record, short
 from rayapp.schemas.release import Estimate, Manifest, Verdict
@@ -47,22 +47,17 @@ def plan_release(workspace: Workspace, release: str, against: str | None = None)
     and sealed_evaluation raise.
     """
     ledger = Ledger.of(workspace, "plan")
-    sealed = _sealed(ledger)
+    sealed = sealed_releases(ledger)
     event = _find(sealed, release)
     release_id, endpoint = event.subject, event.payload["endpoint"]
     pointer = ledger.pointer(champion_pointer(endpoint))
     champion = None if pointer is None else pointer.target
     if against is not None:
-        other = _find(sealed, against)
-        if other.payload["endpoint"] != endpoint:
-            raise UserError(
-                f"release {short(other.subject)} is of {other.payload['endpoint']!r}, "
-                f"{short(release_id)} of {endpoint!r}",
-                f"name one of `rayapp releases {endpoint}`",
-            )
-        before: str | None = other.subject
+        before: str | None = _other(_find(sealed, against), event)
+    elif champion == release_id:
+        before = _previous(ledger, endpoint, release_id)
     else:
-        before = champion if champion != release_id else _previous(ledger, endpoint, release_id)
+        before = champion
     after = read_manifest(workspace, release_id).manifest
     old = None if before is None else read_manifest(workspace, before).manifest
     is_refused = event.kind == EventKind.RELEASE_REFUSED
@@ -77,12 +72,6 @@ def plan_release(workspace: Workspace, release: str, against: str | None = None)
         measured=measured,
         on_same_rows=on_same_rows,
     )
-
-
-def _sealed(ledger: Ledger) -> dict[str, Event]:
-    """By release id."""
-    kinds = (EventKind.RELEASE_REFUSED, EventKind.RELEASE_SEALED)
-    return {event.subject: event for kind in kinds for event in ledger.events(kind=kind)}
 
 
 def _find(sealed: dict[str, Event], named: str) -> Event:
@@ -104,13 +93,24 @@ def _find(sealed: dict[str, Event], named: str) -> Event:
     raise UserError(what, "take an id that `rayapp releases` lists")
 
 
+def _other(other: Event, event: Event) -> str:
+    """Its id, where it is of the same endpoint."""
+    endpoint, its_own = event.payload["endpoint"], other.payload["endpoint"]
+    if its_own != endpoint:
+        raise UserError(
+            f"release {short(other.subject)} is of {its_own!r}, {short(event.subject)} of "
+            f"{endpoint!r}",
+            f"name one of `rayapp releases {endpoint}`",
+        )
+    return other.subject
+
+
 def _previous(ledger: Ledger, endpoint: str, release_id: str) -> str | None:
     """Who was champion before this one became it."""
-    for event in reversed(ledger.events(kind=EventKind.CHAMPION_MOVED)):
-        if event.payload["endpoint"] == endpoint and event.payload["release_id"] == release_id:
-            previous: str | None = event.payload["previous"]
-            return previous
-    return None
+    moves = ledger.events(EventKind.CHAMPION_MOVED, subject=champion_pointer(endpoint))
+    became = (move for move in reversed(moves) if move.payload["release_id"] == release_id)
+    found = next(became, None)
+    return None if found is None else found.payload["previous"]
 
 
 def _measured(before: Manifest | None, after: Manifest) -> tuple[tuple[Measured, ...], bool]:

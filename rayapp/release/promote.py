@@ -2,7 +2,7 @@
 
 from rayapp.errors import ChampionMoved, GateRefused, PointerMoved
 from rayapp.ledger import Ledger
-from rayapp.schemas.operations import EventKind, Pointer
+from rayapp.schemas.operations import Event, EventKind, Pointer
 from rayapp.schemas.record import short
 from rayapp.schemas.release import SignedManifest, Verdict
 
@@ -16,6 +16,12 @@ def champions(ledger: Ledger) -> dict[str, Pointer]:
     """Who answers at each endpoint that has a champion, by the endpoint's name."""
     prefix = champion_pointer("")
     return {p.name.removeprefix(prefix): p for p in ledger.pointers(prefix)}
+
+
+def sealed_releases(ledger: Ledger) -> dict[str, Event]:
+    """By release id, those too that a gate refused: the event's kind says which."""
+    kinds = (EventKind.RELEASE_REFUSED, EventKind.RELEASE_SEALED)
+    return {event.subject: event for kind in kinds for event in ledger.events(kind)}
 
 
 def refuse_unless_passed(subject: str, verdicts: tuple[Verdict, ...]) -> None:
