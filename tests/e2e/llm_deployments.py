@@ -15,7 +15,7 @@ from rayapp.llm.engine import engine_deployment
 from rayapp.schemas.language import WeightsRef
 from rayapp.serve.language.model import beginning
 from rayapp.serve.pool.router import ModelRouter
-from rayapp.serve.wire.openai import CHAT, parse
+from rayapp.serve.wire.openai import CHAT, Most, parse
 from rayapp.storage import Workspace
 
 WEIGHTS = WeightsRef(
@@ -51,7 +51,7 @@ def deployed(config: EngineConfig) -> dict[str, Any]:
 def routed_by() -> str:
     """What Ray Serve LLM's own router makes of our calls' arguments."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Once upon"}]})
-    call = SimpleNamespace(args=("/v1", b"", beginning(parse(CHAT, body.encode(), 1))))
+    call = SimpleNamespace(args=("/v1", b"", beginning(parse(CHAT, body.encode(), Most(1, 1, 1)))))
     router: Any = PrefixCacheAffinityRouter
     found: str = router._extract_text_from_request(router.__new__(router), call)
     return found
