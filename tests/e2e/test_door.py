@@ -29,7 +29,7 @@ from rayapp.govern.accounts import Accounts
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import PREDICTIONS_TABLE, read_predictions
 from rayapp.release.promote import promote
-from rayapp.serve.cluster.ingress import REPEATABLE_BYTES
+from rayapp.serve.cluster.ingress import READER_TIMEOUT_S, REPEATABLE_BYTES
 
 ENDPOINT = "behind-the-door"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
@@ -218,6 +218,12 @@ def _num_connections(pid: int) -> int:
     """Connections that a replica's own HTTP server holds; it listens between 30000 and 31000."""
     found = psutil.Process(pid).net_connections("tcp")
     return sum(c.status == "ESTABLISHED" and 30_000 <= c.laddr.port <= 31_000 for c in found)
+
+
+def test_haproxy_is_told_when_a_reader_is_gone(served: Served) -> None:
+    folder = Path(running_head(served.shell.workspace).temp_dir, "haproxy")
+    (file,) = folder.rglob("haproxy.cfg")
+    assert f"timeout client {READER_TIMEOUT_S}s\n" in file.read_text()
 
 
 async def test_a_new_configuration_comes_in_with_nothing_dropped(served: Served) -> None:

@@ -32,6 +32,9 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Of one gRPC call, as of a body that the gateway still reads to say that it is too long."""
 REQUEST_TIMEOUT_S = 10
 """So long a client may take to send its headers, and a body of REPEATABLE_BYTES."""
+READER_TIMEOUT_S = 60
+"""So long a client may leave what waits for it unread; waiting for an answer is no such time. In
+the hour that is Serve's default it would hold its place, and its part of a language model."""
 # Serve has no settings for most lines of HAProxy's configuration, but copies a few of its settings
 # there as they are: one amid `defaults`, one at their end, one amid each application's `backend`.
 #
@@ -88,6 +91,7 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # A node that is gone without a word answers no connection. Callers would not wait for
         # Serve's default of 5 s; a packet that was merely lost is sent again after 1 s.
         "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(READER_TIMEOUT_S),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _BALANCE,
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": _CHECK_EVERY,
