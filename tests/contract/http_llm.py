@@ -5,14 +5,23 @@ from collections.abc import AsyncGenerator
 import httpx
 
 from rayapp.errors import Unavailable
-from rayapp.schemas.language import Answering, Prefix
+from rayapp.schemas.language import Adapter, Answering, Prefix
+from rayapp.serve.language.client import AdapterUnavailable
 
 
 class HttpLlm:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    async def open(self, path: str, body: bytes, prefix: Prefix | None = None) -> Answering:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        prefix: Prefix | None = None,
+        adapter: Adapter | None = None,
+    ) -> Answering:
+        if adapter is not None:
+            raise AdapterUnavailable("a bare engine loads no adapters", "ask for its own weights")
         headers = {"content-type": "application/json"}
         request = self._client.build_request("POST", path, content=body, headers=headers)
         try:

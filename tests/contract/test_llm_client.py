@@ -20,8 +20,8 @@ from fake_llm import FakeLlm
 from http_llm import HttpLlm
 
 from rayapp.errors import Unavailable
-from rayapp.schemas.language import LlmClient, Open
-from rayapp.serve.language.client import InlineLlm
+from rayapp.schemas.language import Adapter, LlmClient, Open
+from rayapp.serve.language.client import AdapterUnavailable, InlineLlm
 from rayapp.serve.wire.sse import DONE, EventReader
 
 URL = os.environ.get("RAYAPP_TEST_LLM_URL")
@@ -77,16 +77,16 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
         return
     if URL is None:
         pytest.skip("RAYAPP_TEST_LLM_URL names no bare vLLM")
-    async with httpx.AsyncClient(base_url=URL, timeout=120) as client:
-        (model,) = (await client.get("/v1/models")).json()["data"]
+    async with httpx.AsyncClient(base_url=URL, timeout=120) as http:
+        (model,) = (await http.get("/v1/models")).json()["data"]
 
         async def num_running() -> int:
-            lines = (await client.get("/metrics")).text.splitlines()
+            lines = (await http.get("/metrics")).text.splitlines()
             (line,) = [one for one in lines if one.startswith("vllm:num_requests_running{")]
             return int(float(line.split()[-1]))
 
         length = model["max_model_len"]
-        yield Backend(HttpLlm(client), model["id"], length, num_running, is_fake=False)
+        yield Backend(HttpLlm(http), model["id"], length, num_running, is_fake=False)
 
 
 def opened_by(fake: FakeLlm) -> Open:
@@ -218,6 +218,14 @@ async def test_nobody_is_there() -> None:
         for absent in (fake, inline, HttpLlm(client)):
             with pytest.raises(Unavailable):
                 await absent.open(CHAT, b"{}")
+
+
+async def test_a_bare_engine_does_not_answer_for_an_adapter() -> None:
+    """By its own weights it would answer as if nobody had tuned them."""
+    adapter = Adapter("r1", "memory", ())
+    async with httpx.AsyncClient(base_url="http://127.0.0.1:9", timeout=5) as http:
+        with pytest.raises(AdapterUnavailable, match="loads no adapters"):
+            await HttpLlm(http).open(CHAT, b"{}", adapter=adapter)
 
 
 @pytest.mark.parametrize(("path", "wanted"), [(CHAT, True), (COMPLETIONS, 0)])
