@@ -357,7 +357,7 @@ def _steps(site: Site, body: bytes, num_rows: int) -> dict[str, Callable[[], Awa
     loaded = site.loaded
     parsed = parse_mlflow(body, num_rows)
     rows = validated(parsed, loaded.bundle, loaded.row_encoder)
-    scores_NK: Floats = loaded.bundle.score(rows.x_NF)
+    scores_NK: Floats = site.bundle.score(rows.x_NF)
     at = datetime.now(UTC)
     ask = Ask("id", body, parsed)
     reply = Reply(loaded.release_id, loaded.schema, rows, scores_NK)
@@ -366,7 +366,7 @@ def _steps(site: Site, body: bytes, num_rows: int) -> dict[str, Callable[[], Awa
         "parse": lambda: parse_mlflow(body, num_rows),
         "check_and_encode": lambda: validated(parsed, loaded.bundle, loaded.row_encoder),
         "check_and_encode_by_arrow": lambda: validated(parsed, loaded.bundle, None),
-        "model": lambda: loaded.bundle.score(rows.x_NF),
+        "model": lambda: site.bundle.score(rows.x_NF),
         "make_records": lambda: prediction_records(ENDPOINT, ask, reply, at, 1.0),
         "spool": lambda: site.spool.append(records),
         "render": lambda: render_mlflow(scores_NK, SCHEMA),

@@ -111,7 +111,7 @@ def asked(
 
     def check(index: int, body: bytes) -> bool:
         (found,) = orjson.loads(body)["predictions"]
-        return abs(found - expected[index]) <= TOLERANCE
+        return bool(abs(found - expected[index]) <= TOLERANCE)
 
     where = http_port() if port is None else port
     outcome = uvloop.run(run("127.0.0.1", where, requests, check, RATE_RPS, seconds))
@@ -185,7 +185,7 @@ class Ours:
         before = self._gateway.cpu_times()
         work()
         after = self._gateway.cpu_times()
-        return after.user + after.system - before.user - before.system
+        return float(after.user + after.system - before.user - before.system)
 
     def _counted(self) -> tuple[float, float]:
         """The pool's calls so far whose model was held, and whose was not."""

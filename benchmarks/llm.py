@@ -142,7 +142,7 @@ def ours(site: Site, is_inline: bool) -> Iterator[tuple[psutil.Process, Server]]
         "RAYAPP_HTTP_PORT": str(port),
         "RAYAPP_DASHBOARD_PORT": str(dashboard),
     }
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([rayapp, "up"], check=True, env=environ, **quiet)
     try:
         running = running_head(site.workspace)

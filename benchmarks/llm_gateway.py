@@ -82,7 +82,12 @@ class Ready:
 
     def __init__(self, num_tokens: int) -> None:
         common = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "e"}
-        choice = {"index": 0, "logprobs": None, "finish_reason": None, "token_ids": None}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "logprobs": None,
+            "finish_reason": None,
+            "token_ids": None,
+        }
         self._events = []
         for number in range(num_tokens + 1):
             delta = {"content": " word"} if number else {"role": "assistant", "content": ""}

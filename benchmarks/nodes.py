@@ -94,7 +94,7 @@ def cluster(
     subnet = os.getpid() % 256
     names = [f"rayapp-{os.getpid()}-{i}" for i in range(num_nodes)]
     addresses = [NETWORK.format(subnet, 2 + i) for i in range(num_nodes)]
-    known = dict(os.environ) | environ | {"RAY_HEAD_IP": addresses[0]}
+    known = {**os.environ, **environ, "RAY_HEAD_IP": addresses[0]}
     with contextlib.ExitStack() as stack:
         bridge = _bridge(stack, subnet)
         nodes: list[Node] = []

@@ -201,7 +201,7 @@ def started(name: str, case: Case) -> Iterator[tuple[psutil.Process, int]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         command = SERVERS[name].command
         root, port = stack.enter_context(
-            head(case, Path(folder), everything_on(case) | SERVERS[name].args)
+            head(case, Path(folder), {**everything_on(case), **SERVERS[name].args})
             if command is None
             else _process(name, command, case, Path(folder))
         )

@@ -3,13 +3,14 @@
 import sys
 from typing import Any
 
-import mlflow
+import mlflow.pyfunc
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 from benchmarks.peers.model import Model
 
 
-class Wrapped(mlflow.pyfunc.PythonModel):
+class Wrapped(PythonModel):
     def load_context(self, context: Any) -> None:
         self._model = Model()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+from typing import Any
 
 import ray
 from ray import serve
@@ -22,9 +23,10 @@ def main(port: str, folder: str, arguments: str) -> None:
         runtime_env={"env_vars": environment},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+    accelerator: Any = {"kind": "cpu"}
     config = LLMConfig(
         model_loading_config={"model_id": "benchmark", "model_source": folder},
-        accelerator_config={"kind": "cpu"},
+        accelerator_config=accelerator,
         engine_kwargs=json.loads(arguments),
         deployment_config={"autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
         runtime_env={"env_vars": environment},

@@ -81,8 +81,10 @@ def main() -> None:
     )
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     replicas = int(os.environ["BENCHMARK_REPLICAS"])
-    models = Models.options(num_replicas=replicas)
-    serve.run(Ingress.bind(models.bind()), name="multiplexed", route_prefix="/")
+    models: Any = Models  # what serve.deployment makes of it has no type
+    ingress: Any = Ingress
+    bound = ingress.bind(models.options(num_replicas=replicas).bind())
+    serve.run(bound, name="multiplexed", route_prefix="/")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
 

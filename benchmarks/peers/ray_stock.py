@@ -42,7 +42,8 @@ def main() -> None:
         runtime_env={"env_vars": paths},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(Stock.bind(), name="stock", route_prefix="/")
+    stock: Any = Stock  # what serve.deployment makes of it has no type
+    serve.run(stock.bind(), name="stock", route_prefix="/")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray.shutdown()
 

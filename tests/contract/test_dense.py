@@ -1,6 +1,7 @@
 """The C API's call against XGBoost's own Python, bit by bit."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def test_it_is_what_inplace_predict_gives(booster: xgb.Booster, num_rows: int) -
     x_NF = rows(num_rows)
     expected = booster.inplace_predict(x_NF, validate_features=False)
     predictor = DensePredictor(booster)
-    for given in (x_NF, np.asfortranarray(x_NF), x_NF.astype(np.float64)):
+    takes: list[Any] = [x_NF, np.asfortranarray(x_NF), x_NF.astype(np.float64)]
+    for given in takes:
         found = predictor.predict(given)
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == np.float32

@@ -1,17 +1,18 @@
 """What the ledger promises, on both databases: one chain whoever writes, and one winner."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pgserver
 import pytest
 import sqlalchemy as sa
+from pgserver.postgres_server import get_server
 
 from rayapp.errors import PointerMoved, WorkspaceError
-from rayapp.govern.keys import TENANT, create_key, list_keys
+from rayapp.govern.keys import create_key, list_keys
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
+from rayapp.schemas.traffic import TENANT
 
 NUM_WRITERS, NUM_EACH = 3, 25
 
@@ -19,7 +20,7 @@ NUM_WRITERS, NUM_EACH = 3, 25
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a PostgreSQL server of this test's own, reached over a socket."""
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     server.cleanup()
 
@@ -56,7 +57,7 @@ def _move(url: str, anchors: Path, name: str) -> None:
         raise SystemExit(3) from None
 
 
-def _run(target: object, url: str, anchors: Path) -> list[int | None]:
+def _run(target: Callable[[str, Path, str], None], url: str, anchors: Path) -> list[int | None]:
     """Exit codes of that many processes at once."""
     context = multiprocessing.get_context("spawn")
     names = [f"writer-{n}" for n in range(NUM_WRITERS)]

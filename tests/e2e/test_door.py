@@ -282,7 +282,8 @@ async def _over_grpc(served: Served) -> AsyncIterator[Ask]:
 
         async def ask(name: str) -> str:
             answer = await client.infer(ENDPOINT, inputs, headers={"x-request-id": name})
-            return answer.get_response().id
+            found: str = answer.get_response().id
+            return found
 
         yield ask
 

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from adapters import release_adapter
 from llm_head import (
-    CORE,
     ENGINE,
     JSON,
     MODEL,
@@ -24,6 +23,8 @@ from llm_head import (
     until,
 )
 from shells import PROJECT, Shell, head_in
+
+from benchmarks.llm_faults import CORE
 
 pytestmark = pytest.mark.slow
 REPLICA = f"ray::ServeReplica:llm:gateway-{MODEL}"
@@ -134,4 +135,4 @@ def test_an_engine_that_dies_is_replaced_with_its_gateway(served: Served) -> Non
 
 
 def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

@@ -5,6 +5,7 @@ One after the other: on a machine with one GPU the engine has all of it.
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -60,8 +61,13 @@ def served(shell: Shell) -> Served:
 
 def test_vllm_answers_on_it(served: Served) -> None:
     client = OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0, timeout=120)
-    question = {"role": "user", "content": "What is the capital of France?"}
-    asked = {"model": MODEL, "messages": [question], "max_tokens": 20, "temperature": 0}
+    question: Any = {"role": "user", "content": "What is the capital of France?"}
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [question],
+        "max_tokens": 20,
+        "temperature": 0,
+    }
     answer = client.chat.completions.create(**asked)
     assert "Paris" in (answer.choices[0].message.content or "")
     told = client.chat.completions.create(
@@ -75,7 +81,7 @@ def test_vllm_answers_on_it(served: Served) -> None:
 
 def test_an_adapter_is_loaded_while_it_answers(served: Served) -> None:
     client = OpenAI(base_url=f"{served.url}/v1", api_key=served.key, max_retries=0, timeout=120)
-    question = {"role": "user", "content": "What is the capital of France?"}
+    question: Any = {"role": "user", "content": "What is the capital of France?"}
 
     def told(model: str) -> str | None:
         try:
@@ -84,7 +90,8 @@ def test_an_adapter_is_loaded_while_it_answers(served: Served) -> None:
             )
         except NotFoundError:
             return None
-        return answer.headers.get("x-release")
+        found: str | None = answer.headers.get("x-release")
+        return found
 
     assert told("tuned") is None
     release_id = release_adapter(served.shell, MODEL, "tuned", seed=1)

@@ -38,7 +38,8 @@ class Served:
         promote(self.ledger, signed, pointer.revision if pointer else 0)
 
     def release(self) -> str | None:
-        return httpx.get(f"{self.url}/v2").headers.get("x-release")
+        found: str | None = httpx.get(f"{self.url}/v2").headers.get("x-release")
+        return found
 
 
 def _free_ports(count: int) -> list[int]:

@@ -46,7 +46,8 @@ def _rows(task: Task, num_rows: int, seed: int) -> pa.Table:
     if task != "regression":
         cuts = [0.5] if task == "binary" else [-0.5, 0.8]
         label = pa.array([CLASSES[task][k] for k in np.digitize(value_N, cuts)])
-    place = pa.array(rng.choice(["north", "south", None], num_rows).tolist(), pa.string())
+    places = np.array(["north", "south", None])
+    place = pa.array(rng.choice(places, num_rows).tolist(), pa.string())
     return pa.table({"a": a_N, "b": b_N, "label": label, "place": place})
 
 
@@ -134,6 +135,7 @@ def test_the_figures_are_those_of_one_process_whatever_the_blocks(
     assert one.overall.differences
     assert all(s.differences for s in one.slices)
     assert one.curves
+    assert found[0].latency is not None
     assert found[0].latency.num_calls >= 100
 
 

@@ -157,7 +157,9 @@ def test_the_page_for_people_is_of_what_answers_there(served: Served) -> None:
     page = httpx.get(f"{served.url}/docs")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert f"URL={served.url}\n" in page.text
-    assert served.release() in page.text
+    release = served.release()
+    assert release is not None
+    assert release in page.text
 
 
 def test_refusals_over_the_wire(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -75,13 +76,16 @@ async def test_a_killed_replica_and_a_new_champion_fail_no_request(served: Serve
             statuses.append(response.status_code)
             answered_by.append(response.headers["x-release"])
 
+    async def many_more() -> None:
+        num_before = len(statuses)
+        await asyncio.to_thread(wait, lambda: len(statuses) >= num_before + 50)
+
     async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(4)]
-        await asyncio.to_thread(wait, lambda: len(statuses) >= 50)
+        await many_more()
         for victim in replica_processes():  # only one of them holds the model
             victim.kill()
-            killed_at = len(statuses)
-            await asyncio.to_thread(wait, lambda at=killed_at: len(statuses) >= at + 50)
+            await many_more()
             await asyncio.to_thread(wait, lambda: len(replica_processes()) == 2)
         await asyncio.to_thread(served.promote, served.releases[1])
         new = served.releases[1].release_id
@@ -97,9 +101,10 @@ def test_a_planner_that_has_died_hears_again_what_is_pinned(served: Served) -> N
 
     def pinned() -> set[str]:
         try:
-            return set(ray.get(planner.report.remote("nobody", Report(0))).pinned)
+            plan: Any = ray.get(planner.report.remote("nobody", Report(0)))
         except RayActorError:  # it is not there yet
             return set()
+        return set(plan.pinned)
 
     champion = {served.release()}
     wait(lambda: pinned() == champion)

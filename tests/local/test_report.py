@@ -165,6 +165,6 @@ def test_a_roc_curve_has_its_ends_and_its_area() -> None:
     assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
     assert len(curve.x) <= 200
     values = Statistics.from_batch(
-        "binary", is_positive_N * 1.0, np.stack([1 - score_N, score_N], axis=1)
+        "binary", is_positive_N.astype(np.float64), np.stack([1 - score_N, score_N], axis=1)
     ).values()
     assert np.trapezoid(curve.y, curve.x) == pytest.approx(values["auc"], abs=1e-3)

@@ -48,7 +48,8 @@ def test_a_published_flag_moves_requests(
 
     def asked(headers: dict[str, str] | None = None) -> str | None:
         answer = httpx.post(served.url + SCORE, json=RECORDS, headers=headers, timeout=30)
-        return answer.headers.get("x-release")
+        found: str | None = answer.headers.get("x-release")
+        return found
 
     try:
         wait(lambda: asked() == old)

@@ -78,7 +78,7 @@ def test_rows_are_scored_once_and_faults_are_kept(bundle: Path, tmp_path: Path) 
     assert lines[5]["error"].startswith("a: range, -7.0")
     good = [i for i in range(200) if i not in (3, 5)]
     expected = Bundle.open(bundle).predict(table.take(good))
-    assert np.array_equal(np.float32([lines[i]["scores"] for i in good]), expected)
+    assert np.array_equal(np.array([lines[i]["scores"] for i in good], np.float32), expected)
     assert all(lines[i]["error"] is None for i in good)
 
     score_batch(ray.data.from_arrow(table), bundle, "release-2", uri)

@@ -1,5 +1,7 @@
 """Intervals and their errors, by simulation: they cover the truth as often as they say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scored_rows import binary_rows, rows_of
@@ -23,10 +25,14 @@ def test_average_precision_error_is_the_bootstraps() -> None:
 def test_intervals_cover_the_truth() -> None:
     rng = np.random.default_rng(11)
     names = ("auc", "average_precision", "log_loss", "brier", "accuracy")
-    truth = {e.metric: e.value for e in measure("binary", *binary_rows(rng, 200_000, 1.0), 0.9)}
+    truth: dict[str, Any] = {
+        e.metric: e.value for e in measure("binary", *binary_rows(rng, 200_000, 1.0), 0.9)
+    }
     covered = dict.fromkeys(names, 0)
     for _ in range(200):
-        found = {e.metric: e for e in measure("binary", *binary_rows(rng, 300, 1.0), 0.9)}
+        found: dict[str, Any] = {
+            e.metric: e for e in measure("binary", *binary_rows(rng, 300, 1.0), 0.9)
+        }
         for name in names:
             covered[name] += found[name].low <= truth[name] <= found[name].high
     for name in names:

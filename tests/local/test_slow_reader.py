@@ -85,6 +85,7 @@ async def test_who_stops_reading_is_cut_off(tmp_path: Path) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
+        assert isinstance(writer.transport, asyncio.Transport)  # it reads too
         writer.transport.pause_reading()
         await asyncio.wait_for(replica.cut.wait(), 30 * LIMIT_S)
         writer.close()

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def config(**changes: Any) -> TrainConfig:
 def run(
     chosen: TrainConfig, folder: Path, run_id: str, bundle: str, num_rows: int = 20_000
 ) -> tuple[FitResult, ListTracker, list[str]]:
-    tracker, lines = ListTracker(), []
+    tracker, lines = ListTracker(), list[str]()
     table = rows(num_rows + 5_000)
     result = fit(
         config=chosen,
@@ -127,13 +126,14 @@ def kill_the_worker(run_folder: Path, killed: list[int]) -> None:
 
 def _cmdline(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        found: list[str] = process.cmdline()
     except psutil.Error:
         return []
+    return found
 
 
 @pytest.fixture(scope="module")
-def killed(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
+def killed(ray_local: object, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
     pids: list[int] = []
     killer = threading.Thread(target=kill_the_worker, args=(folder / "storage" / "r1", pids))

@@ -100,7 +100,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 def run(
     base: Base, folder: Path, run_id: str, table: pa.Table | None = None, **changes: Any
 ) -> tuple[FitResult, list[str]]:
-    table, lines = rows(300) if table is None else table, []
+    table, lines = rows(300) if table is None else table, list[str]()
     result = fit(
         config=config(**changes),
         snapshot=snapshot(),
@@ -224,17 +224,18 @@ def test_what_it_learned_is_in_its_answers(killed: Killed, base: Base) -> None:
     exact = {one.metric: one for one in found.overall.estimates}["exact_match"]
     assert exact.value == 1
     assert {d.metric: d for d in found.overall.untuned_differences}["exact_match"].low > 0.5
-    untuned = {one.metric: one.value for one in found.untuned}
-    assert untuned["exact_match"] < 0.5
-    assert 0 <= untuned["calibration_error"] <= 1
+    before: dict[str, Any] = {one.metric: one.value for one in found.untuned}
+    assert before["exact_match"] < 0.5
+    assert 0 <= before["calibration_error"] <= 1
     assert set(verdicts(found).values()) == {"pass"}
-    of = {e.metric: e for e in found.overall.estimates}
+    of: dict[str, Any] = {e.metric: e for e in found.overall.estimates}
     # as the fit itself measured it, on other rows: the right answer, and the token that ends it
     assert of["answer_loss"].value == pytest.approx(killed.result.metrics["answer_loss"], abs=0.02)
     assert of["answer_tokens"].value == 2
     assert 1 <= of["perplexity"].low <= np.exp(of["answer_loss"].high)
     tuned, untuned = found.costs
     assert (tuned.num_answers, tuned.num_tokens) == (100, 200)
+    assert untuned.seconds is not None
     assert untuned.seconds > 0
 
 
@@ -252,7 +253,7 @@ def test_samples_are_drawn_anew_and_alike_by_the_same_seed(killed: Killed, base:
         for n in (1, 2)
     )
     assert one.overall == other.overall
-    of = {e.metric: e.value for e in one.overall.estimates}
+    of: dict[str, Any] = {e.metric: e.value for e in one.overall.estimates}
     assert of["exact_match_pass_all_3"] <= of["exact_match"] <= of["exact_match_pass_at_3"]
     base_loss = {d.metric: d for d in one.overall.untuned_differences}["answer_loss"]
     assert base_loss.high < 0

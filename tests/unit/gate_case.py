@@ -26,7 +26,7 @@ def part_of(
     metric: str = "auc",
 ) -> SliceEvaluation:
     value, low, high = auc
-    found = ()
+    found: tuple[Difference, ...] = ()
     if difference is not None:
         a, b, c = difference
         found = (

@@ -44,7 +44,7 @@ CONFIG: dict[str, Any] = {
 TASKS: dict[str, Task] = {"engine": "generate", "other": "generate", "vectors": "embed"}
 
 
-def with_settings(models: Mapping[str, Mapping[str, Any]] | None = None, **extra: Any) -> Any:
+def with_settings(models: Mapping[str, Any] | None = None, **extra: Any) -> Any:
     """The config of these tests, changed. models: settings of a model, by its name; of one that is
     not there all of them."""
     given = models or {}
@@ -55,26 +55,6 @@ def with_settings(models: Mapping[str, Mapping[str, Any]] | None = None, **extra
 
 
 MODELS: dict[str, dict[str, Any]] = CONFIG["models"]
-
-
-class LanguageMeter(MemoryMeter):
-    def __init__(self) -> None:
-        super().__init__()
-        self.token_counts: list[tuple[str, str, str | None, dict[str, int]]] = []
-        self.first_tokens: list[str] = []
-        self.cuts: list[tuple[str, str]] = []
-
-    def tokens(
-        self, endpoint: str, release: str, tenant: str | None, counts: Mapping[str, int]
-    ) -> None:
-        self.token_counts.append((endpoint, release, tenant, dict(counts)))
-
-    def first_token(self, endpoint: str, seconds: float) -> None:
-        assert seconds >= 0
-        self.first_tokens.append(endpoint)
-
-    def cut(self, endpoint: str, reason: str) -> None:
-        self.cuts.append((endpoint, reason))
 
 
 def weights(name: str, task: Task) -> WeightsRef:
@@ -112,7 +92,7 @@ class LanguageCase:
         self.engines = {name: FakeLlm(name) for name in self.config.engines}
         self.engine = self.engines["engine"]
         self.sink = MemorySink()
-        self.meter = LanguageMeter()
+        self.meter = MemoryMeter()
         self.keys: dict[str, ApiKey] = {}
         self.ring = KeyRing(lambda: self.keys, self.config.requires_key)
         known = {

@@ -231,6 +231,9 @@ class MemoryMeter:
         self.costs_of: list[tuple[str, int]] = []
         self.choices: list[tuple[str, str]] = []
         self.cascades: list[Counts] = []
+        self.token_counts: list[tuple[str, str, str | None, dict[str, int]]] = []
+        self.first_tokens: list[str] = []
+        self.cuts: list[tuple[str, str]] = []
 
     def flush(self) -> None:
         self.num_flushed = len(self.requests)
@@ -270,6 +273,18 @@ class MemoryMeter:
 
     def cascade(self, endpoint: str, counts: Counts) -> None:
         self.cascades.append(counts)
+
+    def tokens(
+        self, endpoint: str, release: str, tenant: str | None, counts: Mapping[str, int]
+    ) -> None:
+        self.token_counts.append((endpoint, release, tenant, dict(counts)))
+
+    def first_token(self, endpoint: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.first_tokens.append(endpoint)
+
+    def cut(self, endpoint: str, reason: str) -> None:
+        self.cuts.append((endpoint, reason))
 
 
 @dataclass
@@ -317,6 +332,16 @@ class Case:
             flags=self.flags,
             tracer=self.tracer,
         )
+
+    def break_model(self, key: str = ENDPOINT) -> None:
+        """From now on this release's model raises."""
+
+        def fail(x_NF: Any) -> Any:
+            raise ValueError("a broken model")
+
+        batcher = self.follower.current[key].scorer
+        assert isinstance(batcher, Batcher)
+        batcher._score = fail
 
     def batcher(self, endpoint: str, bundle: Bundle) -> Batcher:
         config = self.config

@@ -16,7 +16,7 @@ CASE = Case(Workspace("nowhere"), Path("nowhere"), [{}], [0.0], "", "a" * 64)
 
 
 def deployed(folder: Path, args: Mapping[str, Any]) -> ServingConfig:
-    path = write_config(folder, everything_on(CASE) | args, {"port": 1})
+    path = write_config(folder, {**everything_on(CASE), **args}, {"port": 1})
     (application,) = json.loads(path.read_text())["applications"]
     return ServingConfig.model_validate(application["args"])
 
@@ -44,7 +44,7 @@ def test_each_fault_begins_and_is_compared_under_a_configuration_that_is_one(
     tmp_path: Path,
 ) -> None:
     for trial in TRIALS.values():
-        deployed(tmp_path, SETTINGS | trial.settings)
+        deployed(tmp_path, {**SETTINGS, **trial.settings})
         assert TRIALS[trial.calm].settings == trial.settings
 
 

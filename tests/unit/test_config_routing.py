@@ -96,7 +96,7 @@ def test_a_rule_that_comes_too_late_is_refused(
     ],
 )
 def test_a_rule_that_takes_more_may_come_later(second: dict[str, Any]) -> None:
-    first = {"tenants": ["a"], "headers": {"x-a": "1"}, "flag": "f", "is": "on"}
+    first: dict[str, Any] = {"tenants": ["a"], "headers": {"x-a": "1"}, "flag": "f", "is": "on"}
     assert len(rules(rule("early", **first), rule("late", **second)).rules) == 2
 
 

@@ -218,7 +218,7 @@ def test_features_that_would_not_exist_are_refused(
 
 
 def test_honest_features_pass() -> None:
-    items = ["shop", "mean_paid", {"h": "hour(at, 'America/New_York')"}]
+    items: list[str | dict[str, str]] = ["shop", "mean_paid", {"h": "hour(at, 'America/New_York')"}]
     features = resolve_features(items)
     refuse_outcome_features(features, _view_columns(), "is_dear")
     assert features[2] == Feature(name="h", expression="hour(at, 'America/New_York')")

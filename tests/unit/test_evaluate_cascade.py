@@ -5,6 +5,7 @@ import pytest
 
 from rayapp.evaluate.cascade import CascadePoint, ScoredTwice
 from rayapp.evaluate.estimates import measure
+from rayapp.schemas.release import Estimate
 
 
 def scored(num_rows: int = 4000) -> ScoredTwice:
@@ -27,9 +28,7 @@ def scored(num_rows: int = 4000) -> ScoredTwice:
 
 
 def value(point: CascadePoint, metric: str) -> float:
-    found = next(one for one in point.estimates if one.metric == metric)
-    assert found.value is not None
-    return found.value
+    return value_of(point.estimates, metric)
 
 
 def test_a_stricter_limit_hands_on_more_costs_more_and_is_better() -> None:
@@ -52,8 +51,10 @@ def test_the_ends_are_each_model_alone() -> None:
     )
 
 
-def value_of(estimates: tuple[object, ...], metric: str) -> float:
-    return next(e.value for e in estimates if e.metric == metric)
+def value_of(estimates: tuple[Estimate, ...], metric: str) -> float:
+    found = next(one for one in estimates if one.metric == metric)
+    assert found.value is not None
+    return found.value
 
 
 def test_the_difference_to_the_champion_is_paired_and_shrinks() -> None:

@@ -22,7 +22,7 @@ def at(seconds: float, hardware: str = "a CPU", p95_ms: float = 2.0) -> Evaluati
     made = evaluation_of(part_of())
     costs = tuple(
         AnswerCost(
-            model=model,  # type: ignore[arg-type]
+            model=model,
             num_answers=10,
             num_prompt_tokens=50,
             num_tokens=100,

@@ -352,6 +352,7 @@ def test_loss_is_over_tokens_and_perplexity_is_e_to_it() -> None:
     assert loss.value == pytest.approx(0.25)  # 2 and 3 nats by turns, of 10 tokens each
     assert perplexity.value == pytest.approx(np.exp(0.25))
     assert loss.low is not None
+    assert loss.high is not None
     assert (perplexity.low, perplexity.high) == pytest.approx(np.exp([loss.low, loss.high]))
     assert loss.low == pytest.approx(0.25 - 1.98422 * 0.05 / np.sqrt(99), abs=1e-5)
     paired = {d.metric: d for d in found.overall.untuned_differences}["answer_loss"]

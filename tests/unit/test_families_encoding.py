@@ -16,7 +16,7 @@ from rayapp.families.encoding import (
     fit_encoding,
     label_numbers,
 )
-from rayapp.schemas.data import Column
+from rayapp.schemas.data import Column, Task
 from rayapp.schemas.model import Feature
 
 COLUMNS = (
@@ -136,7 +136,7 @@ def test_missing_column_is_named() -> None:
 def test_labels_become_class_indices(
     values: list[Any], classes: tuple[str, ...], expected: list[float]
 ) -> None:
-    task = "binary" if len(classes) == 2 else "multiclass"
+    task: Task = "binary" if len(classes) == 2 else "multiclass"
     y_N = label_numbers(pa.chunked_array([values]), task, classes)
     assert y_N.tolist() == expected
 

@@ -15,7 +15,7 @@ def check(values: pa.Array | list[object], **column: object) -> TypedInputs:
     return typed_inputs(pa.table({"c": given}), [Column.model_validate({"name": "c", **column})])
 
 
-def kinds(checked: TypedInputs) -> list[tuple[int, str]]:
+def kinds(checked: TypedInputs) -> list[tuple[int | None, str]]:
     return [(fault.row, fault.kind) for fault in checked.faults]
 
 

@@ -255,7 +255,7 @@ def test_a_stand_in_a_tenant_and_embeddings_are_told(workspace: Workspace) -> No
 def test_a_tools_call_in_several_parts_is_one(workspace: Workspace) -> None:
     """Each part of the log says again which tool it is."""
     said = Said()
-    outputs = []
+    outputs: list[str] = []
     for arguments in ('{"city": ', '"Paris"}'):
         function = {"name": "look_up", "arguments": arguments}
         call = {"index": 0, "id": "call-1", "type": "function", "function": function}

@@ -86,7 +86,7 @@ async def test_what_is_left_to_chance_is_asked_each_time() -> None:
 
 
 async def test_no_tenant_gets_anothers_answer() -> None:
-    models = {"big": {"cache": {}}}
+    models: dict[str, Any] = {"big": {"cache": {}}}
     case = LanguageCase(with_settings(models, requires_key=True))
     for key_id, tenant in KEYS.items():
         digest = sha256(SECRET.encode()).hexdigest()

@@ -126,7 +126,7 @@ def test_costs_are_those_of_both_logs(workspace: Workspace, log: NodeLog) -> Non
     assert cost_of_loans(workspace, ["one"]) == {"one": 0}
     assert cost_by_tenant(workspace, NOON, NOON + timedelta(days=1), "nano_usd") == {}
     log.predictions("toy").append([priced("a", 7, "one"), priced("b", 1, None)])
-    acme = {"tenant": "acme", "loan_id": "one"}
+    acme: dict[str, Any] = {"tenant": "acme", "loan_id": "one"}
     log.prompts("big").append(
         [
             part(0, cost_nano_usd=10, **acme),
@@ -147,7 +147,7 @@ def test_tokens_are_counted_for_the_loans_that_paid_them(
     workspace: Workspace, log: NodeLog
 ) -> None:
     """In a log from before there were such loans nobody has paid tokens."""
-    acme = {"tenant": "acme", "cost_nano_usd": 10, "loan_id": "money"}
+    acme: dict[str, Any] = {"tenant": "acme", "cost_nano_usd": 10, "loan_id": "money"}
     table = PROMPTS.rows([orjson.dumps(part(0, "old", **acme))]).drop_columns(["token_loan_id"])
     write_deltalake(workspace.table(PROMPTS_TABLE), table, partition_by=["endpoint", "date"])
     until = NOON + timedelta(days=1)

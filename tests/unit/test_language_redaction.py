@@ -4,7 +4,7 @@ takes to look."""
 import re
 import re._constants as sre
 import re._parser as sre_parser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -136,7 +136,7 @@ def test_findings_are_looked_at_in_proportion_to_the_text(
 ) -> None:
     looked_at = [0]
 
-    def counted(hide: Any) -> Any:
+    def counted(hide: Callable[[str, re.Match[str]], str]) -> Any:
         def count(mark: str, found: re.Match[str]) -> str:
             looked_at[0] += len(found[0])
             return hide(mark, found)

@@ -26,7 +26,11 @@ def form(**schema: Any) -> dict[str, Any]:
 
 
 def asked(path: str = CHAT, **fields: Any) -> Asked:
-    content = {CHAT: {"messages": HELLO}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
+    content: dict[str, dict[str, Any]] = {
+        CHAT: {"messages": HELLO},
+        COMPLETIONS: {"prompt": "a"},
+        EMBEDDINGS: {"input": "a"},
+    }
     made = {"model": "big", **content[path], **fields}
     return parse(path, orjson.dumps(made), MOST)
 
@@ -176,7 +180,7 @@ def test_how_many_answers_a_request_wants(
 
 
 def test_an_engine_is_sent_the_rest_as_it_is() -> None:
-    fields = {"temperature": 0.5, "tools": [tool()], "stop": ["\n"], "seed": 1}
+    fields: dict[str, Any] = {"temperature": 0.5, "tools": [tool()], "stop": ["\n"], "seed": 1}
     sent = orjson.loads(for_engine(asked(**fields, stream=True), "e", 3, "acme"))
     assert sent.items() >= fields.items()
     assert sent["cache_salt"] == "acme"

@@ -94,7 +94,7 @@ async def test_what_only_the_engines_makers_need_is_left_out(case: LanguageCase)
 
 async def test_choices_are_counted_together(case: LanguageCase) -> None:
     """An event's own usage is of its choice alone."""
-    asked = {"stream_options": {"include_usage": True}}
+    asked: dict[str, Any] = {"stream_options": {"include_usage": True}}
     events = events_of((await case.chat(stream=True, n=3, **asked)).content)
     assert [text_of(events, at) for at in range(3)] == [
         TEXT,
@@ -132,7 +132,8 @@ async def test_tools_are_called_in_pieces_and_recorded_as_one(case: LanguageCase
 async def test_an_address_that_comes_in_pieces_is_hidden(case: LanguageCase) -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
     text = "card 4111 1111 1111 1111 of bob@example.com !"
-    for asked in ({}, {"tools": tools}):
+    asks: list[dict[str, Any]] = [{}, {"tools": tools}]
+    for asked in asks:
         case.sink.records.clear()
         answer = await case.chat(text, stream=True, **asked)
         assert b"4111" in answer.content

@@ -184,7 +184,7 @@ async def test_a_caller_that_leaves_while_tokens_are_asked_for_leaves_no_money_r
     assert (await site.payers.money.reserve("acme", 1000)).amount == 1000
 
 
-async def never(*arguments: Any) -> None:
+async def never(*arguments: Any, **more: Any) -> None:
     await asyncio.Event().wait()
 
 

@@ -1,5 +1,6 @@
 """The ledger: what happened cannot be changed unnoticed, and a pointer has one winner."""
 
+import itertools
 import sqlite3
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def test_untouched_ledger_has_no_problem(ledger: Ledger) -> None:
 
 
 def test_what_was_read_is_read_again_once_something_happened(ledger: Ledger) -> None:
-    reads: list[int] = []
-    read = while_unchanged(ledger, lambda: reads.append(1) or len(reads))
+    reads = itertools.count(1)
+    read = while_unchanged(ledger, lambda: next(reads))
     assert [read(), read()] == [1, 1]
     ledger.move_pointer("champion/e", "r1", 0, EventKind.CHAMPION_MOVED, {})
     assert [read(), read()] == [2, 2]

@@ -61,8 +61,13 @@ def commit_spool(workspace: Workspace) -> int:
     return commit.commit_spool(folder_of(workspace), uri, PREDICTIONS)
 
 
-def read_predictions(workspace: Workspace, endpoint: str, *window: datetime) -> pa.Table:
-    return read_table(workspace.table(PREDICTIONS_TABLE), endpoint, *window)
+def read_predictions(
+    workspace: Workspace,
+    endpoint: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> pa.Table:
+    return read_table(workspace.table(PREDICTIONS_TABLE), endpoint, since, until)
 
 
 def new_spool(workspace: Workspace, **options: int) -> Spool:

@@ -5,6 +5,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -256,9 +257,7 @@ async def test_a_tenant_has_its_tiers_share_beside_a_flood(
 
 
 @pytest.mark.parametrize(("tiers", "num_of_acme"), [(TIERS, 2), ({}, 1)])
-async def test_language_models_share_by_tier_too(
-    tiers: dict[str, object], num_of_acme: int
-) -> None:
+async def test_language_models_share_by_tier_too(tiers: dict[str, Any], num_of_acme: int) -> None:
     case = LanguageCase(with_settings(max_ongoing_requests=2, **tiers))
     case.engine.trouble.hangs_before = True
     flood = [case.caller(chat()) for _ in range(4)]

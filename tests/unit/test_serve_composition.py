@@ -1,6 +1,7 @@
 """What a serving config puts around a champion, through the whole gateway with real bundles."""
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,18 +49,11 @@ async def score(case: Case, headers: Mapping[str, str] | None = None) -> httpx.R
         return await client.post(SCORE, json=BODY, headers=headers)
 
 
-def break_model(case: Case, key: str = ENDPOINT) -> None:
-    def fail(x_NF: Any) -> Any:
-        raise ValueError("a broken model")
-
-    case.follower.current[key].scorer._score = fail
-
-
 async def test_a_declared_answer_stands_in_and_is_labelled(bundles: dict[str, Path]) -> None:
     case = started(bundles, fallback=[{"scores": [0.8, 0.2]}])
     good = await score(case)
     assert (good.headers["x-release"], good.headers.get("x-degraded")) == ("r1", None)
-    break_model(case)
+    case.break_model()
     degraded = await score(case)
     assert degraded.status_code == 200
     assert degraded.json()["predictions"] == pytest.approx([0.2])
@@ -71,9 +65,9 @@ async def test_a_declared_answer_stands_in_and_is_labelled(bundles: dict[str, Pa
 
 async def test_another_release_stands_in_first(bundles: dict[str, Path]) -> None:
     case = started(bundles, fallback=[{"release": OTHER}, {"scores": [0.8, 0.2]}])
-    break_model(case)
+    case.break_model()
     assert (await score(case)).headers["x-release"] == OTHER
-    break_model(case, release_key(ENDPOINT, OTHER))
+    case.break_model(release_key(ENDPOINT, OTHER))
     assert (await score(case)).headers["x-release"] == "static"
 
 
@@ -81,7 +75,7 @@ async def test_a_row_that_breaks_the_contract_gets_no_stand_in(bundles: dict[str
     case = started(bundles, fallback=[{"scores": [0.8, 0.2]}])
     async with case.client() as client:
         refused = await client.post(SCORE, json={"dataframe_records": [{**ROW, "carrier": "ZZ"}]})
-        break_model(case)
+        case.break_model()
         broken = await client.post(SCORE, json={"dataframe_records": [{**ROW, "carrier": "ZZ"}]})
     assert (refused.status_code, broken.status_code) == (422, 422)
 
@@ -107,7 +101,7 @@ async def test_a_static_answer_of_a_wrong_width_is_told(
     bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     case = started(bundles, fallback=[{"scores": [0.8]}])
-    break_model(case)
+    case.break_model()
     response = await score(case)
     assert response.status_code == 500
     assert "has 1 score(s), 'flight-delay' gives 2" in caplog.text
@@ -115,7 +109,7 @@ async def test_a_static_answer_of_a_wrong_width_is_told(
 
 async def test_a_release_that_fails_is_not_asked_for_a_while(bundles: dict[str, Path]) -> None:
     case = started(bundles, breaker={"min_requests": 2}, fallback=[{"scores": [0.8, 0.2]}])
-    break_model(case)
+    case.break_model()
     reasons = [(await score(case)).headers["x-degraded"] for _ in range(4)]
     assert reasons == ["failed", "failed", "unavailable", "unavailable"]
     assert case.meter.breakers == [(ENDPOINT, "open")]
@@ -167,7 +161,7 @@ async def test_a_cached_answer_is_of_the_protocol_that_asked(bundles: dict[str, 
 
 async def test_nobody_is_blamed_for_what_an_arm_did(bundles: dict[str, Path]) -> None:
     case = started(bundles, split={"salt": "s", "arms": {"new": {"release": OTHER, "share": 1}}})
-    break_model(case, release_key(ENDPOINT, OTHER))
+    case.break_model(release_key(ENDPOINT, OTHER))
     failed = await score(case)
     assert failed.status_code == 500
     assert "x-release" not in failed.headers
@@ -232,7 +226,7 @@ async def test_a_champion_that_takes_too_long_is_stood_in_for(bundles: dict[str,
     case = started(bundles, timeout_ms=40, fallback=[{"scores": [0.8, 0.2]}], cache={})
     never = asyncio.Event()
 
-    async def wait(x_NF: Any, deadline_s: float) -> Any:
+    async def wait(x_NF: Any, deadline_s: float = math.inf) -> Any:
         await never.wait()
 
     case.follower.current[ENDPOINT].scorer.predict = wait  # type: ignore[method-assign]
@@ -259,7 +253,7 @@ async def test_an_endpoint_that_only_stands_in_is_not_offered(bundles: dict[str,
     case.pointers["backup"] = Pointer(name="champion/backup", target=OTHER, revision=1)
     case.sealed_for = "backup"
     case.follower.refresh()
-    break_model(case)
+    case.break_model()
     degraded = await score(case)
     assert (degraded.headers["x-release"], degraded.headers["x-degraded"]) == (OTHER, "failed")
     async with case.client() as client:
@@ -292,7 +286,7 @@ async def test_a_request_in_the_queue_past_its_deadline_reaches_no_model(
     bundles: dict[str, Path],
 ) -> None:
     case = started(bundles)
-    batcher = case.follower.current[ENDPOINT].scorer
+    batcher: Any = case.follower.current[ENDPOINT].scorer
     batcher._waiting._clock_s = lambda: 1e12
     response = await score(case)
     assert response.status_code == 504

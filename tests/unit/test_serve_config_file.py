@@ -101,7 +101,7 @@ def test_grpc_is_a_matter_of_the_file(tmp_path: Path) -> None:
 
 
 def test_grpc_options_are_kept_while_serve_runs() -> None:
-    wanted = {"port": 9000, "grpc_servicer_functions": [FUNCTION]}
+    wanted: dict[str, Any] = {"port": 9000, "grpc_servicer_functions": [FUNCTION]}
     none = grpc_options({}, {"RAYAPP_GRPC_PORT": "9001"}, None)
     made = gRPCOptionsSchema(**wanted).model_dump()
     assert none == gRPCOptionsSchema().model_dump()

@@ -82,8 +82,8 @@ def test_serve_is_told_where_the_door_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert told["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == DOOR
     module, _, function = DOOR.partition(":")
     (made,) = getattr(importlib.import_module(module), function)()
-    assert isinstance(made, Middleware)
     assert made.cls is door.Door
+    assert isinstance(made, Middleware)
 
 
 def test_without_haproxy_serve_keeps_its_own_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ async def test_a_deadline_leaves_nothing_behind() -> None:
 async def test_of_two_deadlines_in_one_tick_the_outer_one_holds() -> None:
     slow, clock = Slow("a"), Clock()
     deadlines = Deadlines(clock)
-    inner = Fallback([Timeout(slow, 50, deadlines, clock), Slow("b")])
+    inner: Fallback[Ask, Reply] = Fallback([Timeout(slow, 50, deadlines, clock), Slow("b")])
 
     async def asked() -> str:
         with deadlines.within(clock.now_s + 0.0501):
@@ -160,7 +160,7 @@ def breaker(
     states: list[str],
     release_id: Sequence[str | None] = ("r1",),
     **config: Any,
-) -> Breaker:
+) -> Breaker[Ask, Reply]:
     settings = {"min_requests": 4, "window_s": 10, "open_s": 5, "failure_share": 0.5} | config
     config_ = BreakerConfig.model_validate(settings)
     return Breaker(inner, lambda: release_id[0], config_, states.append, clock)
@@ -209,7 +209,7 @@ async def test_old_failures_are_forgotten() -> None:
 
 def opened(
     inner: Endpoint, clock: Clock, states: list[str], release_id: Sequence[str | None] = ("r1",)
-) -> Breaker:
+) -> Breaker[Ask, Reply]:
     """One that would now let a probe through."""
     guarded = breaker(inner, clock, states, release_id)
     guarded._of, guarded.state, guarded._opened_s = "r1", "open", clock.now_s - 5
@@ -379,7 +379,7 @@ async def test_the_first_trouble_of_a_chain_is_told() -> None:
 UNITS = [f"unit-{n}" for n in range(4000)]
 
 
-def split(salt: str = "s", **shares: float) -> Split:
+def split(salt: str = "s", **shares: float) -> Split[Ask, Reply]:
     return Split(Scripted("a"), [Arm(n, share, Scripted(n)) for n, share in shares.items()], salt)
 
 
@@ -430,7 +430,8 @@ async def test_rows_of_several_units_are_not_divided() -> None:
 async def test_an_assignment_outlives_the_arms_failure() -> None:
     divided = Split(Scripted("a"), [Arm("b", 1.0, Scripted("b", ValueError()))], "s")
     asked = ask(unit="u")
-    reply = await Fallback([divided, Scripted("z")]).predict(asked)
+    fallback: Fallback[Ask, Reply] = Fallback([divided, Scripted("z")])
+    reply = await fallback.predict(asked)
     assert (reply.release_id, reply.degraded) == ("z", "failed")
     assert asked.assignment is not None
     assert asked.assignment.arm == "b"
@@ -613,7 +614,9 @@ async def test_nobody_to_answer_is_nothing_to_keep() -> None:
 # shadows
 
 
-def shadowed(inner: Endpoint, shadow: Endpoint, share: float = 1.0) -> tuple[Shadow, list[str]]:
+def shadowed(
+    inner: Endpoint, shadow: Endpoint, share: float = 1.0
+) -> tuple[Shadow[Ask, Reply], list[str]]:
     heard: list[str] = []
 
     async def hear(asked: Ask, reply: Reply, latency_ms: float) -> None:

@@ -235,14 +235,6 @@ async def test_while_it_is_stale_another_release_answers_and_says_why(
     assert case.predictions.records[2].get("feature_age_s") is None
 
 
-def break_model(case: Case) -> None:
-    def fail(x_NF: Any) -> Any:
-        raise ValueError("a broken model")
-
-    batcher: Any = case.follower.current[ENDPOINT].scorer
-    batcher._score = fail
-
-
 async def test_a_stand_in_has_the_values_that_it_needs_while_they_are_fresh(
     bundles: dict[str, Path], store: Store
 ) -> None:
@@ -250,7 +242,7 @@ async def test_a_stand_in_has_the_values_that_it_needs_while_they_are_fresh(
     case = started(bundles | {OTHER: bundles["r2"]}, store, fallback=[{"release": OTHER}])
     case.pointers[release_key(ENDPOINT, OTHER)] = Pointer(name="x", target=OTHER, revision=0)
     case.follower.refresh()
-    break_model(case)
+    case.break_model()
     store.now += timedelta(minutes=1)
     filled, whole = await score(case, KEYED), await score(case, ROW)
     assert (filled.headers["x-release"], filled.headers["x-degraded"]) == (OTHER, "failed")
@@ -268,7 +260,7 @@ async def test_of_a_stand_in_that_needs_no_feature_no_age_is_told(
 ) -> None:
     store.publish()
     case = started(bundles, store, fallback=[{"release": BASIC}])
-    break_model(case)
+    case.break_model()
     answer = await score(case, KEYED)
     assert (answer.headers["x-release"], answer.headers["x-degraded"]) == (BASIC, "failed")
     (record,) = case.predictions.records

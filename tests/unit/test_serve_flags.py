@@ -1,6 +1,6 @@
 """Feature flags: what the provider tells OpenFeature's client, and what a gateway keeps of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def test_another_type_is_told() -> None:
         count=flag(variants={"off": 2}),
         weight=flag(variants={"off": 1, "on": 0.5}),
     )
-    asking = {
+    asking: dict[str, Callable[..., FlagEvaluationDetails[Any]]] = {
         "text": partial(asked.get_string_details, default_value=""),
         "switch": partial(asked.get_boolean_details, default_value=True),
         "count": partial(asked.get_integer_details, default_value=0),
@@ -137,7 +137,7 @@ def test_another_type_is_told() -> None:
     values = {"text": "old", "switch": False, "count": 2, "weight": 1.0}
     for name, value in values.items():
         for kind, ask_for in asking.items():
-            details: FlagEvaluationDetails[Any] = ask_for(name, evaluation_context=context())
+            details = ask_for(name, evaluation_context=context())
             if kind == name:
                 assert (details.value, type(details.value)) == (value, type(value))
             else:

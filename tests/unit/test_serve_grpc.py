@@ -281,7 +281,7 @@ async def test_a_declared_answer_says_that_it_is_one(folder: Path) -> None:
     assert call.trailing["x-degraded"] == "failed"
 
 
-async def broken(*asked: Any) -> Any:
+async def broken(*asked: Any, **more: Any) -> Any:
     raise RuntimeError("the model's inside")
 
 
@@ -379,7 +379,7 @@ class Server:
 async def test_serve_finds_every_method(case: Case) -> None:
     server, replica = Server(), GrpcMethods()
     replica.gateway = case.app  # type: ignore[attr-defined]
-    add_to_server(replica, server)  # type: ignore[arg-type]
+    add_to_server(replica, server)
     (of_service,) = server.handlers
     handlers = of_service._method_handlers  # where Serve reads them
     assert set(handlers) == {f"/{SERVICE}/{name}" for name in METHODS}

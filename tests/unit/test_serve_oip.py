@@ -101,7 +101,7 @@ def test_every_number_type(datatype: str) -> None:
     kind = {"I": "i", "U": "u", "F": "f"}[datatype[0]]
     bits = int(datatype.lstrip("UINTFP"))
     raw = np.array([1, 2], f"{kind}{bits // 8}").tobytes()
-    columns = parse_oip(*binary("distance", datatype, [2], raw), 2).given
+    columns: Any = parse_oip(*binary("distance", datatype, [2], raw), 2).given
     ones = {**{k: [v, v] for k, v in ROW.items()}, **columns}
     parsed = Parsed(ones, 2, datatypes={"distance": datatype})
     for encoder in (None, RowEncoder(SCHEMA)):
@@ -121,7 +121,9 @@ class Encoding:
         raise AssertionError
 
 
-def binary(name: str, datatype: str, shape: list[int], raw: bytes, size: int | None = None) -> Any:
+def binary(
+    name: str, datatype: str, shape: list[int], raw: bytes, size: int | None = None
+) -> tuple[bytes, bytes]:
     parameters = {"binary_data_size": len(raw) if size is None else size}
     tensor = {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
     text = json.dumps({"inputs": [tensor]}).encode()

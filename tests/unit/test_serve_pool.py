@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_a_pinned_model_has_a_copy_though_nobody_asks() -> None:
 def test_no_replica_is_told_to_load_what_it_has_nor_more_copies_than_replicas(
     loads: dict[str, dict[str, float]],
 ) -> None:
-    reports = {replica: report(**busy) for replica, busy in loads.items()}
+    reports = {replica: report(100, **busy) for replica, busy in loads.items()}
     wanted = copies_wanted(reports, {}, 0.6)
     for replica, models in wanted.items():
         assert not models.keys() & reports[replica].models.keys()
@@ -237,7 +238,7 @@ class Scripted:
         self.steps = list(steps)
         self.num_asked = self.num_cancelled = 0
 
-    async def predict(self, ask: Ask) -> object:
+    async def predict(self, ask: Ask) -> Any:
         step = self.steps[min(self.num_asked, len(self.steps) - 1)]
         self.num_asked += 1
         if isinstance(step, Exception):
@@ -270,23 +271,23 @@ ASK = Ask("id", b"", None)  # type: ignore[arg-type]
 async def test_only_what_is_unavailable_is_asked_again_and_once() -> None:
     again: list[int] = []
     inner = Scripted(GONE, "answer")
-    retry = Retry(inner, Budget(0.1), lambda: again.append(1))  # type: ignore[arg-type]
+    retry = Retry(inner, Budget(0.1), lambda: again.append(1))
     assert await retry.predict(ASK) == "answer"
     assert again == [1]
     for error in (ValueError("model"), DeadlineExceeded()):
         inner = Scripted(error)
         with pytest.raises(type(error)):
-            await Retry(inner, Budget(1)).predict(ASK)  # type: ignore[arg-type]
+            await Retry(inner, Budget(1)).predict(ASK)
         assert inner.num_asked == 1
     inner = Scripted(GONE)
     with pytest.raises(Unavailable):
-        await Retry(inner, Budget(1)).predict(ASK)  # type: ignore[arg-type]
+        await Retry(inner, Budget(1)).predict(ASK)
     assert inner.num_asked == 2
 
 
 async def test_second_asks_are_a_share_of_the_first_ones() -> None:
     inner = Scripted(GONE)
-    retry = Retry(inner, Budget(0.1))  # type: ignore[arg-type]
+    retry = Retry(inner, Budget(0.1))
     for _ in range(1000):
         with pytest.raises(Unavailable):
             await retry.predict(ASK)
@@ -297,14 +298,14 @@ async def test_nothing_is_asked_again_after_its_deadline() -> None:
     inner = Scripted(GONE)
     late = Ask("id", b"", None, deadline_s=5.0)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
-        await Retry(inner, Budget(1), clock_s=lambda: 6.0).predict(late)  # type: ignore[arg-type]
+        await Retry(inner, Budget(1), clock_s=lambda: 6.0).predict(late)
     assert inner.num_asked == 1
 
 
 async def test_the_first_answer_of_two_counts_and_the_other_ask_ends() -> None:
     never = asyncio.Event()
     inner = Scripted(never, "second")
-    hedge = Hedge(inner, 0.001, Budget(0.05))  # type: ignore[arg-type]
+    hedge = Hedge(inner, 0.001, Budget(0.05))
     assert await hedge.predict(ASK) == "second"
     await asyncio.sleep(0)
     assert (inner.num_asked, inner.num_cancelled) == (2, 1)
@@ -313,7 +314,7 @@ async def test_the_first_answer_of_two_counts_and_the_other_ask_ends() -> None:
 async def test_a_hedge_that_fails_does_not_end_the_first_ask() -> None:
     gate = asyncio.Event()
     inner = Scripted(gate, GONE)
-    asked = asyncio.create_task(Hedge(inner, 0.001, Budget(1)).predict(ASK))  # type: ignore[arg-type]
+    asked = asyncio.create_task(Hedge(inner, 0.001, Budget(1)).predict(ASK))
     await until(lambda: inner.num_asked == 2)
     gate.set()
     assert await asked == 2
@@ -323,7 +324,7 @@ async def test_without_budget_there_is_no_second_ask() -> None:
     gate = asyncio.Event()
     inner = Scripted(gate)
     budget = Spent()
-    asked = asyncio.create_task(Hedge(inner, 0.001, budget).predict(ASK))  # type: ignore[arg-type]
+    asked = asyncio.create_task(Hedge(inner, 0.001, budget).predict(ASK))
     await until(lambda: budget.num_refused)
     gate.set()
     await asked

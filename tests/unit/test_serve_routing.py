@@ -87,13 +87,6 @@ async def score(case: Case, rows: Any = (ROW,), unit: str | None = None) -> http
         return await client.post(SCORE, json={"dataframe_records": list(rows)}, headers=headers)
 
 
-def break_model(case: Case, key: str) -> None:
-    def fail(x_NF: Any) -> Any:
-        raise ValueError("a broken model")
-
-    case.follower.current[key].scorer._score = fail
-
-
 async def problems(case: Case) -> dict[str, str]:
     async with case.client() as client:
         found: dict[str, str] = (await client.get("/")).json()["problems"]
@@ -191,7 +184,7 @@ async def test_a_cascade_that_keeps_all_rows_names_the_first_model(
     bundles: dict[str, Path],
 ) -> None:
     case = started(bundles, cascade=CASCADE | {"max_error": 0.499})
-    break_model(case, ENDPOINT)
+    case.break_model(ENDPOINT)
     answers = [await score(case, [row]) for row in ROWS]
     first = [a for a in answers if "x-degraded" not in a.headers]
     assert first
@@ -202,7 +195,7 @@ async def test_where_the_champion_fails_the_first_models_answer_is_given(
     bundles: dict[str, Path],
 ) -> None:
     case = started(bundles, cascade=CASCADE)
-    break_model(case, ENDPOINT)
+    case.break_model(ENDPOINT)
     answer = await score(case, ROWS)
     assert (answer.status_code, answer.headers["x-degraded"]) == (200, "cascade")
     assert {r["degraded"] for r in case.predictions.records} == {"cascade", None}
@@ -226,7 +219,7 @@ async def test_rules_come_before_and_cost_the_endpoints_price(bundles: dict[str,
 
 async def test_a_first_model_that_is_not_calibrated_is_not_asked(bundles: dict[str, Path]) -> None:
     case = started(bundles, small=BAD, cascade=CASCADE)
-    break_model(case, release_key(ENDPOINT, SMALL))
+    case.break_model(release_key(ENDPOINT, SMALL))
     answer = await score(case, ROWS)
     assert (answer.headers["x-release"], answer.headers.get("x-degraded")) == ("r1", None)
     assert {r["cost_nano_usd"] for r in case.predictions.records} == {PRICE}

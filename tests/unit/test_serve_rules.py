@@ -46,7 +46,7 @@ class Named:
         return Reply(self.name, SCHEMA, rows, np.ones((1, 2), np.float32))
 
 
-def rule(name: str, **when: Any) -> Rule:
+def rule(name: str, **when: Any) -> Rule[Ask, Reply]:
     config = RuleConfig.model_validate({"name": name, "endpoint": "other", "when": when})
     return Rule.of(config, Named(name))
 

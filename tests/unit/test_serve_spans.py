@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def made_tracer(share: float = 1) -> tuple[OtlpTracer, InMemorySpanExporter]:
 
 async def test_second_asks_are_spans_beside_the_first() -> None:
     tracer, memory = made_tracer()
-    ask = Ask("id", b"", Parsed([ROW], 1))  # type: ignore[arg-type]
+    ask = Ask("id", b"", Parsed([ROW], 1))
     retried = Traced(Steps(Unavailable("gone", "wait"), 0), "e", lambda: "r", is_call=True)
     hedged = Traced(Steps(9, 0), "e", lambda: "r", is_call=True)
     root = tracer.begin("root", {})
@@ -80,7 +80,8 @@ async def test_a_call_of_several_requests_carries_the_trace_of_each() -> None:
         asked.append(traces)
         if traces:  # as a pool's replica does
             with Together(tracer, "score", traces, [{"rayapp.rows": 1}] * len(parts)) as together:
-                together.outcomes = found = [ValueError("of row 733"), *[x for x, _ in parts[1:]]]
+                found: list[Outcome] = [ValueError("of row 733"), *[x for x, _ in parts[1:]]]
+                together.outcomes = found
                 return found
         return [x_NF for x_NF, _ in parts]
 
@@ -123,11 +124,10 @@ class Away(SpanExporter):
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp, "SEND_EVERY_MS", 1)
     monkeypatch.setattr(otlp, "MAX_WAITING", 4)
     monkeypatch.setattr(otlp, "BATCH", 2)
-    return
 
 
 @pytest.mark.usefixtures("quick")
@@ -148,9 +148,12 @@ async def test_what_is_not_taken_is_counted_and_told_once(
         assert span is not None
         span.end()
 
-    for num_before in range(3):
+    async def is_counted(number: int) -> None:
         ended()
-        await until(lambda n=num_before: sum(dropped) == n + 1)
+        await until(lambda: sum(dropped) == number)
+
+    for number in (1, 2, 3):
+        await is_counted(number)
     away.is_away = False
     ended()
     await until(lambda: "spans_taken_again" in caplog.text)

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from serving_case import ENDPOINT, ROW, Case, in_parallel, make_bundle
 
-from rayapp.config.serving import ServingConfig
+from rayapp.config.serving import EndpointConfig, ServingConfig
 from rayapp.config.tracing import TracingConfig
 from rayapp.schemas.features import FeatureFeed
 from rayapp.serve.feeds import Feeds
@@ -53,7 +53,8 @@ class Site:
         self.tracer = OtlpTracer(
             tracing, "test", lambda service, n: None, self.memory, lambda: next(self.numbers, 0.5)
         )
-        config = ServingConfig(endpoints={ENDPOINT: endpoint}, tracing=tracing)
+        endpoints = {ENDPOINT: EndpointConfig.model_validate(endpoint)}
+        config = ServingConfig(endpoints=endpoints, tracing=tracing)
         self.case = Case(config, releases=bundles, tracer=self.tracer, feeds=store)
         self.case.pointers.update(named_releases(config))
         self.case.promote("r1")
@@ -71,12 +72,6 @@ class Site:
         """In the order in which they began."""
         self.tracer.close()
         return sorted(self.memory.get_finished_spans(), key=lambda span: span.start_time or 0)
-
-    def break_model(self, key: str = ENDPOINT) -> None:
-        def fail(x_NF: Any) -> Any:
-            raise ValueError("of row 733")
-
-        self.case.follower.current[key].scorer._score = fail
 
 
 def names(spans: Sequence[ReadableSpan]) -> list[str]:
@@ -183,7 +178,7 @@ async def test_a_failure_has_a_kind_and_tells_nothing_of_the_rows(
     bundles: dict[str, Path],
 ) -> None:
     site = Site(bundles)
-    site.break_model()
+    site.case.break_model()
     assert await site.ask() == 500
     spans = site.spans()
     root, _, model = spans
@@ -197,8 +192,8 @@ async def test_stand_ins_are_more_models_and_the_request_says_so(
     bundles: dict[str, Path],
 ) -> None:
     site = Site(bundles, fallback=[{"release": OTHER}, {"scores": [0.8, 0.2]}])
-    site.break_model()
-    site.break_model(release_key(ENDPOINT, OTHER))
+    site.case.break_model()
+    site.case.break_model(release_key(ENDPOINT, OTHER))
     assert await site.ask() == 200
     root, _, *models, _ = site.spans()
     assert [facts(model)["rayapp.release"] for model in models] == ["r1", OTHER, "static"]
@@ -225,7 +220,7 @@ async def test_a_look_up_is_a_part_of_its_own(bundles: dict[str, Path]) -> None:
     def never_published(name: str) -> FeatureFeed | None:
         return None
 
-    store = Feeds(("trips",), never_published, lambda table: None)  # type: ignore[arg-type]
+    store = Feeds(("trips",), never_published, lambda table: None)
     store.refresh()
     site = Site(bundles, store=store, feeds=["trips"], fallback=[{"scores": [0.8, 0.2]}])
     lacking = {k: v for k, v in ROW.items() if k != "temp"}

@@ -108,10 +108,10 @@ def test_one_expression_is_parsed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
     """Python 3.11's own parser is no matter of several threads."""
     real, held = ast.parse, list[bool]()
 
-    def parse(*given: Any, **more: Any) -> ast.AST:
+    def parse(*given: Any, **more: Any) -> Any:
         held.append(transforms._PARSING.locked())
         return real(*given, **more)
 
-    monkeypatch.setattr(transforms.ast, "parse", parse)
+    monkeypatch.setattr(ast, "parse", parse)
     Expression.parse("a + 1")
     assert held == [True]
