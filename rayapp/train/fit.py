@@ -22,8 +22,6 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchTrainer
-from ray.train.xgboost import XGBoostTrainer
 
 from rayapp.config.training import TrainConfig
 from rayapp.config.workers import WorkersConfig
@@ -145,6 +143,17 @@ class _Show:
         )
 
 
+def _trainer(name: str) -> type[Any]:
+    """Ray's trainer. Only the one that is used is imported: each takes seconds."""
+    if name == "torch":
+        from ray.train.torch import TorchTrainer
+
+        return TorchTrainer
+    from ray.train.xgboost import XGBoostTrainer
+
+    return XGBoostTrainer
+
+
 def _run(
     config: TrainConfig,
     plan: Plan,
@@ -153,10 +162,9 @@ def _run(
     storage_uri: str,
     run_id: str,
 ) -> Any:
-    trainers = {"xgboost": XGBoostTrainer, "torch": TorchTrainer}
     options = DataConfig.default_ingest_options()
     options.preserve_order = True
-    trainer = trainers[family(config.family).trainer()](
+    trainer = _trainer(family(config.family).trainer())(
         train_loop,
         train_loop_config={"plan": plan},
         datasets={"train": splits.train, "tune": splits.tune},

@@ -5,7 +5,7 @@ imports count too: a type is a dependency.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +49,8 @@ VENDOR_DOORS = {
     "openfeature": {"serve"},
 }
 WITHOUT_RAY = {"errors", "schemas"} | {room for room, rank in RANK.items() if rank == 2}
+# Seconds of every start that does not train, so imported where a trainer is made.
+HEAVY = {"ray.train.torch", "ray.train.xgboost"}
 FORBIDDEN = {"pickle", "cloudpickle", "joblib"}
 # Partial results that one of our tasks hands to its own driver, as Ray itself does; never a file.
 PICKLE_IN_FLIGHT = {"rayapp/families/parcel.py"}
@@ -61,9 +63,6 @@ PRIVATE_ALLOWED = {
 
 File = tuple[str, str]
 """Path relative to the root, and text."""
-
-
-_tree = cache(ast.parse)
 
 
 @cache
@@ -84,10 +83,28 @@ def _room(path: str) -> str | None:
 
 
 @cache
+def _statements(text: str) -> list[ast.stmt]:
+    """Every statement, however deep; expressions, most of a tree, hold none."""
+    found: list[ast.stmt] = []
+    blocks: list[ast.AST] = [ast.parse(text)]
+    while blocks:
+        block = blocks.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(block, name, [])
+            found += [node for node in inner if isinstance(node, ast.stmt)]
+            blocks += inner
+    return found
+
+
+@cache
 def _imports(text: str) -> list[tuple[int, str]]:
     """Line and dotted name of each import; `from a import b` gives a.b."""
+    return _named(_statements(text))
+
+
+def _named(statements: Iterable[ast.stmt]) -> list[tuple[int, str]]:
     found = []
-    for node in ast.walk(_tree(text)):
+    for node in statements:
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -161,6 +178,17 @@ def _vendor_problem(room: str | None, name: str) -> str | None:
     return None
 
 
+def heavy_at_start(files: list[File]) -> list[str]:
+    """Imports of HEAVY outside functions, as `path:line: what`."""
+    return [
+        f"{path}:{line}: {name} takes seconds of every start: import it where it is used"
+        for path, text in files
+        if any(heavy in text for heavy in HEAVY)
+        for line, name in _named(ast.parse(text).body)
+        if any(_is_below(name, heavy) for heavy in HEAVY)
+    ]
+
+
 def oversized(files: list[File]) -> list[str]:
     """Files and functions beyond the limits."""
     found = []
@@ -168,7 +196,7 @@ def oversized(files: list[File]) -> list[str]:
         lines = text.count("\n")
         if lines > MAX_FILE_LINES:
             found.append(f"{path}: {lines} lines, the limit is {MAX_FILE_LINES}")
-        for function in _functions(_tree(text)):
+        for function in _functions(text):
             length = (function.end_lineno or function.lineno) - function.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 found.append(
@@ -182,7 +210,7 @@ def untyped(files: list[File]) -> list[str]:
     """Functions without a return type or with an argument without a type."""
     found = []
     for path, text in files:
-        for function in _functions(_tree(text)):
+        for function in _functions(text):
             arguments = function.args
             named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
             bare = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
@@ -191,8 +219,8 @@ def untyped(files: list[File]) -> list[str]:
     return found
 
 
-def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
+def _functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in _statements(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -213,6 +241,12 @@ def cycles(files: list[File]) -> list[list[str]]:
 
 def test_the_dependency_rule_holds() -> None:
     assert broken_rules(_sources()) == []
+
+
+def test_no_start_pays_for_a_trainer_that_it_does_not_run() -> None:
+    assert heavy_at_start(_sources()) == []
+    planted = "from ray.train.torch import TorchTrainer\ndef f(): import ray.train.xgboost"
+    assert len(heavy_at_start([("rayapp/train/x.py", planted)])) == 1
 
 
 def test_files_and_functions_stay_small() -> None:
@@ -237,6 +271,10 @@ PLANTED = {
     "hidden in a function": (
         "rayapp/train/x.py",
         "def f() -> None:\n    from rayapp.data.read import read_view",
+    ),
+    "hidden in a block": (
+        "rayapp/train/x.py",
+        "try:\n    pass\nexcept OSError:\n    match 1:\n        case 1:\n            import mlflow",
     ),
     "storage imports the ledger": ("rayapp/storage.py", "import rayapp.ledger"),
     "floor imports a room": ("rayapp/storage.py", "import rayapp.data.read"),
