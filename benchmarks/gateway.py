@@ -4,7 +4,7 @@
 
 A bundle as wide as flight-delay's (24 numbers, 4 texts, 3 parts of a time; 150 trees) behind the
 real gateway with the real spool; requests come as ASGI messages in one process, so no socket, no
-Ray and no metrics agent is in the figures. CPU time of the process, the lowest of REPEATS means,
+Ray and no metrics agent is in the figures. CPU time of the process, the lowest of several means,
 for a whole request by each way (plain Python, and Arrow alone), for each step by itself, and what
 each duty that can be configured adds to a request.
 """
@@ -15,8 +15,7 @@ import json
 import logging
 import platform
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +24,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xgboost as xgb
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from benchmarks import results_file
+from benchmarks.stand_ins import LIMITS, TRACING, Encoded, NoMeter, always, lowest_us
 from rayapp.config.serving import ServingConfig
 from rayapp.config.tracing import TracingConfig
 from rayapp.families.base import Floats
@@ -44,10 +41,8 @@ from rayapp.schemas.traffic import ApiKey
 from rayapp.serve.batching import Batcher
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
-from rayapp.serve.callers.limits import Grant, Limiter
+from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.endpoints.base import Ask, Reply
-from rayapp.serve.endpoints.breaker import State
-from rayapp.serve.endpoints.cascade import Counts
 from rayapp.serve.follow import Loaded, release_key
 from rayapp.serve.gateway import Gateway
 from rayapp.serve.predicting import prediction_records
@@ -58,7 +53,6 @@ from rayapp.serve.wire.validation import validated
 from rayapp.storage import sha256
 
 NUM_NUMBERS, NUM_TEXTS, NUM_TREES = 24, 4, 150
-REPEATS, CALLS = 15, 200
 ENDPOINT, OTHER = "benchmark", "b" * 64
 COLUMNS = (
     *(
@@ -124,26 +118,6 @@ def make_rows(num_rows: int) -> list[dict[str, Any]]:
     ]
 
 
-class NoMeter:
-    def kept_out(self, tenant: str | None, num_requests: int) -> None: ...
-    def request(self, endpoint: str, release: str, status: int, seconds: float) -> None: ...
-    def rows(self, endpoint: str, release: str, num_rows: int) -> None: ...
-    def degraded(self, endpoint: str, reason: str) -> None: ...
-    def breaker(self, endpoint: str, target: str, state: State) -> None: ...
-    def cache(self, endpoint: str, is_hit: bool) -> None: ...
-    def second_ask(self, endpoint: str, reason: str) -> None: ...
-    def feature_read(self, endpoint: str, is_fresh: bool) -> None: ...
-    def choice(self, endpoint: str, arm: str, reason: str) -> None: ...
-    def cascade(self, endpoint: str, counts: Counts) -> None: ...
-    def cost(self, endpoint: str, release: str, tenant: str | None, nano_usd: int) -> None: ...
-    def tokens(
-        self, endpoint: str, release: str, tenant: str | None, counts: Mapping[str, int]
-    ) -> None: ...
-    def first_token(self, endpoint: str, seconds: float) -> None: ...
-    def cut(self, endpoint: str, reason: str) -> None: ...
-    def flush(self) -> None: ...
-
-
 @dataclass
 class Fixed:
     """A follower whose champion does not move."""
@@ -155,19 +129,6 @@ class Fixed:
         return frozenset(self.current)
 
     problems: Any = None
-
-
-async def lowest_us(works: Mapping[str, Callable[[], Awaitable[Any]]]) -> dict[str, float]:
-    """CPU-µs of one call of each: the lowest of REPEATS means, which other load disturbs least.
-    They take turns, so that a slow moment is nobody's own."""
-    means: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(REPEATS):
-        for name, work in works.items():
-            before_s = time.process_time()
-            for _ in range(CALLS):
-                await work()
-            means[name].append((time.process_time() - before_s) / CALLS)
-    return {name: round(min(found) * 1e6, 1) for name, found in means.items()}
 
 
 def step(work: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
@@ -241,20 +202,6 @@ class Site:
         return made
 
 
-class Encoded(SpanExporter):
-    """A collector without a wire: spans are written as OTLP has them, and are gone."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        encode_spans(spans).SerializeToString()
-        return SpanExportResult.SUCCESS
-
-
-async def always(tenant: str, wanted: float) -> Grant:
-    return Grant(wanted, 0.0)
-
-
-LIMITS = {"default": {"requests_per_s": 1000, "burst": 1000}}
-TRACING = {"otlp_endpoint": "http://localhost:4318"}
 AUC, CALIBRATION = (
     Estimate(metric=metric, value=value, low=value, high=value, num_rows=1000, confidence=0.95)
     for metric, value in (("auc", 0.8), ("calibration_error", 0.01))

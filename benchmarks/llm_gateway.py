@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from benchmarks import results_file
-from benchmarks.gateway import LIMITS, TRACING, Encoded, NoMeter, always, lowest_us
+from benchmarks.stand_ins import LIMITS, TRACING, Encoded, NoMeter, always, lowest_us
 from rayapp.config.language import LanguageConfig
 from rayapp.govern.accounts import Accounts
 from rayapp.observe.spool import Spool
