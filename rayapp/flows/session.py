@@ -5,6 +5,7 @@ import getpass
 import hashlib
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ STAGE_ROOMS = {
 }
 """The rooms whose code decides a stage's result, besides the floor that all stand on."""
 _FLOOR = ("schemas", "storage.py", "transforms.py")
+_NAME_AND_VERSION = re.compile(r"^(Name|Version):[ \t]*(.+?)[ \t]*$", re.MULTILINE)
 _MODEL_LIBRARIES = ("numpy", "pyarrow", "torch", "xgboost", "xgboost-cpu")
 STAGE_LIBRARIES = {
     "snapshot": ("deltalake", "numpy", "pandas", "pyarrow"),
@@ -140,7 +142,9 @@ def environment_lock() -> bytes:
     """`name==version` of every installed distribution, one a line, sorted."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
-        known = distribution.metadata  # read and parsed at each access
+        # `distribution.metadata` parses all of it, the description too, at each access.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        known = dict(reversed(_NAME_AND_VERSION.findall(text.partition("\n\n")[0])))
         versions.setdefault(known["Name"].lower(), known["Version"])
     return "".join(f"{name}=={versions[name]}\n" for name in sorted(versions)).encode()
 

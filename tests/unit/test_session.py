@@ -13,6 +13,7 @@ from rayapp.flows.session import (
     Session,
     code_digest,
     dashboard_url,
+    environment_lock,
     now_and_then,
     open_session,
 )
@@ -36,6 +37,18 @@ def test_another_version_of_a_library_is_other_work(
     versions["xgboost-cpu"] = "3.3.0"
     changed = {stage for stage in STAGE_LIBRARIES if session.key(stage) != before[stage]}
     assert changed == {"tune", "train", "evaluate"}
+
+
+def test_the_lock_has_each_distribution_as_its_own_header_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "Metadata-Version: 2.4\r\nName: Lock-Probe\r\nVersion: 1.2+cpu\r\nLicense: MIT\r\n"
+    folder = tmp_path / "lock_probe-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"{header}\r\nName: other\r\nVersion: 9\r\n", newline="")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = environment_lock().decode().splitlines()
+    assert {"lock-probe==1.2+cpu", f"numpy=={metadata.version('numpy')}"} <= set(found)
 
 
 def test_the_environment_reaches_a_config_that_another_one_names(tmp_path: Path) -> None:
