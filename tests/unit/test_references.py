@@ -9,7 +9,6 @@ from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import load, read_yaml
 from rayapp.config.release import ReleaseConfig
 from rayapp.errors import ConfigError, ContractError, DataError, LeakageRefused
-from rayapp.flows import stages
 from rayapp.flows.references import check_references
 from rayapp.flows.session import open_session
 
@@ -150,6 +149,8 @@ def test_whole_weights_are_no_release_and_that_is_told_before_they_are_trained(
     training.write_text(text)
     with pytest.raises(ConfigError, match=f"{training}: .*makes whole weights"):
         _check(path)
+    from rayapp.flows import stages  # three seconds, of which no other test here needs one
+
     _check(LANGUAGE)  # they can be evaluated
     session = open_session({"RAYAPP_WORKSPACE": str(tmp_path / "workspace")}, lambda text: None)
     with pytest.raises(ConfigError, match="makes whole weights"):
