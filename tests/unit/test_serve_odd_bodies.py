@@ -98,7 +98,7 @@ async def test_a_length_of_thousands_of_digits(case: Case) -> None:
     ("path", "body"),
     [
         (SCORE, {"dataframe_records": [ROW | {"é" * 100_000: 1}]}),
-        (SCORE, {f"{i}": 1 for i in range(100_000)}),
+        (SCORE, {f"{i}": 1 for i in range(10_000)}),
         (SCORE, {"dataframe_split": {"columns": ["é" * 100_000] * 2, "data": []}}),
         (SCORE, {"inputs": {"é" * 100_000: [1], "b": [1, 2]}}),
         (INFER, {"inputs": [{"name": "é" * 100_000, "datatype": "x" * 100_000}]}),
