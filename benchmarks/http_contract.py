@@ -1,10 +1,11 @@
-"""What the endpoints answer against what /openapi.json says of them, by schemathesis.
+"""What the gateways answer against what /openapi.json says of them, by schemathesis.
 
     python -m benchmarks.http_contract [--cases 5000] [--seed 1] [OUTPUT.json]
 
-An endpoint of each task behind the real gateway, called in this process. Requests are made from the
-description: good ones, and ones that break it in one place; at least so many as --cases says. Told:
-their number by status and by operation, and everything that a check found.
+An endpoint of each task behind the real gateway, and the gateway of language models before engines
+without a model, called in this process. Requests are made from the description: good ones, and ones
+that break it in one place; of each gateway at least so many as --cases says. Told: their number by
+status and by operation, and everything that a check found.
 """
 
 import argparse
@@ -39,7 +40,11 @@ CHECKS = (
 REFUSALS = ("400", "404", "405", "413", "415", "422")
 ENOUGH_MS = 20_000
 """For one answer, on a machine that is busy with other things too."""
-NUM_SEARCHED = 10
+MOST_TOKENS = 8
+"""Of an answer, so that it fits into the context of an engine of the tests."""
+UNSAID = (b'"context_length_exceeded"', b"which none of `tools` is")
+DESCRIPTIONS = {"endpoints": "/openapi.json", "models": "/v1/openapi.json"}
+NUM_SEARCHED = {"endpoints": 10, "models": 3}
 """Operations with a body; of the others there is one good request each."""
 MAX_EXAMPLES = 10
 
@@ -105,11 +110,14 @@ def config(seed: int, max_examples: int) -> SchemathesisConfig:
 def _complete(context: Any, case: Any, kwargs: Any) -> None:
     """JSON Schema cannot say that a tensor has as many values as its shape says, nor that all of
     them have equally many; good requests are made so. Nor how long an answer takes: a request that
-    gives it less than ENOUGH_MS would rightly be told 504, of which nothing follows."""
+    gives it less than ENOUGH_MS would rightly be told 504, of which nothing follows. Nor how much a
+    model's context has left for an answer."""
     given = (case.headers or {}).get("x-deadline-ms", "")
     if given.isdigit() and int(given) < ENOUGH_MS:
         case.headers["x-deadline-ms"] = str(ENOUGH_MS)
     is_good = case.meta is not None and case.meta.generation.mode.is_positive
+    if is_good and case.path.startswith("/v1/") and isinstance(case.body, dict):
+        _fit(case.body)
     if not is_good or not case.path.endswith("/infer"):
         return
     num_rows = min(len(tensor["data"]) for tensor in case.body["inputs"])
@@ -118,20 +126,40 @@ def _complete(context: Any, case: Any, kwargs: Any) -> None:
         tensor["shape"] = [num_rows]
 
 
+def _fit(body: dict[str, Any]) -> None:
+    """2 and 2.0 are the same to JSON Schema; of tokens only the first is an id."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        if body.get(name):
+            body[name] = MOST_TOKENS
+    for name in ("prompt", "input", "stop_token_ids"):
+        if isinstance(body.get(name), list):
+            body[name] = [_ids(one) for one in body[name]]
+
+
+def _ids(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_ids(one) for one in value]
+    return int(value) if isinstance(value, float) else value
+
+
 @schemathesis.hook("filter_failure")
 def _counts(context: Any, failure: Failure, case: Any, response: Any) -> bool:
-    """Two refusals of what keeps to the description are in order, since JSON Schema has no words
+    """Some refusals of what keeps to the description are in order, since JSON Schema has no words
     for why: a feature cannot be computed of the rows (of a whole number beyond 2**53 as a float,
-    say), which the answer tells apart; and a time that in UTC is before year 1 or after 9999."""
-    if not isinstance(failure, RejectedPositiveData) or response.status_code != 422:
+    say), which the answer tells apart; a time that in UTC is before year 1 or after 9999; a prompt
+    that is too long for the model; a choice of a tool that is not one of those sent."""
+    if not isinstance(failure, RejectedPositiveData):
         return True
+    if response.status_code != 422:
+        return not any(words in response.content for words in UNSAID)
     is_at_an_end = any(day in repr(case.body) for day in ("'0001-01-01", "'9999-12-31"))
     return not (is_at_an_end or b'"unusable_rows"' in response.content)
 
 
-def run(app: Any, seed: int, max_examples: int) -> Findings:
+def run(app: Any, seed: int, max_examples: int, gateway: str = "endpoints") -> Findings:
     found = Findings()
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config(seed, max_examples))
+    path, settings = DESCRIPTIONS[gateway], config(seed, max_examples)
+    schema = schemathesis.openapi.from_asgi(path, app, config=settings)
     for event in _events(schema):
         found.add(event.label or "", event.recorder)
     return found
@@ -154,20 +182,26 @@ def main() -> None:
     output = results_file.path_of("http-contract", chosen.output)
     logging.disable(logging.ERROR)
     sys.path.append("tests/unit")
+    from language_case import LanguageCase
     from serving_case import case_of_tasks
 
     began_s = time.perf_counter()
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        app = case_of_tasks(Path(folder)).app
-        found = run(app, chosen.seed, math.ceil(chosen.cases / NUM_SEARCHED))
+        for gateway, app in (
+            ("endpoints", case_of_tasks(Path(folder)).app),
+            ("models", LanguageCase().app),
+        ):
+            max_examples = math.ceil(chosen.cases / NUM_SEARCHED[gateway])
+            found[gateway] = run(app, chosen.seed, max_examples, gateway)
     result = {
         "seed": chosen.seed,
         "schemathesis": schemathesis.__version__,
         "seconds": round(time.perf_counter() - began_s, 1),
-        **found.summary(),
+        **{gateway: one.summary() for gateway, one in found.items()},
     }
     results_file.tell(output, result | results_file.measured_here())
-    if found.failures or found.num_cases < chosen.cases:
+    if any(one.failures or one.num_cases < chosen.cases for one in found.values()):
         raise SystemExit(1)
 
 

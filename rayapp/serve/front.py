@@ -10,11 +10,13 @@ import logging
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from rayapp.config.serving import GatewayConfig
 from rayapp.config.tenants import weights_in
 from rayapp.schemas.traffic import KEPT_OUT
+from rayapp.serve.aside import aside
 from rayapp.serve.background import Background
 from rayapp.serve.call import Answer, Call, Meter
 from rayapp.serve.callers.admission import Admission
@@ -41,6 +43,8 @@ from rayapp.serve.wire.http import (
 
 log = logging.getLogger("rayapp.serve.front")
 
+VERSION = "1"
+"""Of our HTTP interfaces, as they tell it."""
 _KEPT_OUT = KEPT_OUT.encode()
 _COUNT = re.compile(rb"[1-9][0-9]{0,8}")
 
@@ -97,6 +101,12 @@ class Front(ABC):
     @abstractmethod
     async def _drained(self) -> None:
         """Once no request is being answered any more, and none will come."""
+
+    async def _page(self, call: Call, render: Callable[[str], str]) -> Answer:
+        """render: the name by which this server was asked → HTML."""
+        host = call.request.headers.get(b"host", b"").decode("latin-1")
+        page = await aside(partial(render, host), is_long=True)
+        return Answer(Response(200, page.encode(), b"text/html; charset=utf-8"))
 
     @property
     def num_ongoing(self) -> int:

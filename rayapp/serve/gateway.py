@@ -26,7 +26,7 @@ from rayapp.serve.endpoints.base import Ask, Reply
 from rayapp.serve.feeds import Feeds
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower, Loaded
-from rayapp.serve.front import Front
+from rayapp.serve.front import VERSION, Front
 from rayapp.serve.paths import Paths, Routed, asks_a_model, name_in
 from rayapp.serve.predicting import RecordSink, keep, store
 from rayapp.serve.tracing.span import Tracer, step
@@ -45,8 +45,6 @@ from rayapp.serve.wire.page import render_page
 from rayapp.serve.wire.protocols import Parsed, parse_mlflow, render_mlflow
 
 log = logging.getLogger("rayapp.serve.gateway")
-
-VERSION = "1"  # of this HTTP interface, as /version and /v2 tell it
 
 
 class Gateway(Front):
@@ -200,9 +198,7 @@ class Gateway(Front):
         return Answer(json_response(200, self._described()))
 
     async def _docs(self, call: Call) -> Answer:
-        host = call.request.headers.get(b"host", b"").decode("latin-1")
-        page = await aside(partial(render_page, self._described(), host), is_long=True)
-        return Answer(Response(200, page.encode(), b"text/html; charset=utf-8"))
+        return await self._page(call, partial(render_page, self._described()))
 
     def _described(self) -> dict[str, Any]:
         config, directory = self._config, self._directory

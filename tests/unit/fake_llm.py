@@ -42,7 +42,7 @@ def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "\n".join(part["text"] for part in content)
+    return "\n".join(part if isinstance(part, str) else part["text"] for part in content)
 
 
 def count(fields: Mapping[str, Any]) -> list[int]:

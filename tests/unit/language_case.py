@@ -1,6 +1,7 @@
 """A gateway for language models around fake engines, and a caller that speaks ASGI by hand."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from serving_case import NOON, MemoryMeter, MemorySink
 
 from rayapp.config.language import LanguageConfig
 from rayapp.schemas.language import Task, WeightsRef
-from rayapp.schemas.traffic import ApiKey
+from rayapp.schemas.traffic import ApiKey, Role
 from rayapp.serve.background import Background
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.callers.identity import KeyRing
@@ -144,6 +145,15 @@ class LanguageCase:
     def is_idle(self) -> bool:
         """Nothing of any request is left anywhere."""
         return not self.app.num_ongoing and not any(e.num_ongoing for e in self.engines.values())
+
+
+def known_key(case: LanguageCase, role: Role = "caller") -> dict[str, str]:
+    """The header of a key that the gateway knows."""
+    secret, key_id = "s" * 43, "0123456789ab"
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    case.keys[key_id] = ApiKey(key_id=key_id, tenant="acme", role=role, secret_sha256=digest)
+    case.ring.refresh()
+    return {"authorization": f"Bearer rk_{key_id}_{secret}"}
 
 
 def chat(text: str = TEXT, **fields: Any) -> dict[str, Any]:

@@ -1,15 +1,22 @@
 """OpenAI's interface as a whole: paths, receipts, the shape of errors, whole answers, vectors."""
 
-import hashlib
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from language_case import CHAT, COMPLETIONS, EMBEDDINGS, TEXT, LanguageCase, chat, with_settings
+from language_case import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    TEXT,
+    LanguageCase,
+    chat,
+    known_key,
+    with_settings,
+)
 
 from rayapp.config.tenants import LimitsConfig
-from rayapp.schemas.traffic import ApiKey, Role
 from rayapp.serve.callers.limits import Grant, Limiter
 
 DIGEST = "digest-of-engine"
@@ -112,15 +119,6 @@ async def test_who_may_not_ask(case: LanguageCase) -> None:
     answer = await case.chat(headers=key)
     assert told(answer)[:2] == (403, "permission_error")
     assert (await get(case, "/v1/models", **key)).status_code == 200
-
-
-def known_key(case: LanguageCase, role: Role = "caller") -> dict[str, str]:
-    """The header of a key that the gateway knows."""
-    secret, key_id = "s" * 43, "0123456789ab"
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    case.keys[key_id] = ApiKey(key_id=key_id, tenant="acme", role=role, secret_sha256=digest)
-    case.ring.refresh()
-    return {"authorization": f"Bearer rk_{key_id}_{secret}"}
 
 
 async def test_bodies_that_are_not_read(case: LanguageCase) -> None:
@@ -318,8 +316,12 @@ async def test_near_the_end_of_the_context_there_is_less(case: LanguageCase) -> 
 @pytest.mark.parametrize(
     ("text", "fields", "says"),
     [
-        ("x " * 64, {}, "the prompt has 64 tokens"),
-        (TEXT, {"max_tokens": 59}, "the prompt has 6 tokens and max_tokens is 59"),
+        (
+            "x " * 64,
+            {},
+            "`messages` has 64 tokens, the model takes at most 64, the answer",
+        ),
+        (TEXT, {"max_tokens": 59}, "`messages` has 6 tokens and max_tokens is 59, the model takes"),
     ],
 )
 async def test_what_does_not_fit_is_refused_before_the_engine_is_asked(
@@ -337,6 +339,7 @@ async def test_each_of_several_prompts_has_the_whole_context(case: LanguageCase)
     assert [choice["text"] for choice in answer.json()["choices"]] == ["x x ", "y y "]
     refused = await case.post(COMPLETIONS, {"model": "big", "prompt": ["a", "x " * 64]})
     assert told(refused) == (400, "invalid_request_error", "context_length_exceeded")
+    assert refused.json()["error"]["param"] == "prompt[1]"
 
 
 # vectors

@@ -78,13 +78,47 @@ def test_so_many_prompts_and_no_more_fit_into_one_request(
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (COMPLETIONS, {"prompt": 5}, "prompt"),
+        (COMPLETIONS, {"prompt": [""]}, "prompt[0]"),
+        (COMPLETIONS, {"prompt": ["a", None]}, "prompt[1]"),
+        (COMPLETIONS, {"prompt": [[1, 2], [None]]}, "prompt[1]"),
+        (COMPLETIONS, {"prompt": [[1, 2], [-1]]}, "prompt[1]"),
+        (COMPLETIONS, {"logprobs": True}, "logprobs"),
+        (EMBEDDINGS, {"input": [{}]}, "input[0]"),
+        (EMBEDDINGS, {"input": {"a": 1}}, "input"),
+        (EMBEDDINGS, {"encoding_format": "bytes"}, "encoding_format"),
+        (EMBEDDINGS, {"dimensions": 0}, "dimensions"),
+    ],
+)
+def test_what_is_no_text_and_no_tokens(path: str, fields: dict[str, Any], param: str) -> None:
+    content = {COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}[path]
+    error = refused(orjson.dumps({"model": "big", **content, **fields}), path)
+    assert error.param == param
+
+
+def test_a_whole_number_may_have_a_point() -> None:
+    """JSON makes no difference, nor do clients that compute one."""
+    made = asked(max_tokens=7.0, n=2.0, seed=3.0)
+    assert (made.max_tokens, made.num_choices) == (7, 2)
+    assert [type(made.fields[name]) for name in ("max_tokens", "n", "seed")] == [int] * 3
+    refused(orjson.dumps({"model": "big", "messages": HELLO, "seed": float(2**60)}))
+
+
+def test_what_is_only_openais_has_no_likeness_here() -> None:
+    error = refused(orjson.dumps({"model": "big", "messages": HELLO, "store": True}))
+    assert error.next_step == "leave it out: it would have no effect"
+
+
+@pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
         ({"temprature": 1}, "temprature", "did you mean `temperature`?"),
         ({"zzz": 1}, "zzz", "there is no field 'zzz'"),
         ({"z" * 100: 1}, "z" * 100, "there is no field"),
         ({"store": True}, "store", "there is no field 'store'"),
-        ({"messages": []}, "messages", "`messages` is a list of 0"),
+        ({"messages": []}, "messages", "`messages` is an empty list"),
         ({"messages": "hello"}, "messages", "`messages` is 'hello'"),
         ({"messages": ["hello"]}, "messages[0]", "messages[0] is 'hello'"),
         ({"n": 5}, "n", "`n` is 5, must be a whole number from 1 to 4"),
@@ -101,6 +135,16 @@ def test_so_many_prompts_and_no_more_fit_into_one_request(
         ({"max_tokens": 1.5}, "max_tokens", "must be a whole number"),
         ({"max_completion_tokens": -1}, "max_completion_tokens", "from 1 to"),
         ({"min_tokens": -1}, "min_tokens", "from 0 to"),
+        ({"min_p": 2}, "min_p", "must be a number from 0 to 1"),
+        ({"top_k": -2}, "top_k", "from -1 to"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "must be a number above 0"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids", "must be a list of token ids"),
+        ({"logit_bias": [1]}, "logit_bias", "is a list of 1, must be an object"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "must be a number from -100 to 100"),
+        ({"ignore_eos": 1}, "ignore_eos", "must be true or false"),
+        ({"logprobs": 5}, "logprobs", "must be true or false"),
+        ({"structured_outputs": "a"}, "structured_outputs", "must be an object"),
+        ({"user": 7}, "user", "`user` is 7, must be a text"),
         ({"top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
         ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens", "both say"),
         ({"stream": "yes"}, "stream", "must be true or false"),

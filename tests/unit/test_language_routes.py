@@ -6,11 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-from language_case import CONFIG, LanguageCase, weights, with_settings
+from language_case import CONFIG, LanguageCase, known_key, weights, with_settings
 from memory_bank import MemoryBank
 from pydantic import ValidationError
 from test_language_adapters import ENGINES, Site, language
-from test_language_gateway import known_key
 from test_language_tokens import of_tokens
 
 from rayapp.config.routing import FlagConfig

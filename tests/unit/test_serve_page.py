@@ -2,13 +2,12 @@
 
 import json
 import re
-import shlex
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pages import blocks, in_shell
 from serving_case import ENDPOINT, INPUTS, Case, case_of_tasks, make_bundle
 
 from rayapp.config.serving import ServingConfig
@@ -30,20 +29,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 async def page_of(case: Case, **headers: str) -> httpx.Response:
     async with case.client() as client:
         return await client.get("/docs", headers=headers)
-
-
-def blocks(page: str) -> list[str]:
-    return [unescape(block) for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)]
-
-
-def in_shell(command: str, **variables: str) -> tuple[str, dict[str, str], Any]:
-    """What a curl sends: where to, its headers, its body."""
-    words = shlex.split(command.replace("\\\n", " "))
-    for name, value in variables.items():
-        words = [word.replace(f"${name}", value) for word in words]
-    headers = [words[place + 1] for place, word in enumerate(words) if word == "-H"]
-    body = json.loads(words[words.index("-d") + 1])
-    return words[2], dict(header.split(": ", 1) for header in headers), body
 
 
 def schema_of(*inputs: Column, features: tuple[EncodedFeature, ...] = ()) -> BundleSchema:

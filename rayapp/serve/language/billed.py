@@ -77,7 +77,7 @@ class Billed:
         if said is not None:
             asked = told(asked, said)
         counts = await aside(partial(served.engine.count, asked.fields), ask.is_long)
-        max_tokens = served.room(asked, max(counts, default=0), self._max_output_tokens)
+        max_tokens = served.room(asked, counts, self._max_output_tokens)
         keeping = partial(prompt_text, asked.fields, self._desk.redacts)
         prompt = await aside(keeping, ask.is_long)
         ask = replace(ask, asked=asked, max_tokens=max_tokens)

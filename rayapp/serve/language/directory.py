@@ -24,7 +24,8 @@ from rayapp.serve.language.billed import Desk
 from rayapp.serve.language.cache import TextCache
 from rayapp.serve.language.model import Model
 from rayapp.serve.language.routes import Hearing, Routes
-from rayapp.serve.language.served import Choice, Engine, Served
+from rayapp.serve.language.served import KINDS_OF, Choice, Engine, Served
+from rayapp.serve.wire.openai_described import Described
 
 NO_ADAPTERS: Mapping[str, Adapted] = {}
 
@@ -93,6 +94,18 @@ class Models:
         if config is not None and config.targets():
             return None
         return self.find(name).release_id
+
+    def described(self, name: str) -> Described:
+        """For those who want to ask. Raises as `find` does."""
+        found = self.find(name)
+        engine = found.engine
+        return Described(
+            name,
+            KINDS_OF[engine.weights.task],
+            self.intended(name),
+            engine.max_context_tokens,
+            found.choice.config.max_output_tokens,
+        )
 
     def problems(self) -> dict[str, str]:
         """Arms that nobody can answer for, or that cannot be chosen: `name/arm`, also of a shadow;

@@ -25,7 +25,7 @@ from rayapp.serve.callers.limits import Limiter
 from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import ChampionFollower
-from rayapp.serve.front import Front
+from rayapp.serve.front import VERSION, Front
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextAsk, TextReply
 from rayapp.serve.language.billed import Desk
@@ -58,6 +58,8 @@ from rayapp.serve.wire.openai import (
     model_list,
     parse,
 )
+from rayapp.serve.wire.openai_described import describe_models
+from rayapp.serve.wire.page import render_models
 from rayapp.serve.wire.sse import CONTENT_TYPE
 
 ROOT = "/v1"
@@ -106,6 +108,8 @@ class LanguageGateway(Front):
         self._routes: dict[str, Mapping[str, Handler]] = {
             f"{ROOT}/ping": ready,
             MODELS: {"GET": self._list},
+            f"{ROOT}/openapi.json": {"GET": self._openapi},
+            f"{ROOT}/docs": {"GET": self._docs},
             **{path: {"POST": self._ask} for path in KINDS},
         }
 
@@ -169,6 +173,16 @@ class LanguageGateway(Front):
             text = {"name": chat.name, "system": chat.system, "user": chat.user}
             told |= {"prompt": {**text, "digest": version_of(chat)}}
         return Answer(json_response(200, told), served.name, served.release_id)
+
+    async def _openapi(self, call: Call) -> Answer:
+        return Answer(json_response(200, self._described()))
+
+    async def _docs(self, call: Call) -> Answer:
+        return await self._page(call, partial(render_models, self._described()))
+
+    def _described(self) -> dict[str, Any]:
+        models = [self._models.described(name) for name in self._models.names()]
+        return describe_models(models, VERSION, self._config.requires_key, self._most)
 
     async def _ask(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))

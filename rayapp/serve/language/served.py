@@ -7,13 +7,18 @@ from typing import Any
 
 from rayapp.config.models import ModelConfig
 from rayapp.errors import RequestError
-from rayapp.schemas.language import LlmClient, WeightsRef
+from rayapp.schemas.language import LlmClient, Task, WeightsRef
 from rayapp.schemas.prompt import Prompt
 from rayapp.serve.language.adapters import Adapted
 from rayapp.serve.language.ask import TextEndpoint
-from rayapp.serve.wire.openai import CONTENT, Asked
+from rayapp.serve.wire.openai import CONTENT, Asked, Kind
 
 SYSTEM_ROLES = ("system", "developer")
+KINDS_OF: dict[Task, tuple[Kind, ...]] = {
+    "generate": ("chat", "completion"),
+    "embed": ("embedding",),
+}
+"""What weights can be asked for, by what they were made for."""
 CountTokens = Callable[[Mapping[str, Any]], Sequence[int]]
 """The tokens of each prompt of a request, or of each input. Raises RequestError where the model
 cannot take it."""
@@ -86,7 +91,7 @@ class Served:
     def require_task(self, asked: Asked) -> None:
         """Raises RequestError 400 where the model does something else."""
         task = self.engine.weights.task
-        if (task == "embed") != (asked.kind == "embedding"):
+        if asked.kind not in KINDS_OF[task]:
             does = {"embed": "makes vectors of texts", "generate": "writes text"}[task]
             path = "/v1/embeddings" if task == "embed" else "/v1/chat/completions"
             raise RequestError(
@@ -97,23 +102,27 @@ class Served:
                 "model",
             )
 
-    def room(self, asked: Asked, num_prompt: int, max_output_tokens: int) -> int:
-        """Tokens that each answer may have. num_prompt: of the longest prompt. max_output_tokens:
-        where the caller does not say. Raises RequestError 400 where the prompt, or the prompt and
-        what the caller wants, is more than the model can take."""
+    def room(self, asked: Asked, num_tokens: Sequence[int], max_output_tokens: int) -> int:
+        """Tokens that each answer may have. num_tokens: of each prompt. max_output_tokens: where
+        the caller does not say. Raises RequestError 400 where a prompt, or a prompt and what the
+        caller wants, is more than the model can take."""
         most = self.engine.max_context_tokens
-        left = most - num_prompt
+        longest = max(num_tokens, default=0)
+        content = CONTENT[asked.kind]
+        at = content if len(num_tokens) < 2 else f"{content}[{num_tokens.index(longest)}]"
+        left = most - longest
+        if left < (0 if asked.kind == "embedding" else 1):
+            last = "" if asked.kind == "embedding" else ", the answer included"
+            what = f"`{at}` has {longest} tokens, the model takes at most {most}{last}"
+            raise _too_long(what, f"shorten `{content}`", at)
         if asked.kind == "embedding":
-            if left < 0:
-                raise _too_long(f"the input has {num_prompt} tokens", most, asked)
             return 0
-        if left < 1:
-            raise _too_long(f"the prompt has {num_prompt} tokens", most, asked)
         if asked.max_tokens is None:
             return min(left, max_output_tokens)
         if asked.max_tokens > left:
-            wanted = f"the prompt has {num_prompt} tokens and max_tokens is {asked.max_tokens}"
-            raise _too_long(wanted, most, asked)
+            what = f"`{at}` has {longest} tokens and max_tokens is {asked.max_tokens}, the model "
+            next_step = f"shorten `{content}` or ask for at most {left} tokens"
+            raise _too_long(what + f"takes at most {most} together", next_step, at)
         return asked.max_tokens
 
 
@@ -129,14 +138,5 @@ def told(asked: Asked, prompt: Prompt) -> Asked:
     return replace(asked, fields={**asked.fields, "messages": messages})
 
 
-def _too_long(what: str, most: int, asked: Asked) -> RequestError:
-    content = CONTENT[asked.kind]
-    return RequestError(
-        f"{what}, the model takes at most {most} together",
-        f"shorten `{content}` or lower `max_tokens`"
-        if asked.kind != "embedding"
-        else f"shorten `{content}`",
-        400,
-        "context_length_exceeded",
-        content,
-    )
+def _too_long(what: str, next_step: str, param: str) -> RequestError:
+    return RequestError(what, next_step, 400, "context_length_exceeded", param)

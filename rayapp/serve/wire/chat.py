@@ -128,6 +128,10 @@ def _function_name(owner: Mapping[str, Any], at: str, like: str) -> str:
 
 
 def _check_function(function: Mapping[str, Any], at: str) -> None:
+    description = function.get("description")
+    if not isinstance(description, str | None):
+        what = f"`{at}.description` is {told(description)}, must be a text"
+        raise wrong(what, "say what the function does, or leave it out", f"{at}.description")
     parameters = function.get("parameters")
     if parameters is None:
         return

@@ -25,7 +25,8 @@ def told(value: Any) -> str:
     if value is None:
         return "missing"
     if isinstance(value, list | dict):
-        return f"{type_of(value)} of {len(value)}"
+        kind = type_of(value)
+        return f"{kind} of {len(value)}" if value else f"an empty {kind.split()[1]}"
     return shown(value)
 
 
@@ -34,10 +35,12 @@ def type_of(value: Any) -> str:
 
 
 def whole(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """As JSON Schema has it: 2.0 is one, too, as far as a float tells one from the next."""
     value = fields.get(name)
     if value is None:
         return None
-    if type(value) is not int or not least <= value <= most:
+    is_float = type(value) is float and value.is_integer() and abs(value) <= 2**53
+    if not (type(value) is int or is_float) or not least <= value <= most:
         limit = f"must be a whole number from {least} to {most}"
         raise wrong(f"`{name}` is {told(value)}, {limit}", "correct it", name)
     return int(value)

@@ -16,6 +16,7 @@ from rayapp.schemas.language import prompts_of
 from rayapp.serve.wire.chat import check_chat, check_form
 from rayapp.serve.wire.http import Response, json_response
 from rayapp.serve.wire.mistakes import flag, told, type_of, whole, wrong
+from rayapp.serve.wire.plain_fields import COUNTS, as_whole, check_plain, is_token
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
@@ -29,7 +30,7 @@ _SAMPLING = {
     *("stream", "stream_options", "response_format", "structured_outputs"),
     *("skip_special_tokens", "include_stop_str_in_output"),
 }
-_FIELDS: dict[Kind, set[str]] = {
+FIELDS: dict[Kind, set[str]] = {
     "chat": {
         *_SAMPLING,
         *("messages", "max_completion_tokens", "logprobs", "top_logprobs"),
@@ -41,19 +42,6 @@ _FIELDS: dict[Kind, set[str]] = {
 }
 _NO_EFFECT_HERE = {*("store", "metadata", "service_tier", "prompt_cache_key")}
 """OpenAI's own affairs. They are let pass where they ask for nothing."""
-_NUMBERS: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-}
-_COUNTS: dict[str, tuple[int, int]] = {
-    "max_tokens": (1, 10**7),
-    "max_completion_tokens": (1, 10**7),
-    "min_tokens": (0, 10**7),
-    "top_logprobs": (0, 20),
-    "seed": (-(2**63), 2**63 - 1),
-}
 MAX_NAME_CHARS = 64
 """Longer ones are like none of ours, and are compared with none."""
 MAX_DEPTH = 64
@@ -131,30 +119,39 @@ def parse(path: str, body: bytes, most: Most) -> Asked:
     if kind == "chat":
         check_chat(fields)
         _check_template(fields)
+    check_plain(kind, fields)
     if kind == "embedding":
-        _count_prompts(fields, content, most.inputs)
-        return Asked(kind, model, fields)
-    _check_ranges(fields)
+        _num_prompts(fields, content, most.inputs)
+        return Asked(kind, model, as_whole(fields))
     check_form(fields)
+    num_choices = whole(fields, "n", 1, most.choices) or 1
     return Asked(
         kind,
         model,
-        fields,
-        whole(fields, "n", 1, most.choices) or 1,
-        fields.get("max_completion_tokens") or fields.get("max_tokens"),
+        as_whole(fields),
+        num_choices,
+        _max_tokens(fields),
         flag(fields, "stream"),
         _wants_usage(fields),
-        1 if kind == "chat" else _count_prompts(fields, content, most.prompts),
+        1 if kind == "chat" else _num_prompts(fields, content, most.prompts),
     )
 
 
-def _count_prompts(fields: Mapping[str, Any], content: str, most: int) -> int:
-    """Before each is given to a tokenizer: four megabytes hold a million of them."""
-    count = len(prompts_of(fields[content]))
-    if count > most:
-        what = f"`{content}` is a list of {count:,}, at most {most:,} fit into one request"
+def _num_prompts(fields: Mapping[str, Any], content: str, most: int) -> int:
+    """Each a text, or a list of token ids. Counted before any is given to a tokenizer: four
+    megabytes hold a million of them."""
+    given = fields[content]
+    prompts = prompts_of(given)
+    if len(prompts) > most:
+        what = f"`{content}` is a list of {len(prompts):,}, at most {most:,} fit into one request"
         raise wrong(what, "send several requests", content)
-    return count
+    for number, prompt in enumerate(prompts):
+        is_tokens = isinstance(prompt, list) and all(map(is_token, prompt))
+        if not prompt or not (isinstance(prompt, str) or is_tokens):
+            at = content if prompt is given else f"{content}[{number}]"
+            what = f"`{at}` is {told(prompt)}, must be a text, or a list of token ids"
+            raise wrong(what, "send one that is not empty", at)
+    return len(prompts)
 
 
 def for_engine(asked: Asked, engine_model: str, max_tokens: int, salt: str | None) -> bytes:
@@ -200,13 +197,12 @@ def error_fields(status: int, kind: str, error: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_names(kind: Kind, fields: Mapping[str, Any]) -> None:
-    for name in sorted(fields.keys() - _FIELDS[kind]):
-        if name in _NO_EFFECT_HERE and not fields[name]:
-            continue
-        if fields[name] is None:
+    for name in sorted(fields.keys() - FIELDS[kind]):
+        is_known = name in _NO_EFFECT_HERE
+        if fields[name] is None or (is_known and not fields[name]):
             continue
         what = f"there is no field {shown(name)} in a request for {_the(kind)}"
-        near = _near(name, kind)
+        near = None if is_known else _near(name, kind)
         if near is None:
             raise wrong(what, "leave it out: it would have no effect", name)
         raise wrong(f"{what}; did you mean `{near}`?", f"send `{near}`, or leave it out", name)
@@ -215,7 +211,7 @@ def _check_names(kind: Kind, fields: Mapping[str, Any]) -> None:
 def _near(name: str, kind: Kind) -> str | None:
     if len(name) > MAX_NAME_CHARS:
         return None
-    near = difflib.get_close_matches(name, sorted(_FIELDS[kind]), n=1)
+    near = difflib.get_close_matches(name, sorted(FIELDS[kind]), n=1)
     return near[0] if near else None
 
 
@@ -260,19 +256,14 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _check_ranges(fields: Mapping[str, Any]) -> None:
-    for name, (low, high) in _NUMBERS.items():
-        value = fields.get(name)
-        if value is None:
-            continue
-        if type(value) not in (int, float) or not low <= value <= high:
-            limit = f"must be a number from {low} to {high}"
-            raise wrong(f"`{name}` is {told(value)}, {limit}", "correct it", name)
-    for name, (least, most) in _COUNTS.items():
-        whole(fields, name, least, most)
-    if fields.get("max_tokens") and fields.get("max_completion_tokens"):
+def _max_tokens(fields: Mapping[str, Any]) -> int | None:
+    """Of each answer; None where it is not said."""
+    names = ("max_completion_tokens", "max_tokens")
+    said = [whole(fields, name, *COUNTS[name]) for name in names]
+    if None not in said:
         what = "`max_tokens` and `max_completion_tokens` both say how long an answer may be"
         raise wrong(what, "keep `max_completion_tokens`", "max_tokens")
+    return said[0] if said[1] is None else said[1]
 
 
 def model_list(names: Sequence[str], created_s: int) -> dict[str, Any]:

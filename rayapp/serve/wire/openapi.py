@@ -6,16 +6,24 @@ Each endpoint is a tag. wire/page.py shows the same to people.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.traffic import LARGEST_ROW, UNIT_ID
+from rayapp.serve.wire.described import (
+    HEADERS,
+    Json,
+    document_of,
+    get,
+    headers,
+    post,
+)
 from rayapp.serve.wire.examples import NOTHING, TIME, LookedUp, answer, outputs, row, tensors
 from rayapp.serve.wire.oip import DATATYPES
 from rayapp.serve.wire.protocols import LARGEST_KEY, LEAST_KEY
 
-Json = dict[str, Any]
 _TYPES: dict[ColumnType, str] = {
     "string": "string",
     "integer": "integer",
@@ -37,6 +45,7 @@ _ERRORS = {
     "503": "Nothing can answer now; see retry-after",
     "504": "No answer within the deadline",
 }
+_get, _post = partial(get, errors=_ERRORS), partial(post, errors=_ERRORS)
 
 
 def describe(
@@ -49,13 +58,13 @@ def describe(
     """The document. releases: endpoint → release id → schema, the champion's first, of each that
     has a champion now; looked_up: of releases whose endpoint has feeds, by their ids."""
     paths: Json = {
-        "/": {"get": _plain("Endpoints, their releases and problems, and all paths")},
-        "/v2": {"get": _plain("Version and extensions of the Open Inference Protocol")},
-        "/v2/health/live": {"get": _plain("The process answers")},
-        "/v2/health/ready": {"get": _plain("Every released endpoint is loaded")},
+        "/": {"get": _get("Endpoints, their releases and problems, and all paths")},
+        "/v2": {"get": _get("Version and extensions of the Open Inference Protocol")},
+        "/v2/health/live": {"get": _get("The process answers")},
+        "/v2/health/ready": {"get": _get("Every released endpoint is loaded")},
         "/feedback": {
-            "post": _operation("Say what happened after an answer", _FEEDBACK, _RATED, "202")
-            | {"parameters": _headers("x-request-id", "x-deadline-ms")}
+            "post": _post("Say what happened after an answer", _FEEDBACK, _RATED, "202")
+            | {"parameters": headers("x-request-id", "x-deadline-ms")}
         },
     }
     rows: Json = {}
@@ -67,26 +76,18 @@ def describe(
             for method, operation in operations.items():
                 operation["tags"] = [name]
                 if method == "post":
-                    operation["parameters"] = _headers(*_HEADERS)
+                    operation["parameters"] = headers(*HEADERS)
         paths |= of_endpoint
-    document: Json = {
-        "openapi": "3.1.0",
-        "info": {"title": "rayapp endpoints", "version": version},
-        "tags": [
-            {
-                "name": name,
-                "description": f"The champion is release {next(iter(schemas))}",
-                "x-releases": list(schemas),
-            }
-            for name, schemas in releases.items()
-        ],
-        "paths": paths,
-        "components": {"schemas": {**rows, "Error": _ERROR}, "parameters": _HEADERS},
-    }
-    if requires_key:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
-    return document
+    tags = [
+        {
+            "name": name,
+            "description": f"The champion is release {next(iter(schemas))}",
+            "x-releases": list(schemas),
+        }
+        for name, schemas in releases.items()
+    ]
+    components = {**rows, "Error": _ERROR}
+    return document_of("rayapp endpoints", version, requires_key, tags, paths, components)
 
 
 def _of_endpoint(
@@ -97,7 +98,7 @@ def _of_endpoint(
 ) -> Json:
     release_id, champion = next(iter(schemas.items()))
     found = looked_up.get(release_id, NOTHING)
-    by_rows = _operation(
+    by_rows = _post(
         f"Ask {name} by MLflow's scoring protocol",
         _records({"$ref": f"#/components/schemas/{name}"}, max_rows),
         {"dataframe_records": [row(champion, found)]},
@@ -126,10 +127,10 @@ def _of_model(
 ) -> Json:
     """The Open Inference Protocol's paths of an endpoint, or of one release of it."""
     return {
-        path: {"get": _plain("Inputs, outputs and releases")},
-        f"{path}/ready": {"get": _plain("It is loaded")},
+        path: {"get": _get("Inputs, outputs and releases")},
+        f"{path}/ready": {"get": _get("It is loaded")},
         f"{path}/infer": {
-            "post": _operation(
+            "post": _post(
                 "Ask by the Open Inference Protocol",
                 _tensors(schema, looked_up, max_rows),
                 {"inputs": tensors(schema, looked_up)},
@@ -259,60 +260,6 @@ def _predictions(schema: BundleSchema) -> Json:
     }
 
 
-def _headers(*names: str) -> list[Json]:
-    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
-
-
-def _operation(
-    summary: str,
-    body: Json,
-    sent: Json,
-    status: str,
-    answered: Json | None = None,
-    shown: Json | None = None,
-) -> Json:
-    """body and answered: schemas. sent and shown: an example of each."""
-    made = _plain(summary, status, answered, shown)
-    content = {"application/json": {"schema": body, "example": sent}}
-    made["requestBody"] = {"required": True, "content": content}
-    return made
-
-
-def _plain(
-    summary: str, status: str = "200", answered: Json | None = None, shown: Json | None = None
-) -> Json:
-    content: Json = {"application/json": {"schema": answered or {"type": "object"}}}
-    if shown is not None:
-        content["application/json"]["example"] = shown
-    told = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    responses: Json = {status: {"description": "Done", "content": content}}
-    responses |= {code: {"description": why, "content": told} for code, why in _ERRORS.items()}
-    return {"summary": summary, "responses": responses}
-
-
-def _header(name: str, schema: Json, description: str) -> Json:
-    return {"name": name, "in": "header", "schema": schema, "description": description}
-
-
-_HEADERS: Json = {
-    "x-request-id": _header(
-        "x-request-id",
-        {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-        "An id of your own for the answer, by which it can be explained and rated",
-    ),
-    "x-deadline-ms": _header(
-        "x-deadline-ms",
-        {"type": "integer", "minimum": 0, "maximum": 10**9 - 1},
-        "Milliseconds that the answer may take; no more than the server allows",
-    ),
-    "x-unit-id": _header(
-        "x-unit-id",
-        {"type": "string"},
-        "Whom the request is about: the same one gets the same arm of a split",
-    ),
-}
-"""What a request may say in its headers. A key has its place in the security schemes: OpenAPI
-passes over a parameter of the name authorization."""
 _ERROR: Json = {
     "type": "object",
     "properties": {

@@ -1,4 +1,4 @@
-"""The description of wire/openapi.py as one self-contained HTML page, for people who call."""
+"""The descriptions of our interfaces as self-contained HTML pages, for people who call."""
 
 import json
 import re
@@ -16,6 +16,8 @@ _WORDS = {
     "integer": "whole number",
     "number": "number",
     "boolean": "true or false",
+    "array": "list",
+    "object": "object",
 }
 _LINE_CHARS = 100
 _MAX_VALUES = 40
@@ -24,6 +26,36 @@ _MAX_VALUES = 40
 
 def render_page(document: Mapping[str, Any], host: str) -> str:
     """A complete HTML document. host: where the page was asked for, as the caller says it."""
+    has_keys = "security" in document
+    feedback = document["paths"]["/feedback"]["post"]
+    return _rendered(
+        "docs.html",
+        document,
+        host,
+        description="/openapi.json",
+        endpoints=[_endpoint(document, tag, has_keys) for tag in document["tags"]],
+        feedback=_curl("/feedback", _example(feedback["requestBody"]), has_keys),
+    )
+
+
+def render_models(document: Mapping[str, Any], host: str) -> str:
+    """As render_page, of the description of wire/openai_described.py."""
+    paths = document["paths"]
+    asked = {path: of["post"] for path, of in paths.items() if "post" in of}
+    return _rendered(
+        "models.html",
+        document,
+        host,
+        description="/v1/openapi.json",
+        models=[_model(asked, tag, "security" in document) for tag in document["tags"]],
+        paths=[
+            {"path": path, "what": operation["summary"], "fields": _fields(operation)}
+            for path, operation in asked.items()
+        ],
+    )
+
+
+def _rendered(template: str, document: Mapping[str, Any], host: str, **more: Any) -> str:
     environment = Environment(
         loader=PackageLoader("rayapp.serve.wire"),
         autoescape=True,
@@ -31,27 +63,57 @@ def render_page(document: Mapping[str, Any], host: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    paths, has_keys = document["paths"], "security" in document
-    feedback = paths["/feedback"]["post"]
-    return environment.get_template("docs.html").render(
+    operations = [
+        (method, path, operation)
+        for path, of in document["paths"].items()
+        for method, operation in of.items()
+    ]
+    return environment.get_template(template).render(
         title=document["info"]["title"],
         host=host if _HOST.fullmatch(host) else _USUAL_HOST,
-        has_keys=has_keys,
-        endpoints=[_endpoint(document, tag, has_keys) for tag in document["tags"]],
-        feedback=_curl("/feedback", _example(feedback["requestBody"]), has_keys),
+        has_keys="security" in document,
+        tags=document["tags"],
         headers=list(document["components"]["parameters"].values()),
         others=[
             {"method": method.upper(), "path": path, "what": operation["summary"]}
-            for path, operations in paths.items()
-            for method, operation in operations.items()
+            for method, path, operation in operations
             if "tags" not in operation and "requestBody" not in operation
         ],
         errors=[
             {"status": status, "why": response["description"]}
-            for status, response in feedback["responses"].items()
+            for status, response in operations[0][2]["responses"].items()
             if not status.startswith("2")
         ],
+        **more,
     )
+
+
+def _model(
+    asked: Mapping[str, Mapping[str, Any]], tag: Mapping[str, Any], has_keys: bool
+) -> dict[str, Any]:
+    name = tag["name"]
+    examples = []
+    for path, operation in asked.items():
+        content = operation["requestBody"]["content"]["application/json"]
+        if name in content["schema"]["properties"]["model"]["enum"]:
+            body = {**content["example"], "model": name}
+            curl = _curl(path, body, has_keys)
+            examples.append({"what": operation["summary"], "curl": curl})
+    return {
+        "name": name,
+        "kinds": tag["x-kinds"],
+        "release": tag["x-release"],
+        "max_context_tokens": tag["x-max-context-tokens"],
+        "max_output_tokens": tag["x-max-output-tokens"],
+        "asked": examples,
+    }
+
+
+def _fields(operation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    needed = schema["required"]
+    fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in needed)
+    return [_column(name, described, name in needed) for name, described in fields]
 
 
 def _endpoint(
@@ -80,8 +142,7 @@ def _endpoint(
 
 
 def _column(name: str, described: Mapping[str, Any], is_needed: bool) -> dict[str, Any]:
-    kinds = described.get("type", "string")
-    kinds = [kinds] if isinstance(kinds, str) else kinds
+    kinds = _kinds(described)
     words = [_WORDS[kind] for kind in kinds if kind != "null"]
     is_time = described.get("format") == "date-time"
     return {
@@ -94,6 +155,16 @@ def _column(name: str, described: Mapping[str, Any], is_needed: bool) -> dict[st
             *(["left out"] if not is_needed else []),
         ],
     }
+
+
+def _kinds(described: Mapping[str, Any]) -> list[str]:
+    """The types that a value may have."""
+    if "enum" in described or "const" in described:
+        return ["string"]
+    if "anyOf" in described:
+        return list(dict.fromkeys(kind for one in described["anyOf"] for kind in _kinds(one)))
+    kinds = described.get("type", "string")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
 
 
 def _limits(described: Mapping[str, Any]) -> str:
