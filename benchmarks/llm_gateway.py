@@ -111,6 +111,9 @@ class Ready:
     ) -> Answering:
         return Answering(200, self._body())
 
+    async def is_there(self) -> bool:
+        return True
+
     async def _body(self) -> AsyncGenerator[bytes, None]:
         for told in self._events:
             yield told

@@ -135,3 +135,8 @@ class LlmClient(Protocol):
         Unavailable where no replica of the engine can be asked, or the adapter cannot be loaded; so
         may going through the answer's body."""
         ...
+
+    async def is_there(self) -> bool:
+        """Whether the engine has a replica, however busy; none has loaded yet where it has not. No
+        replica is asked."""
+        ...

@@ -32,6 +32,12 @@ class HttpLlm:
         await anext(started)  # so that closing it closes the connection
         return Answering(response.status_code, started)
 
+    async def is_there(self) -> bool:
+        try:
+            return (await self._client.get("/health")).is_success
+        except httpx.TransportError:
+            return False
+
 
 async def _body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     try:

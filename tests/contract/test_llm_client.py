@@ -210,6 +210,10 @@ async def test_closing_an_answer_ends_the_work_on_it(backend: Backend, num_read:
     assert status == 200
 
 
+async def test_an_engine_that_answers_is_there(backend: Backend) -> None:
+    assert await backend.client.is_there()
+
+
 async def test_nobody_is_there() -> None:
     fake = FakeLlm()
     fake.trouble.is_away = True

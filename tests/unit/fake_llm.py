@@ -52,12 +52,14 @@ def count(fields: Mapping[str, Any]) -> list[int]:
 
 @dataclass
 class Trouble:
-    """What goes wrong with requests. is_away: nobody can be asked. status: of an answer that is the
-    engine's own mistake. hangs_at, breaks_at, ends_at, errs_at: the number of an event, or of a
-    whole answer's half: there it stays, raises Unavailable, ends without a word, or sends an error
-    event. hangs_before: an answer begins. goes_on: ends what hangs there."""
+    """What goes wrong with requests. is_away: nobody can be asked. is_loading: nobody is there yet,
+    and requests wait. status: of an answer that is the engine's own mistake. hangs_at, breaks_at,
+    ends_at, errs_at: the number of an event, or of a whole answer's half: there it stays, raises
+    Unavailable, ends without a word, or sends an error event. hangs_before: an answer begins.
+    goes_on: ends what hangs there."""
 
     is_away: bool = False
+    is_loading: bool = False
     status: int | None = None
     hangs_before: bool = False
     hangs_at: int | None = None
@@ -99,7 +101,7 @@ class FakeLlm:
         refused = self._refused(path, fields, self.model if adapter is None else adapter.release_id)
         self.num_ongoing += 1
         try:
-            if self.trouble.hangs_before:
+            if self.trouble.hangs_before or self.trouble.is_loading:
                 await self.trouble.goes_on.wait()
             status = refused[0] if refused else 200
             found = self._document(refused[1]) if refused else self._answer(path, fields)
@@ -109,6 +111,9 @@ class FakeLlm:
             self.num_ongoing -= 1
             raise
         return Answering(status, started)
+
+    async def is_there(self) -> bool:
+        return not self.trouble.is_loading
 
     async def _counted(self, answer: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         try:

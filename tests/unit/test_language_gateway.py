@@ -107,6 +107,42 @@ async def test_an_engine_that_could_not_be_asked_is_named(case: LanguageCase) ->
     assert await problems() == {}
 
 
+async def test_an_engine_that_has_not_loaded_yet_is_named(case: LanguageCase) -> None:
+    async def problems() -> Any:
+        return (await get(case, "/v1/ping")).json()["problems"]
+
+    case.engine.trouble.is_loading = True
+    starting = {"engines/engine": "starting: it has no replica that has loaded yet"}
+    assert await problems() == starting  # though nobody has asked it anything
+    answer = await case.chat(headers={"x-deadline-ms": "50"})
+    assert told(answer) == (504, "server_error", "deadline_exceeded")
+    message = answer.json()["error"]["message"]
+    assert "no answer within" in message
+    assert "engines/engine may still be loading" in message
+    assert "once `problems` of GET /v1/ping, with a key," in message
+    assert await problems() == starting
+    case.engine.trouble.is_loading = False
+    assert await problems() == {}
+
+
+async def test_an_engine_that_is_busy_is_not_told_to_be_loading(case: LanguageCase) -> None:
+    case.engine.trouble.hangs_before = True
+    answer = await case.chat(headers={"x-deadline-ms": "50"})
+    assert told(answer)[0] == 504
+    assert "loading" not in answer.json()["error"]["message"]
+    assert "give it more time in x-deadline-ms" in answer.json()["error"]["message"]
+    assert (await get(case, "/v1/ping")).json()["problems"] == {}
+
+
+async def test_an_arm_that_has_not_loaded_yet_is_told_of_too() -> None:
+    arms = {"next": {"model": "small", "share": 1}}
+    case = LanguageCase(with_settings({"big": {"split": {"salt": "s", "arms": arms}}}))
+    case.engines["other"].trouble.is_loading = True
+    answer = await case.chat(headers={"x-deadline-ms": "50"})
+    assert told(answer)[0] == 504
+    assert "engines/other may still be loading" in answer.json()["error"]["message"]
+
+
 # errors
 
 

@@ -23,7 +23,9 @@ async def test_one_that_fails_is_remembered() -> None:
     client = Reached(InlineLlm("engine", raising(LookupError("it is dead"))), lambda: 5.0)
     with pytest.raises(Unavailable, match="engine 'engine' failed"):
         await client.open("/v1/completions", b"{}")
-    assert client.problem == "the last request, 0 s ago, was not taken: engine 'engine' failed"
+    assert (
+        await client.problem() == "the last request, 0 s ago, was not taken: engine 'engine' failed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,4 +36,4 @@ async def test_an_adapter_that_it_cannot_hold_says_nothing_of_the_engine(error: 
     client = Reached(InlineLlm("engine", raising(error)))
     with pytest.raises(Unavailable):
         await client.open("/v1/completions", b"{}")
-    assert client.problem is None
+    assert await client.problem() is None

@@ -1,6 +1,7 @@
 """An engine as a gateway sees it, behind the LlmClient port: replicas by Ray Serve's handle to
 them, or one in the gateway's own process."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -16,6 +17,9 @@ from rayapp.schemas.language import Adapter, Answering, Open, Prefix
 from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
+
+HEARD_S = 0.2
+"""A handle that is new has heard of its replicas by then."""
 
 
 class AdapterUnavailable(Unavailable):
@@ -49,6 +53,16 @@ class ServeLlm:
         if adapter is not None:  # to a replica that holds it
             ask = ask.options(multiplexed_model_id=adapter.release_id)
         return await _begun(self._who, self._parts(ask, (path, body, prefix, adapter)))
+
+    async def is_there(self) -> bool:
+        is_new = "_ask" not in vars(self)
+        try:
+            ask = self._ask
+        except (RayServeException, *GONE):
+            return False
+        if is_new:
+            await asyncio.sleep(HEARD_S)
+        return _has_replica(ask)
 
     async def _parts(self, ask: Any, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
         response: Any = ask.remote(*asked)
@@ -85,6 +99,9 @@ class InlineLlm:
     ) -> Answering:
         return await _begun(self._who, self._parts(path, body, prefix, adapter))
 
+    async def is_there(self) -> bool:
+        return True
+
     async def _parts(self, *asked: Any) -> AsyncGenerator[int | bytes, None]:
         try:
             async with aclosing(self._open(*asked)) as parts:
@@ -92,6 +109,12 @@ class InlineLlm:
                     yield part
         except Exception as error:
             raise _failed(self._who, error) from error
+
+
+def _has_replica(handle: Any) -> bool:
+    # the public `running_replicas_populated` stays true once there was one
+    router = handle._router._asyncio_router._request_router
+    return router is not None and bool(router.curr_replicas)
 
 
 async def _begun(who: str, parts: AsyncGenerator[int | bytes, None]) -> Answering:

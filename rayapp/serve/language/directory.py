@@ -5,6 +5,7 @@ Some are in the config; others are there as soon as an adapter is released, and 
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from rayapp.config.language import LanguageConfig
@@ -145,6 +146,15 @@ class Models:
                 "model",
             )
         return found
+
+    def engines_of(self, name: str) -> list[str]:
+        """Of those that answer under a name by intention, as far as somebody does."""
+        config = self._config.models.get(name)
+        found = []
+        for one in (name, *(() if config is None else config.targets().values())):
+            with suppress(RequestError, Unavailable):
+                found.append(self.find(one).engine.name)
+        return list(dict.fromkeys(found))
 
     def _chosen(self, released: Mapping[str, Adapted]) -> dict[str, Choice]:
         """By name; of the config's models, those for which there is somebody."""

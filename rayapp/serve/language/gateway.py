@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from rayapp.config.language import LanguageConfig
-from rayapp.errors import RequestError
+from rayapp.errors import DeadlineExceeded, RequestError
 from rayapp.families.inputs import shown
 from rayapp.schemas.record import short
 from rayapp.serve.aside import INLINE_BYTES, aside
@@ -157,8 +157,9 @@ class LanguageGateway(Front):
         state: dict[str, Any] = {}
         if self._may_look(call):
             followed = {} if self._follower is None else self._follower.problems
-            away = {f"engines/{n}": r.problem for n, r in self._reached.items() if r.problem}
-            problems = {**followed, **self._models.problems(), **away}
+            away = {f"engines/{n}": await r.problem() for n, r in self._reached.items()}
+            told = {engine: problem for engine, problem in away.items() if problem is not None}
+            problems = {**followed, **self._models.problems(), **told}
             state = {"models": self._models.names(), "problems": problems}
         return Answer(json_response(200, {"ready": True, **state}))
 
@@ -185,6 +186,24 @@ class LanguageGateway(Front):
         return describe_models(models, VERSION, self._config.requires_key, self._most)
 
     async def _ask(self, call: Call) -> Answer:
+        try:
+            return await self._asked(call)
+        except DeadlineExceeded as error:
+            raise await self._late(error, call.endpoint) from None
+
+    async def _late(self, error: DeadlineExceeded, name: str | None) -> DeadlineExceeded:
+        """More time is no help where nobody is there yet. name: of the model that was asked."""
+        engines = () if name is None else self._models.engines_of(name)
+        loading = [engine for engine in engines if not await self._reached[engine].is_there()]
+        if not loading:
+            return error
+        named = " and ".join(f"engines/{engine}" for engine in loading)
+        return DeadlineExceeded(
+            f"{error.what}: {named} may still be loading",
+            f"ask again once `problems` of GET {ROOT}/ping, with a key, does not name it any more",
+        )
+
+    async def _asked(self, call: Call) -> Answer:
         require_content_type(call.request, (b"application/json",))
         with self._deadlines.within(call.deadline_s):
             with step("read"):

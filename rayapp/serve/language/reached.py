@@ -1,4 +1,5 @@
-"""Whether an engine could be asked the last time: what a gateway knows of it without asking."""
+"""Whether an engine is there, and could be asked the last time: what a gateway knows of it without
+asking."""
 
 import time
 from collections.abc import Callable
@@ -34,10 +35,14 @@ class Reached:
         self._failed = None
         return answering
 
-    @property
-    def problem(self) -> str | None:
-        """None where the last request was taken, and where nobody has asked yet."""
-        if self._failed is None:
-            return None
-        what, at_s = self._failed
-        return f"the last request, {self._clock_s() - at_s:.0f} s ago, was not taken: {what}"
+    async def is_there(self) -> bool:
+        return await self._client.is_there()
+
+    async def problem(self) -> str | None:
+        """None where it is there and took the last request, or nobody has asked yet."""
+        found = [] if await self.is_there() else ["starting: it has no replica that has loaded yet"]
+        if self._failed is not None:
+            what, at_s = self._failed
+            ago_s = self._clock_s() - at_s
+            found.append(f"the last request, {ago_s:.0f} s ago, was not taken: {what}")
+        return "; ".join(found) or None
