@@ -16,6 +16,8 @@ MAX_PATHS, MAX_CHARS = 4096, 256
 what they send."""
 _MODEL = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<rest>/.*)?")
 _SCORING = re.compile(r"/endpoints/(?P<name>[^/]+)(?P<rest>/.*)")
+_OF_LANGUAGE = ("/chat/completions", "/completions", "/embeddings", "/models")
+"""What OpenAI's clients ask below their base_url; another gateway answers that."""
 _OF_ENDPOINTS = ("/v2/models/", "/endpoints/")
 
 
@@ -68,8 +70,10 @@ class Paths:
                 middle = "" if version is None else "/versions/{version}"
                 template = prefix + middle + (found["rest"] or "")
                 return Routed(route, found["name"], version, template)
-        there_are = "GET / lists the paths"
-        raise RequestError(f"there is nothing at {shown(path)}", there_are, 404, "unknown_path")
+        next_step = "GET / lists the paths"
+        if path.startswith(_OF_LANGUAGE):
+            next_step = f"{next_step}; language models are under /v1, which a base_url ends with"
+        raise RequestError(f"there is nothing at {shown(path)}", next_step, 404, "unknown_path")
 
     def __iter__(self) -> Iterator[str]:
         """As a person reads them, with what may be done at each."""

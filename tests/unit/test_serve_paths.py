@@ -1,5 +1,8 @@
 """Which path does what, and what is remembered of the paths that callers make up."""
 
+import pytest
+
+from rayapp.errors import RequestError
 from rayapp.serve.paths import MAX_CHARS, MAX_PATHS, Paths
 
 
@@ -23,3 +26,19 @@ def test_what_is_remembered_is_bounded() -> None:
         made.routed(f"{prefix}{number:0>{MAX_CHARS - len(prefix + suffix)}}{suffix}")
     assert len(made._known) == 10
     assert max(map(len, made._known)) == MAX_CHARS
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat/completions", "/completions", "/embeddings", "/models", "/models/small"]
+)
+def test_a_client_of_language_models_is_told_where_they_are(path: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        paths().routed(path)
+    assert refused.value.status == 404
+    assert "language models are under /v1" in refused.value.next_step
+
+
+def test_nobody_else_is_told_of_language_models() -> None:
+    with pytest.raises(RequestError) as refused:
+        paths().routed("/v2/chat")
+    assert refused.value.next_step == "GET / lists the paths"
