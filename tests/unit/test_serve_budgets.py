@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from serving_case import ENDPOINT, ROW, Case, make_bundle
 
 from rayapp.config.serving import ServingConfig
-from rayapp.config.tenants import BudgetsConfig
+from rayapp.config.tenants import BudgetsConfig, TokenBudgetsConfig
 from rayapp.errors import RequestError, Unavailable
 from rayapp.govern.accounts import Accounts
 from rayapp.schemas.period import period_of
@@ -136,8 +136,8 @@ async def test_a_budget_is_told_in_plain_decimals(
 
 
 async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> None:
-    """Until replicas return something, where that may be enough; until the next period, where only
-    that would be; and where no period would do, something else."""
+    """Until replicas return something, where that may be enough; until the next period, where that
+    would be; and what else would do, of what is left or where no period would do."""
     ours, others = (make_budgets(accounts, usd=THOUSAND_USD) for _ in range(2))
     (await ours.reserve(None, 300)).settle()
     await ours.drain()
@@ -146,9 +146,12 @@ async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> No
     retry_s, next_step = await refused_for(ours, 700)
     assert (retry_s, "in a second" in next_step) == (1, True)
     retry_s, next_step = await refused_for(ours, 701)
-    assert (retry_s, next_step.startswith("wait for the next month")) == (february_s, True)
+    assert retry_s == february_s
+    assert next_step.startswith("ask for less")
+    assert "wait for the next month" in next_step
     retry_s, next_step = await refused_for(ours, 1_001)
-    assert (retry_s, "ask for less" in next_step) == (february_s, True)
+    assert (retry_s, "wait" in next_step) == (february_s, False)
+    assert next_step.startswith("ask for less")
     (await ours.reserve(None, 100)).settle()
     charge.refund()
     await others.drain()
@@ -156,6 +159,54 @@ async def test_who_is_refused_is_told_how_long_to_wait(accounts: Accounts) -> No
     (await ours.reserve(None, 600)).settle()
     await ours.drain()
     assert accounts.all()[0].spent == 1_000
+
+
+async def what_is_told(budgets: Budgets, amount: int, tenant: str | None = None) -> str:
+    with pytest.raises(RequestError) as refused:
+        await budgets.reserve(tenant, amount)
+    return f"{refused.value.what}; {refused.value.next_step}"
+
+
+async def test_a_refusal_tells_what_is_left_and_what_was_wanted(accounts: Accounts) -> None:
+    ours, others = (make_budgets(accounts, usd=THOUSAND_USD) for _ in range(2))
+    (await ours.reserve(None, 300)).settle()
+    await ours.drain()
+    told = await what_is_told(ours, 701)
+    assert "may spend 0.000001 USD a month, of which at most 0.0000007 USD are left" in told
+    assert "this request has to reserve 0.000000701 USD" in told
+    charge = await others.reserve(None, 600)
+    held = await what_is_told(ours, 650)
+    assert "0.0000007 USD are left or held by requests that go on" in held
+    charge.settle()
+    await others.drain()
+    (await ours.reserve(None, 100)).settle()
+    await ours.drain()
+    ours._wallets[""].refusal = None
+    spent = await what_is_told(ours, 1)
+    assert "of which at most 0 USD are left; this request has to reserve 0.000000001 USD" in spent
+    assert "ask for less" not in spent
+
+
+async def test_who_has_no_budget_at_all_is_told_what_alone_would_help(accounts: Accounts) -> None:
+    told = await what_is_told(make_budgets(accounts, tenants_usd={"poor": 0}), 10, "poor")
+    assert told == (
+        "tenant 'poor' may spend 0 USD a month; this request has to reserve 0.00000001 USD; "
+        "have the budget raised"
+    )
+
+
+async def test_of_the_tokens_that_are_left_a_shorter_answer_may_be_had(accounts: Accounts) -> None:
+    config = TokenBudgetsConfig(default_tokens=90, period="day")
+    budgets = Budgets(config, accounts, deadline_s=1, now=lambda: NOON)
+    (await budgets.reserve("acme", 45)).settle()
+    await budgets.drain()
+    assert await what_is_told(budgets, 60, "acme") == (
+        "tenant 'acme' may use 90 tokens a day, of which at most 45 tokens are left; this request "
+        "has to reserve 60 tokens; lower `max_tokens` or shorten the prompt, or wait for the next "
+        "day (UTC), or have the budget raised"
+    )
+    (await budgets.reserve("acme", 45)).settle()
+    await budgets.drain()
 
 
 async def test_a_loan_is_returned_soon_though_nobody_asks(

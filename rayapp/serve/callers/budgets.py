@@ -296,31 +296,47 @@ class Budgets:
 
     def _used_up(self, name: str, limit: int, amount: int, coverable: int) -> RequestError:
         """coverable: the most that may be left in this period."""
-        period = self.config.period
-        retry_after_s = 1 if amount <= coverable else _until_next(period, self.now())
-        if amount > limit:
-            next_step = "ask for less in each request, or have the budget raised"
-        else:
-            next_step = f"wait for the next {period} (UTC), or have the budget raised"
-        if amount <= coverable:
-            next_step = (
-                f"try again in a second, when replicas return what they hold, or {next_step}"
-            )
+        period, unit = self.config.period, self.config.unit
+        is_held = amount <= coverable
+        left = "" if limit == 0 else f", of which {_left(max(0, coverable), unit, is_held)}"
+        verb = "use" if unit == "tokens" else "spend"
         return RequestError(
-            f"{called(name)} may {_told(limit, self.config.unit)} a {period}, "
-            "which does not cover this request",
-            next_step,
+            f"{called(name)} may {verb} {_told(limit, unit)} a {period}{left}; this request has to "
+            f"reserve {_told(amount, unit)}",
+            _next_step(limit, amount, coverable, self.config),
             429,
             "budget_exceeded",
-            retry_after_s=retry_after_s,
+            retry_after_s=1 if is_held else _until_next(period, self.now()),
         )
 
 
-def _told(limit: int, unit: Unit) -> str:
+def _next_step(limit: int, amount: int, coverable: int, config: PeriodConfig) -> str:
+    """What would do: less, where some is left; time, where that brings enough."""
+    steps = []
+    if amount <= coverable:
+        steps.append("try again in a second, when replicas return what they hold")
+    elif coverable > 0:
+        less = "lower `max_tokens` or shorten the prompt"
+        if config.unit == "nano_usd":
+            less = f"ask for less: send fewer rows, or to a language model {less}"
+        steps.append(less)
+    if amount <= limit:
+        steps.append(f"wait for the next {config.period} (UTC)")
+    return ", or ".join([*steps, "have the budget raised"])
+
+
+def _left(amount: int, unit: Unit, is_held: bool) -> str:
+    """is_held: other requests have some of it, and may give it back."""
+    if is_held:
+        return f"{_told(amount, unit)} are left or held by requests that go on"
+    return f"at most {_told(amount, unit)} are left"
+
+
+def _told(amount: int, unit: Unit) -> str:
     if unit == "tokens":
-        return f"use {limit:,} tokens"
-    usd = f"{limit / NANO:.9f}".rstrip("0").rstrip(".")
-    return f"spend {usd} USD"
+        return f"{amount:,} tokens"
+    usd = f"{amount / NANO:.9f}".rstrip("0").rstrip(".")
+    return f"{usd} USD"
 
 
 def _until_next(period: str, now: datetime) -> int:
