@@ -3,6 +3,7 @@
 import fcntl
 import getpass
 import hashlib
+import json
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ STAGE_ROOMS = {
 }
 """The rooms whose code decides a stage's result, besides the floor that all stand on."""
 _FLOOR = ("schemas", "storage.py", "transforms.py")
+_OF_JOB = " of job "
 _NAME_AND_VERSION = re.compile(r"^(Name|Version):[ \t]*(.+?)[ \t]*$", re.MULTILINE)
 _MODEL_LIBRARIES = ("numpy", "pyarrow", "torch", "xgboost", "xgboost-cpu")
 STAGE_LIBRARIES = {
@@ -83,15 +85,34 @@ class Session:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise Unavailable(
-                    f"{name} is being worked on by {file.read().strip() or 'another process'}",
-                    "wait for it to finish, or stop that job, and run this again",
-                ) from None
+                raise _held(name, file.read().strip()) from None
             file.truncate(0)
-            job = self.environ.get("RAY_JOB_ID") or self.environ.get("RAY_JOB_SUBMISSION_ID", "")
-            file.write(f"process {os.getpid()} {job}".strip())
+            file.write(_who(self.environ))
             file.flush()
             yield
+
+
+def _who(environ: Mapping[str, str]) -> str:
+    """This process, and the job that it is the driver of."""
+    job = _job(environ)
+    return f"process {os.getpid()}{'' if job is None else f'{_OF_JOB}{job}'}"
+
+
+def _held(name: str, holder: str) -> Unavailable:
+    """holder: as `_who` has it; empty where that is not written yet."""
+    _, _, job = holder.partition(_OF_JOB)
+    stop = f'stop that job: eval "$(rayapp env)" && ray job stop {job}' if job else "end that one"
+    return Unavailable(
+        f"{name} is being worked on by {holder or 'another process'}",
+        f"run this again once it has finished, or {stop}",
+    )
+
+
+def _job(environ: Mapping[str, str]) -> str | None:
+    """The submission id of the job whose driver has this environment; None outside one."""
+    told = json.loads(environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    job: str | None = told.get("metadata", {}).get("job_submission_id")
+    return job
 
 
 def now_and_then(

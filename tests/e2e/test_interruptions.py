@@ -69,6 +69,7 @@ def test_of_two_golden_paths_at_once_one_is_refused_and_one_promotes(
     refused = next(text for text, p in zip(told, both, strict=True) if p.returncode == 1)
     assert "is being worked on by" in refused
     assert "run this again" in refused
+    assert " && ray job stop golden_path-" in refused
 
     ledger = Ledger.of(shell.workspace, "test")
     moved = [

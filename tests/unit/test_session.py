@@ -1,5 +1,7 @@
 """What flows share: overlays reach the configs that others name, and one worker at a time."""
 
+import json
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -64,6 +66,21 @@ def test_what_one_holds_another_is_refused(tmp_path: Path) -> None:
             pass
     with session.exclusive("golden-path-x"):
         pass
+
+
+def test_who_holds_it_is_told_with_the_command_that_stops_it(tmp_path: Path) -> None:
+    told = {"metadata": {"job_submission_id": "train-trees-7"}}
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(told)}
+    for holder, who, stop in (
+        (_session(tmp_path, **job), " of job train-trees-7", " && ray job stop train-trees-7"),
+        (_session(tmp_path), f"process {os.getpid()}", "or end that one"),
+    ):
+        with holder.exclusive("run-x"):  # noqa: SIM117 - the order is the point
+            with pytest.raises(Unavailable) as refused, _session(tmp_path).exclusive("run-x"):
+                pass
+        assert refused.value.what.startswith("run-x is being worked on by process ")
+        assert refused.value.what.endswith(who)
+        assert refused.value.next_step.endswith(stop)
 
 
 def test_a_stage_is_named_by_its_own_code() -> None:
