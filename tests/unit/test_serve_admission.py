@@ -138,6 +138,30 @@ async def test_never_more_than_the_configuration_says(cpu: Cpu) -> None:
     assert admission.limit == 2
 
 
+@pytest.mark.parametrize(
+    ("max_ongoing", "answers"), [(1, "answers 1 request already"), (2, "answers 2 requests")]
+)
+async def test_who_meets_the_configurations_limit_is_told_its_name(
+    max_ongoing: int, answers: str
+) -> None:
+    admission = Admission(max_ongoing, MAX_TURN_S)
+    entered(admission, None, max_ongoing)
+    with pytest.raises(Unavailable) as refused:
+        admission.enter(None)
+    assert answers in refused.value.what
+    limit = f"max_ongoing_requests of its config lets it take {max_ongoing} at a time"
+    assert limit in refused.value.what
+
+
+async def test_who_is_more_than_it_keeps_pace_with_is_told_so(cpu: Cpu) -> None:
+    admission = Admission(128, MAX_TURN_S, cpu_s=cpu)
+    turn(admission, cpu, 0.01)
+    assert admission.limit < 128
+    entered(admission, None, 128)
+    with pytest.raises(Unavailable, match="already, which is as many as it keeps pace with"):
+        admission.enter(None)
+
+
 async def test_a_tenant_under_its_share_is_never_refused(cpu: Cpu) -> None:
     admission = Admission(10, MAX_TURN_S, cpu_s=cpu)
     assert entered(admission, "offender", 1000) == 10

@@ -73,14 +73,21 @@ class Admission:
             self._was_full = True
             share = self.limit * self._weight_of(tenant) / self._weight
             if self._of_tenant[tenant] >= share or self.num_ongoing >= MOST * self._max_ongoing:
-                raise Overloaded(
-                    f"this replica answers {self.num_ongoing} requests already, "
-                    "which is as many as it keeps pace with",
-                    "try again after the seconds in retry-after",
-                )
+                raise self._full()
         self.num_ongoing += 1
         self._peak = max(self._peak, self.num_ongoing)
         self._of_tenant[tenant] += 1
+
+    def _full(self) -> Overloaded:
+        requests = "1 request" if self.num_ongoing == 1 else f"{self.num_ongoing} requests"
+        if self.limit < self._max_ongoing:
+            why = ", which is as many as it keeps pace with"
+        else:
+            why = f"; max_ongoing_requests of its config lets it take {self._max_ongoing} at a time"
+        return Overloaded(
+            f"this replica answers {requests} already{why}",
+            "try again after the seconds in retry-after",
+        )
 
     def leave(self, tenant: str | None) -> None:
         self.num_ongoing -= 1
