@@ -270,7 +270,7 @@ def verify(*, json: Json = False) -> int:
 @app.command
 def explain(request_id: str, *, json: Json = False) -> None:
     """Walk from one answer to its release, run, snapshot and contracts; of a language model's, to
-    what it was asked, cost, and the weights.
+    what it was asked, cost, and the weights. What a shadow made of it is beneath the answer.
 
     REQUEST_ID is the x-request-id header of the answer.
     """

@@ -1,6 +1,8 @@
 """From one answered request back to the release, the run and the data that it came from."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -15,7 +17,7 @@ from rayapp.schemas.model import Run
 from rayapp.schemas.operations import OTHER_VERSION, EventKind
 from rayapp.schemas.record import Record, mismatch, short
 from rayapp.schemas.release import SignedManifest, Verdict
-from rayapp.schemas.traffic import STATIC, PredictionRecord
+from rayapp.schemas.traffic import SHADOW, STATIC, PredictionRecord, is_shadows
 from rayapp.storage import Workspace, read_bytes
 
 
@@ -37,14 +39,16 @@ class Provenance(Record):
 
 
 class Explanation(Record):
-    """predictions: the request's rows in order. releases: those that answered, first use first.
-    declared_classes: whose scores a declared answer has, which no release gave; none of a
-    regression, or where nothing is known of a champion."""
+    """predictions: the request's rows in order. releases: those that answered, first use first, and
+    after them those of shadows, as far as they can be read. declared_classes: whose scores a
+    declared answer has, which no release gave; none of a regression, or where nothing is known of a
+    champion. shadows: what they made of the rows, which nobody got."""
 
     request_id: str
     predictions: tuple[PredictionRecord, ...]
     releases: tuple[Provenance, ...]
     declared_classes: tuple[str, ...] = ()
+    shadows: tuple[PredictionRecord, ...] = ()
 
 
 def explain(
@@ -53,20 +57,29 @@ def explain(
     ledger: Ledger,
     workspace: Workspace,
 ) -> Explanation:
-    """Raises UserError for an id that is not known (yet), TamperedError for a manifest that cannot
-    be read, WorkspaceError when the manifest is gone."""
-    predictions = sorted(find_prediction(request_id), key=lambda p: p.row)
+    """find_prediction: what shadows made of a request may be there too. Raises UserError for an id
+    that is not known (yet), TamperedError for a manifest that cannot be read, WorkspaceError when
+    the manifest is gone."""
+    found = sorted(find_prediction(request_id), key=lambda p: p.row)
+    predictions = [one for one in found if not is_shadows(one.endpoint)]
+    shadows = [one for one in found if is_shadows(one.endpoint)]
     if not predictions:
         raise UserError(
             f"request {request_id!r} is not among the committed predictions and answers",
             "they are committed every few seconds: try again, or check the id",
         )
     release_ids = dict.fromkeys(p.release_id for p in predictions if p.release_id != STATIC)
+    releases = [provenance(release_id, ledger, workspace) for release_id in release_ids]
+    for release_id in dict.fromkeys(s.release_id for s in shadows if s.release_id != STATIC):
+        if release_id not in release_ids:
+            with suppress(TamperedError, WorkspaceError):  # the answer is explained all the same
+                releases.append(provenance(release_id, ledger, workspace))
     return Explanation(
         request_id=request_id,
         predictions=tuple(predictions),
-        releases=tuple(provenance(found, ledger, workspace) for found in release_ids),
+        releases=tuple(releases),
         declared_classes=_declared_classes(predictions, ledger, workspace),
+        shadows=tuple(shadows),
     )
 
 
@@ -121,25 +134,61 @@ def provenance(release_id: str, ledger: Ledger, workspace: Workspace) -> Provena
 def render_explanation(explanation: Explanation) -> Tree:
     """The explanation as a tree for a terminal."""
     tree = Tree(f"request {_plain(explanation.request_id)}")
-    for prediction in explanation.predictions:
-        if prediction.release_id == STATIC:
-            _add_prediction(tree, prediction, explanation.declared_classes)
+    classes = {
+        release.release_id: release.signed.manifest.bundle.bundle_schema.classes
+        for release in explanation.releases
+    }
+    heard = _shadows_by_answer(explanation)
+    rows = list(enumerate(explanation.predictions))
+
+    def add(release_id: str, named: tuple[str, ...]) -> None:
+        for number, prediction in rows:
+            if prediction.release_id == release_id:
+                branch = _add_prediction(tree, prediction, named)
+                for shadow in heard[number]:
+                    _add_shadow(branch, shadow, classes.get(shadow.release_id, ()))
+
+    add(STATIC, explanation.declared_classes)
     for release in explanation.releases:
-        for prediction in explanation.predictions:
-            if prediction.release_id == release.release_id:
-                classes = release.signed.manifest.bundle.bundle_schema.classes
-                _add_prediction(tree, prediction, classes)
+        add(release.release_id, classes[release.release_id])
         add_release(tree, release)
     return tree
 
 
-def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str, ...]) -> None:
+def _shadows_by_answer(explanation: Explanation) -> Mapping[int, list[PredictionRecord]]:
+    """By the number of the prediction: where a caller used an id again, of the last one before."""
+    alike: dict[tuple[str, int, str | None], list[int]] = defaultdict(list)
+    for number, one in enumerate(explanation.predictions):
+        alike[one.endpoint + SHADOW, one.row, one.tenant].append(number)
+    found: dict[int, list[PredictionRecord]] = defaultdict(list)
+    for shadow in explanation.shadows:
+        numbers = alike[shadow.endpoint, shadow.row, shadow.tenant]
+        before = [n for n in numbers if explanation.predictions[n].at <= shadow.at] or numbers
+        if before:
+            found[max(before, key=lambda n: explanation.predictions[n].at)].append(shadow)
+    return found
+
+
+def _add_shadow(branch: Tree, shadow: PredictionRecord, classes: tuple[str, ...]) -> None:
+    degraded = "" if shadow.degraded is None else f", degraded: {shadow.degraded}"
+    branch.add(
+        _plain(
+            f"heard by a shadow, release {short(shadow.release_id)}, whose answer nobody got: "
+            f"{_scores(shadow, classes)} ({shadow.latency_ms:.1f} ms{degraded})"
+        )
+    )
+
+
+def _scores(prediction: PredictionRecord, classes: tuple[str, ...]) -> str:
     if len(classes) == len(prediction.scores):
         named = zip(classes, prediction.scores, strict=True)
-        scores = ", ".join(f"{name} {score:.4f}" for name, score in named)
-    else:
-        scores = "score " + ", ".join(f"{score:.4f}" for score in prediction.scores)
+        return ", ".join(f"{name} {score:.4f}" for name, score in named)
+    return "score " + ", ".join(f"{score:.4f}" for score in prediction.scores)
+
+
+def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str, ...]) -> Tree:
     unit = f" of {prediction.unit_id}" if prediction.unit_id else ""
+    scores = _scores(prediction, classes)
     branch = tree.add(
         _plain(
             f"row {prediction.row}{unit} at {prediction.at:%Y-%m-%d %H:%M:%S %Z}: {scores} "
@@ -156,6 +205,7 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
         branch.add(_plain(f"in trace {prediction.trace_id}"))
     for name, value in prediction.inputs.items():
         branch.add(_plain(f"{name} = {value!r}"))
+    return branch
 
 
 def arm_line(answered: PredictionRecord | PromptRecord) -> str:

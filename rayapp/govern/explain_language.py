@@ -2,8 +2,10 @@
 adapter, where one was beside them."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -11,12 +13,13 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rayapp.config.serving import FIRST
+from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.govern.explain import Provenance, add_release, arm_line, provenance
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
 from rayapp.schemas.record import Record, short
-from rayapp.schemas.traffic import NANO
+from rayapp.schemas.traffic import NANO, SHADOW, is_shadows
 from rayapp.storage import Workspace
 
 _SAID_BY_OTHER_FIELDS = {"model", "messages", "prompt", "input", "suffix"}
@@ -41,6 +44,7 @@ class ModelAnswer(Record):
     finish_reason: why it ended; None while it goes on, or where its gateway died. Counts and cost
     are over all parts, latencies those of the last one. stages: the models that were asked, in
     order; the last one's answer was given. max_error: of the cascade by which it was, or None.
+    shadows: what they answered to the same, which nobody got.
     """
 
     endpoint: str
@@ -55,6 +59,12 @@ class ModelAnswer(Record):
     parts: tuple[PromptRecord, ...]
     stages: tuple[Stage, ...]
     max_error: float | None
+    shadows: tuple["ModelAnswer", ...] = ()
+
+    @property
+    def began_at(self) -> datetime:
+        first = self.parts[0]
+        return first.at - timedelta(milliseconds=first.latency_ms)
 
 
 class Weights(Record):
@@ -72,7 +82,8 @@ class Weights(Record):
 
 class ModelExplanation(Record):
     """answers: in order of time; more than one where a caller used an id again. weights: those that
-    answered, and after them those that a cascade asked before; first use first."""
+    answered, and after them those that a cascade asked before and those of shadows, the latter as
+    far as they can be read; first use first."""
 
     request_id: str
     answers: tuple[ModelAnswer, ...]
@@ -82,19 +93,46 @@ class ModelExplanation(Record):
 def explain_answers(
     request_id: str, parts: Sequence[PromptRecord], ledger: Ledger, workspace: Workspace
 ) -> ModelExplanation:
-    """parts: those of the prompt log with this id, in order of time. Raises what `explain` does for
-    a release's manifest."""
-    answers = tuple(_answer(of_one) for of_one in _by_answer(parts))
+    """parts: those of the prompt log with this id, in order of time, also of shadows. Raises what
+    `explain` does for a release's manifest."""
+    given = [part for part in parts if not is_shadows(part.endpoint)]
+    shadows = [part for part in parts if is_shadows(part.endpoint)]
+    answers = _with_shadows(
+        [_answer(of_one) for of_one in _by_answer(given)],
+        [_answer(of_one) for of_one in _by_answer(shadows)],
+    )
     used = dict.fromkeys(
         (
             *(answer.release_id for answer in answers),
             *(stage.release_id for answer in answers for stage in answer.stages),
         )
     )
-    return ModelExplanation(
-        request_id=request_id,
-        answers=answers,
-        weights=tuple(_weights(release_id, ledger, workspace) for release_id in used),
+    weights = [_weights(release_id, ledger, workspace) for release_id in used]
+    for release_id in dict.fromkeys(part.release_id for part in shadows):
+        if release_id not in used:
+            with suppress(TamperedError, WorkspaceError):  # the answer is explained all the same
+                weights.append(_weights(release_id, ledger, workspace))
+    return ModelExplanation(request_id=request_id, answers=answers, weights=tuple(weights))
+
+
+def _with_shadows(
+    answers: Sequence[ModelAnswer], shadows: Sequence[ModelAnswer]
+) -> tuple[ModelAnswer, ...]:
+    """A shadow begins once the answer has: it heard the last such one that began before."""
+    heard: dict[int, list[ModelAnswer]] = defaultdict(list)
+    for shadow in shadows:
+        alike = [
+            number
+            for number, one in enumerate(answers)
+            if one.endpoint + SHADOW == shadow.endpoint
+            and one.parts[0].tenant == shadow.parts[0].tenant
+        ]
+        before = [n for n in alike if answers[n].began_at <= shadow.began_at] or alike
+        if before:
+            heard[max(before, key=lambda n: answers[n].began_at)].append(shadow)
+    return tuple(
+        one.model_copy(update={"shadows": tuple(heard[number])})
+        for number, one in enumerate(answers)
     )
 
 
@@ -224,6 +262,23 @@ def _add_answer(tree: Tree, answer: ModelAnswer) -> None:
         branch.add(escape(f"in trace {last.trace_id}"))
     _add_prompt(branch, first)
     _add_output(branch, answer)
+    for shadow in answer.shadows:
+        _add_shadow(branch, shadow)
+
+
+def _add_shadow(tree: Tree, shadow: ModelAnswer) -> None:
+    ended = shadow.finish_reason or "nothing that was recorded"
+    branch = tree.add(
+        escape(
+            f"heard by a shadow, {short(shadow.release_id)}, whose answer nobody got: ended by "
+            f"{ended}, complete after {shadow.latency_ms:,.0f} ms, "
+            f"{shadow.num_output_tokens:,} tokens"
+        )
+    )
+    degraded = shadow.parts[-1].degraded
+    if degraded is not None:
+        branch.add(escape(f"degraded: {degraded}"))
+    _add_output(branch, shadow)
 
 
 def _add_stages(branch: Tree, answer: ModelAnswer) -> None:

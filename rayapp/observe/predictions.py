@@ -127,10 +127,14 @@ def read_feedback(
     return found.sort_by("at")
 
 
-def find_predictions(workspace: Workspace, request_id: str) -> list[PredictionRecord]:
-    """The rows that a request was answered with, in order; empty while they are not committed. What
-    a shadow made of it nobody was answered with."""
-    table = answered(read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id))
+def find_predictions(
+    workspace: Workspace, request_id: str, with_shadows: bool = False
+) -> list[PredictionRecord]:
+    """The rows that a request was answered with, in order; empty while they are not committed.
+    with_shadows: also what shadows made of it, which nobody was answered with."""
+    table = read_predictions(workspace.table(PREDICTIONS_TABLE), request_id=request_id)
+    if not with_shadows:
+        table = answered(table)
     rows = table.drop_columns(["date"]).to_pylist()
     return [
         PredictionRecord(

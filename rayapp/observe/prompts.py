@@ -72,8 +72,12 @@ def read_prompts(
     return found.sort_by([("at", "ascending"), ("request_id", "ascending"), ("part", "ascending")])
 
 
-def find_prompts(workspace: Workspace, request_id: str) -> list[PromptRecord]:
-    """The parts of the answer to a request; empty while they are not committed. What a shadow made
-    of it nobody was answered with."""
-    table = answered(read_prompts(workspace.table(PROMPTS_TABLE), request_id=request_id))
+def find_prompts(
+    workspace: Workspace, request_id: str, with_shadows: bool = False
+) -> list[PromptRecord]:
+    """The parts of the answer to a request; empty while they are not committed. with_shadows: also
+    of what shadows made of it, which nobody was answered with."""
+    table = read_prompts(workspace.table(PROMPTS_TABLE), request_id=request_id)
+    if not with_shadows:
+        table = answered(table)
     return [PromptRecord(**row) for row in table.drop_columns(["date"]).to_pylist()]

@@ -47,6 +47,11 @@ Unit = Literal["nano_usd", "tokens"]
 """What a budget is counted in: billionths of a US dollar, or tokens of language models."""
 
 
+def is_shadows(endpoint: str) -> bool:
+    """Whether what is logged under this name is a shadow's, which nobody got."""
+    return endpoint.endswith(SHADOW)
+
+
 @dataclass(frozen=True, slots=True)
 class Loan:
     """Part of a tenant's budget in one gateway's hands, in the budget's unit."""

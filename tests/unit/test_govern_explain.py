@@ -1,5 +1,6 @@
 """From a request id back to the data."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,53 @@ def test_a_declared_answer_and_a_split_are_told(released: Released) -> None:
     assert "on_time 0.2500, late 0.7500" in text
     assert "answered by a declared answer" in text
     assert "arm new: unit 'u' is on it, as 10% of such units are; it did not answer" in text
+
+
+def test_what_a_shadow_made_of_a_row_is_told_beneath_it(released: Released) -> None:
+    rows = [_prediction(released, row) for row in (0, 1)]
+    shadow = rows[1].model_copy(
+        update={"endpoint": "flight-delay.shadow", "scores": (0.125, 0.875), "latency_ms": 7.0}
+    )
+    explanation = _explain(released, *rows, shadow)
+    assert [one.row for one in explanation.predictions] == [0, 1]
+    assert explanation.shadows == (shadow,)
+    text = _text(explanation)
+    told = (
+        f"heard by a shadow, release {released.signed.release_id[:12]}, whose answer nobody got: "
+        "on_time 0.1250, late 0.8750 (7.0 ms)"
+    )
+    assert text.count("heard by a shadow") == 1
+    assert text.index("row 1 of UA-1") < text.index(told)
+
+
+def test_a_shadow_whose_release_is_gone_keeps_no_answer_from_being_explained(
+    released: Released,
+) -> None:
+    made = _prediction(released)
+    gone = {"endpoint": "flight-delay.shadow", "release_id": "e" * 64}
+    explanation = _explain(released, made, made.model_copy(update=gone))
+    (provenance,) = explanation.releases
+    assert provenance.release_id == released.signed.release_id
+    assert "release eeeeeeeeeeee, whose answer nobody got: score 0.2500, 0.7500" in _text(
+        explanation
+    )
+
+
+def test_a_shadow_of_an_id_that_was_used_again_is_told_once(released: Released) -> None:
+    first = _prediction(released)
+    again = first.model_copy(update={"at": NOW + timedelta(seconds=20)})
+    shadow = first.model_copy(
+        update={"endpoint": "flight-delay.shadow", "at": NOW + timedelta(seconds=1)}
+    )
+    text = _text(_explain(released, again, first, shadow))
+    assert text.count("heard by a shadow") == 1
+    assert text.index("00:00:20") < text.index("00:00:00") < text.index("heard by a shadow")
+
+
+def test_what_only_a_shadow_answered_is_no_answer(released: Released) -> None:
+    shadow = _prediction(released).model_copy(update={"endpoint": "flight-delay.shadow"})
+    with pytest.raises(UserError, match="not among the committed"):
+        _explain(released, shadow)
 
 
 def test_scores_of_classes_that_nobody_knows_are_all_told(released: Released) -> None:

@@ -280,3 +280,48 @@ def test_weights_that_answered_with_and_without_an_adapter_are_told_once(
     beneath = as_they_are.model_copy(update={"release_id": NEW})
     both = explanation.model_copy(update={"weights": (as_they_are, beneath)})
     assert _text(both).count(f"weights small-weights {OLD}") == 1
+
+
+def test_what_a_shadow_made_of_it_is_told_beneath_the_answer(workspace: Workspace) -> None:
+    ledger = _ledger(workspace)
+    _add(ledger, NEW, name="others")
+    parts = [
+        _part(0, output=_said("In France."), finish_reason="stop"),
+        _part(
+            0,
+            endpoint="small.shadow",
+            release_id=NEW,
+            output=_said("In [Texas]."),
+            finish_reason="stop",
+            latency_ms=480.0,
+            num_output_tokens=9,
+            cost_nano_usd=0,
+        ),
+    ]
+    explanation = explain_answers("req-1", parts, ledger, workspace)
+    (answer,) = explanation.answers
+    assert (answer.endpoint, answer.release_id, answer.cost_nano_usd) == ("small", OLD, 5000)
+    (shadow,) = answer.shadows
+    assert (shadow.endpoint, shadow.release_id) == ("small.shadow", NEW)
+    text = _text(explanation)
+    told = "heard by a shadow, bbbbbbbbbbbb, whose answer nobody got: ended by stop, complete after"
+    assert f"{told} 480 ms, 9 tokens" in text
+    assert text.index("answered: In France.") < text.index(told) < text.index("In [Texas].")
+    assert f"weights others {NEW}, those of this name now" in text  # who it was
+    assert text.count("ended by stop") == 2
+
+
+def test_a_shadow_is_told_with_the_answer_that_it_heard(workspace: Workspace) -> None:
+    """A caller may use an id again."""
+    heard = {"endpoint": "small.shadow", "finish_reason": "stop", "latency_ms": 10.0}
+    parts = [
+        _part(0, finish_reason="stop"),
+        _part(0, finish_reason="stop", tenant="acme", at=NOW + timedelta(seconds=20)),
+        _part(0, finish_reason="stop", at=NOW + timedelta(seconds=30)),
+        _part(0, **heard, at=NOW + timedelta(seconds=31)),
+    ]
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
+    assert [len(answer.shadows) for answer in explanation.answers] == [0, 0, 1]
+    parts[-1] = _part(0, **heard, at=NOW + timedelta(seconds=21))
+    explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
+    assert [len(answer.shadows) for answer in explanation.answers] == [1, 0, 0]

@@ -10,6 +10,8 @@ from deltalake import write_deltalake
 from language_case import TEXT, LanguageCase, with_settings
 from log_case import NOON, die, record
 
+from rayapp.flows.operations import explain_request
+from rayapp.govern.explain_language import ModelExplanation
 from rayapp.observe.costs import cost_by_tenant, cost_of_loans
 from rayapp.observe.node_log import NodeLog
 from rayapp.observe.prompts import PROMPTS, PROMPTS_TABLE, find_prompts, read_prompts
@@ -77,8 +79,12 @@ async def test_what_a_shadow_made_of_it_is_no_part_of_the_answer(
         log.prompts(made["endpoint"]).append([made])
     log.commit()
     assert [part.endpoint for part in find_prompts(workspace, "a")] == ["big"]
-    heard = read_prompts(workspace.table(PROMPTS_TABLE), "big.shadow", request_id="a")
-    assert heard.column("release_id").to_pylist() == ["digest-of-other"]
+    explanation = explain_request(workspace, "a")
+    assert isinstance(explanation, ModelExplanation)
+    (answer,) = explanation.answers
+    assert (answer.endpoint, answer.release_id) == ("big", "digest-of-engine")
+    (shadow,) = answer.shadows
+    assert (shadow.endpoint, shadow.release_id) == ("big.shadow", "digest-of-other")
 
 
 def test_parts_are_found_by_model_and_time(workspace: Workspace, log: NodeLog) -> None:

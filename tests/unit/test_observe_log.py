@@ -104,6 +104,8 @@ def test_a_log_that_is_older_than_a_column_goes_on(tmp_path: Path) -> None:
     log.flush()
     (found,) = find_predictions(workspace, "q")  # what a shadow made of it is no answer
     assert (found.degraded, found.arm, found.propensity) == (None, "new", 0.25)
+    every = find_predictions(workspace, "q", with_shadows=True)
+    assert {one.endpoint for one in every} == {"a", "a.shadow"}
 
 
 def test_endpoints_are_committed_together(tmp_path: Path) -> None:
