@@ -126,6 +126,7 @@ async def test_the_page_is_complete_in_itself() -> None:
     for field in ("messages", "temperature", "tool_choice", "encoding_format"):
         assert f"<code>{field}</code>" in page
     assert "0 to 2" in page
+    assert "The form that an answer has to have" in page
     assert "digest-of-engine" in page
 
 

@@ -36,7 +36,8 @@ def _between(low: float, high: float) -> Json:
 def _or_null(schema: Json) -> Json:
     if isinstance(schema.get("type"), str):
         return schema | {"type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
+    said = {name: schema[name] for name in ("description",) if name in schema}
+    return {"anyOf": [schema, {"type": "null"}], **said}
 
 
 def _list(items: Json, least: int = 0) -> Json:
