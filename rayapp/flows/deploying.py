@@ -23,6 +23,7 @@ from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
 from rayapp.serve.cluster.config_file import Ours, needs_vllm, own_configs
 from rayapp.serve.cluster.deploy import deploy
+from rayapp.serve.language.fitting import require_fitting
 from rayapp.storage import Workspace, commit_bytes
 
 
@@ -126,8 +127,9 @@ def _with_prompts(session: Session, file: ServeFile, configs: Mapping[str, Ours]
 
 def check_models(session: Session, config: LanguageConfig) -> None:
     """Raises UserError for weights that were never added, also those of an engine that has no
-    application of its own, for a release that is not there or not the endpoint's, and for a prompt
-    that nobody would ever be told; GateRefused for a release that a gate refused."""
+    application of its own, for a release that is not there or not the endpoint's, for a prompt that
+    nobody would ever be told, and what require_fitting does; GateRefused for a release that a gate
+    refused."""
     for endpoint, release_id in config.named_releases():
         _require(_workspace(session, config.workspace), endpoint, release_id)
     of_engine = {name: _weights(session, engine) for name, engine in config.engines.items()}
@@ -138,6 +140,7 @@ def check_models(session: Session, config: LanguageConfig) -> None:
                 f"`models`: {name}: `prompt` has no effect: {weights.name} makes vectors of texts",
                 "take it out, or name an engine that writes",
             )
+    require_fitting(config, of_engine)
 
 
 def prompt_said(session: Session, model: str, path: str) -> dict[str, Any]:
