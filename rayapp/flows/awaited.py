@@ -8,9 +8,11 @@ from rayapp.config.language import LanguageConfig
 from rayapp.config.routing import AnyRule
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest
+from rayapp.flows.adapters import adapters
 from rayapp.govern.flags import current_flags
 from rayapp.ledger import Ledger
 from rayapp.release.promote import champions
+from rayapp.schemas.record import short
 from rayapp.serve.flags import lack_of
 from rayapp.storage import Workspace
 
@@ -19,7 +21,8 @@ def awaited(workspace: Workspace, config: ServingConfig | LanguageConfig) -> lis
     """One sentence for each, with its next step."""
     ledger = Ledger.of(workspace, "deploy")
     if isinstance(config, LanguageConfig):
-        return _flags(ledger, {f"model {n!r}": m.rules for n, m in config.models.items()})
+        asking = {f"model {name!r}": one.rules for name, one in config.models.items()}
+        return [*_adapters(workspace, ledger, config), *_flags(ledger, asking)]
     rules = {f"endpoint {name!r}": one.rules for name, one in config.endpoints.items()}
     feeds = _feeds(workspace, config)
     return [*_releases(ledger, config), *feeds, *_flags(ledger, rules)]
@@ -35,11 +38,36 @@ def _releases(ledger: Ledger, config: ServingConfig) -> list[str]:
     if not config.endpoints:
         return []
     released = champions(ledger)
-    return [
-        f"nothing was released for endpoint {name!r}{near(name, released)}; next: correct the "
-        f"name, or release for it: rayapp submit configs/releases/NAME.yaml endpoint={name}"
-        for name in sorted(config.named() - released.keys())
-    ]
+    return [_unreleased(name, released) for name in sorted(config.named() - released.keys())]
+
+
+def _unreleased(endpoint: str, released: Iterable[str]) -> str:
+    return (
+        f"nothing was released for endpoint {endpoint!r}{near(endpoint, released)}; next: correct "
+        "the name, or release for it: rayapp submit configs/releases/NAME.yaml "
+        f"endpoint={endpoint}"
+    )
+
+
+def _adapters(workspace: Workspace, ledger: Ledger, config: LanguageConfig) -> list[str]:
+    """Models that nobody answers for."""
+    released, answering = champions(ledger), adapters(workspace, config)
+    found = []
+    for name, model in config.models.items():
+        endpoint = model.endpoint
+        if endpoint is None or name in answering:
+            continue
+        if model.release is None and endpoint not in released:
+            lack = _unreleased(endpoint, released)
+        else:
+            release_id = model.release or released[endpoint].target
+            lack = (
+                f"release {short(release_id)} of endpoint {endpoint!r} is no adapter of weights "
+                f"{config.engines[model.engine].weights!r} as they are now, or cannot be read; "
+                "next: name another one, or release one that was tuned from them"
+            )
+        found.append(f"model {name!r}: {lack}")
+    return found
 
 
 def _feeds(workspace: Workspace, config: ServingConfig) -> list[str]:

@@ -9,8 +9,9 @@ from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.errors import NotFoundError, UserError
+from rayapp.flows.adapters import adapters
 from rayapp.flows.awaited import awaited, near
-from rayapp.flows.passed import Kinds, passed, schema_of
+from rayapp.flows.passed import Kinds, passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.flows.weights import find_weights
@@ -49,25 +50,12 @@ def _models(session: Session, file: ServeFile) -> dict[str, Task]:
 
 
 def _tasks(session: Session, config: LanguageConfig) -> dict[str, Task]:
-    tasks: dict[str, Task] = {}
-    for name, model in config.models.items():
-        weights = _weights(session, config.engines[model.engine])
-        tasks[name] = weights.task
-        if model.adapters:
-            tasks |= dict.fromkeys(_adapters(session, config, weights), "generate")
-    return tasks
-
-
-def _adapters(session: Session, config: LanguageConfig, weights: WeightsRef) -> list[str]:
-    """Endpoints whose champion is one of these weights."""
-    workspace = _workspace(session, config.workspace)
-    found = []
-    for name, pointer in champions(Ledger.of(workspace, "deploy")).items():
-        schema = schema_of(workspace, pointer.target)
-        language = None if schema is None else schema.language
-        if language is not None and language.base_digest == weights.digest:
-            found.append(name)
-    return found
+    answering = adapters(_workspace(session, config.workspace), config)
+    return {
+        name: _weights(session, config.engines[model.engine]).task
+        for name, model in config.models.items()
+        if model.endpoint is None or name in answering
+    } | dict.fromkeys(answering, "generate")
 
 
 @dataclass(frozen=True)

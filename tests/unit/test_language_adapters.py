@@ -180,11 +180,22 @@ async def test_a_model_of_its_own_settings() -> None:
     assert nothing.status_code == 503
     assert "no adapter of endpoint 'tuned' is champion" in nothing.json()["error"]["message"]
     assert await site.names() == ["big", "vectors"]
+    told = (await site.state())["problems"]
+    assert list(told) == ["small"]
+    assert told["small"] in nothing.json()["error"]["message"]
     site.promote("r1")
     assert await site.names() == ["big", "small", "vectors"]
     assert (await site.ask("small")).headers["x-release"] == "r1"
     assert site.case.engine.asked[-1][1]["max_tokens"] == 2
     assert (await site.ask("tuned")).status_code == 404
+
+
+async def test_why_a_release_cannot_answer_is_told_rather_than_that_nobody_does() -> None:
+    site = site_of({"tuned": {"engine": "engine", "endpoint": "tuned"}})
+    assert "no adapter of endpoint 'tuned'" in (await site.state())["problems"]["tuned"]
+    site.promote("r1", told=language(base="huge"))
+    told = (await site.state())["problems"]["tuned"]
+    assert told.startswith("release r1: it is an adapter of huge (digest-of-hu)")
 
 
 async def test_the_prompt_that_it_was_tuned_with_is_said_where_the_caller_says_none() -> None:

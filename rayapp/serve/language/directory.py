@@ -109,8 +109,9 @@ class Models:
         )
 
     def problems(self) -> dict[str, str]:
-        """Arms that nobody can answer for, or that cannot be chosen: `name/arm`, also of a shadow;
-        rules that can take nothing: `name/rule`."""
+        """Models of the config that nobody answers for: `name`; arms that nobody can answer for, or
+        that cannot be chosen: `name/arm`, also of a shadow; rules that can take nothing:
+        `name/rule`."""
         found = {
             f"{name}/{arm}": problem
             for name, chooses in self._routes.choosing.items()
@@ -118,11 +119,12 @@ class Models:
         }
         for name, config in self._config.models.items():
             hears = [] if config.shadow is None else [("shadow", config.shadow.model)]
-            for arm, model in (*config.targets().items(), *hears):
+            named = {f"{name}/{arm}": model for arm, model in (*config.targets().items(), *hears)}
+            for about, model in {name: name, **named}.items():
                 try:
                     self.find(model)
                 except Unavailable as error:
-                    found[f"{name}/{arm}"] = error.what
+                    found[about] = error.what
         if self._flags is not None:
             rules = {name: config.rules for name, config in self._config.models.items()}
             found |= self._flags.problems(rules)

@@ -159,7 +159,8 @@ class LanguageGateway(Front):
             followed = {} if self._follower is None else self._follower.problems
             away = {f"engines/{n}": await r.problem() for n, r in self._reached.items()}
             told = {engine: problem for engine, problem in away.items() if problem is not None}
-            problems = {**followed, **self._models.problems(), **told}
+            # a follower says why its release is none, where a model only lacks it
+            problems = {**self._models.problems(), **followed, **told}
             state = {"models": self._models.names(), "problems": problems}
         return Answer(json_response(200, {"ready": True, **state}))
 
