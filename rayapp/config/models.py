@@ -135,7 +135,8 @@ class ModelConfig(Config):
     """The release of `endpoint` that answers, champion or not; null: whichever is champion."""
     adapters: bool = False
     """Each adapter that is released for the engine's weights answers too, under the name of its
-    endpoint and by these settings, from the moment that it is champion."""
+    endpoint and by these settings, from the moment that it is champion; but for an endpoint whose
+    very name one of `models` has."""
     prompt: str | Prompt | None = None
     """Path of a prompt file (configs/prompts/): its `system` is said before, where a caller says
     nothing of that kind. Its `user` must be one {name} alone, as callers' words are passed on as

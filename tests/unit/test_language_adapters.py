@@ -277,6 +277,19 @@ async def test_a_breaker_remembers_a_release_while_others_move() -> None:
     assert (await site.ask()).status_code == 200
 
 
+async def test_a_release_answers_under_its_endpoints_name_whoever_else_names_the_endpoint() -> None:
+    """Each at the settings of its own name."""
+    mine = {"engine": "engine", "endpoint": "tuned", "max_output_tokens": 2}
+    site = site_of({"big": {"adapters": True, "max_output_tokens": 3}, "mine": mine})
+    site.promote("r1")
+    assert await site.names() == ["big", "small", "vectors", "mine", "tuned"]
+    found = []
+    for name in ("mine", "tuned"):
+        answer = await site.ask(name)
+        found.append((answer.headers["x-release"], site.case.engine.asked[-1][1]["max_tokens"]))
+    assert found == [("r1", 2), ("r1", 3)]
+
+
 async def test_a_configured_name_is_never_taken() -> None:
     site = site_of()
     site.promote("r1", endpoint="small")

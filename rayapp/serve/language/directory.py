@@ -169,7 +169,6 @@ class Models:
             adapted = released.get(release_key(config.endpoint, config.release))
             if adapted is not None and _fits(adapted, engine):
                 chosen[name] = Choice(config, engine, adapted)
-        named = {config.endpoint for config in self._config.models.values() if not config.release}
         for config in self._config.models.values():
             if not config.adapters:
                 continue
@@ -177,7 +176,7 @@ class Models:
             like = config.alone()
             for endpoint, adapted in released.items():
                 is_champion = endpoint == adapted.endpoint
-                is_free = endpoint not in named and endpoint not in self._config.models
+                is_free = endpoint not in self._config.models
                 if is_champion and is_free and _fits(adapted, engine):
                     chosen.setdefault(endpoint, Choice(like, engine, adapted))
         return chosen
