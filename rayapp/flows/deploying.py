@@ -206,18 +206,18 @@ def _workspace(session: Session, uri: str | None) -> Workspace:
 
 
 def _require(workspace: Workspace, endpoint: str, release_id: str) -> None:
-    hint = f"ids are listed by: rayapp releases {endpoint}"
     try:
         signed = passed(workspace, release_id)
     except NotFoundError:
         raise UserError(
-            f"there is no release {short(release_id)} in {workspace.uri}", hint
+            f"there is no release {short(release_id)} in {workspace.uri}",
+            f"ids are listed by: rayapp releases {endpoint}",
         ) from None
-    if signed.manifest.endpoint != endpoint:
+    own = signed.manifest.endpoint
+    if own != endpoint:
         raise UserError(
-            f"release {short(release_id)} was sealed for {signed.manifest.endpoint!r}, not for "
-            f"{endpoint!r}",
-            hint,
+            f"release {short(release_id)} was sealed for {own!r}, not for {endpoint!r}",
+            f"name endpoint {own}, or another release; ids are listed by: rayapp releases",
         )
 
 

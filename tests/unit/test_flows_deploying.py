@@ -191,8 +191,9 @@ def test_a_release_that_a_model_names_is_there(site: Any) -> None:
     with pytest.raises(UserError, match="there is no release ffffffffffff"):
         check_models(session, config)
     other = config.models["m"].model_copy(update={"release": ids["other"]})
-    with pytest.raises(UserError, match="was sealed for 'other'"):
+    with pytest.raises(UserError, match="was sealed for 'other'") as error:
         check_models(session, config.model_copy(update={"models": {"m": other}}))
+    assert error.value.next_step.startswith("name endpoint other, or another release")
 
 
 PROMPT_FILE = """
