@@ -30,9 +30,9 @@ def run_job(description: str, config_class: type[Config], flow: str) -> int:
     try:
         environment = os.environ.get("RAYAPP_ENVIRONMENT")
         config = load(config_class, arguments.config, arguments.overrides, environment)
-        Workspace.from_environment(os.environ)
+        workspace = Workspace.from_environment(os.environ)
         references = importlib.import_module("rayapp.flows.references")
-        references.check_references(config, arguments.config, environment)
+        references.check_references(config, arguments.config, environment, workspace)
         figures = _run(flow, config)
     except RayappError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)

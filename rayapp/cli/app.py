@@ -196,12 +196,12 @@ def submit(
     environ = dict(os.environ)
     if environment is not None:
         environ["RAYAPP_ENVIRONMENT"] = environment
-    _introduce_to_head()
+    workspace = _introduce_to_head()
     overlay = environ.get("RAYAPP_ENVIRONMENT")
     checked = load(CONFIG_OF_JOB[chosen], config, overrides, overlay)
     from rayapp.flows.references import check_references
 
-    check_references(checked, config, overlay)
+    check_references(checked, config, overlay, workspace)
     address = _jobs_address(environ)
     from rayapp.cli import submit as submitting
 
@@ -350,11 +350,15 @@ def _jobs_address(environ: dict[str, str]) -> str:
     return running_head(workspace).dashboard_url
 
 
-def _introduce_to_head() -> None:
+def _introduce_to_head() -> "Workspace | None":
     """Ray takes its credentials from the environment when it is first imported, which the check of
-    a serving config does."""
+    a serving config does. Returns the workspace of the head's jobs; None where there is no head, as
+    another cluster's jobs may have another."""
     from rayapp.cli.head_state import client_environment, is_alive, read_head
 
-    head = read_head(_workspace())
-    if head is not None and is_alive(head):
-        os.environ.update(client_environment(head))
+    workspace = _workspace()
+    head = read_head(workspace)
+    if head is None or not is_alive(head):
+        return None
+    os.environ.update(client_environment(head))
+    return workspace

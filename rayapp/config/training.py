@@ -1,5 +1,6 @@
 """configs/training/*.yaml: one model, how it is fitted, and on what."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from rayapp.config.load import Config
 from rayapp.config.workers import WorkersConfig
 from rayapp.errors import ConfigError
 from rayapp.schemas.data import Task
+from rayapp.schemas.prompt import Prompt
 
 
 class TrainWorkersConfig(WorkersConfig):
@@ -162,6 +164,17 @@ def require_task(config: TrainConfig, task: Task) -> None:
         raise ConfigError(
             f"family {config.family!r} does not learn task {task!r} of {config.snapshot}",
             "the llm family learns task text, and no other does",
+        )
+
+
+def require_prompt(config: TrainConfig, prompt: Prompt, names: Iterable[str]) -> None:
+    """Raises ConfigError where the prompt does not show just what the model is to be told of a row.
+    names: of the features."""
+    if prompt.places != set(names):
+        raise ConfigError(
+            f"prompt {prompt.name!r} shows {sorted(prompt.places)}, `features` of {config.name} "
+            f"are {sorted(names)}",
+            "they must be the same",
         )
 
 

@@ -3,7 +3,8 @@ mistake in one of them costs a second, not a job."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayapp.config.golden import GoldenConfig
 from rayapp.config.judging import JudgeConfig
@@ -22,7 +23,7 @@ from rayapp.config.release import PolicyConfig, ReleaseConfig
 from rayapp.config.serving import ServeFile
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig, require_adapter, require_task
+from rayapp.config.training import TrainConfig, require_adapter, require_prompt, require_task
 from rayapp.data.contract import load_contract
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.plan import plan_view
@@ -32,16 +33,23 @@ from rayapp.evaluate.gates import check_policy
 from rayapp.evaluate.judging import check_judge
 from rayapp.evaluate.slices import check_slices
 from rayapp.schemas.data import Column
+from rayapp.storage import Workspace
 from rayapp.tune.space import check_space
+
+if TYPE_CHECKING:
+    from rayapp.ledger import Ledger
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def check_references(config: Config, path: str, environment: str | None) -> None:
+def check_references(
+    config: Config, path: str, environment: str | None, workspace: Workspace | None = None
+) -> None:
     """Raises what the first mistake raises: ConfigError, ContractError, or LeakageRefused for a
     feature that would not exist at prediction time. path: where `config` was read from.
-    environment: the overlay of them all."""
-    _Reader(environment).check(config, path)
+    environment: the overlay of them all. workspace: the job's, None where it is not known; weights
+    that it must have are looked up there."""
+    _Reader(environment, workspace).check(config, path)
 
 
 def one_endpoint(releases: Sequence[ReleaseConfig]) -> str:
@@ -66,10 +74,19 @@ def _named(path: str, at: Location = (), value: Any = None) -> Iterator[None]:
 
 
 class _Reader:
-    def __init__(self, environment: str | None) -> None:
+    def __init__(self, environment: str | None, workspace: Workspace | None) -> None:
         self._environment = environment
+        self._workspace = workspace
         self._read: dict[str, Config] = {}
         self._views: dict[str, tuple[Column, ...]] = {}
+
+    @cached_property
+    def _ledger(self) -> "Ledger | None":
+        if self._workspace is None:
+            return None
+        from rayapp.ledger import Ledger  # imports SQLAlchemy, which most configs need not wait for
+
+        return Ledger.of(self._workspace, "references")
 
     def check(self, config: Config, path: str) -> None:
         match config:
@@ -127,7 +144,17 @@ class _Reader:
                 columns = self._views[config.snapshot]
                 refuse_outcome_features(resolve_features([item]), columns, label)
         with _named(path):
-            resolve_features(config.features)
+            features = resolve_features(config.features)
+        if config.llm is None:
+            return
+        prompt = self._of(PromptConfig, config.llm.prompt).prompt
+        with _named(path):
+            require_prompt(config, prompt, [feature.name for feature in features])
+        if self._ledger is not None:
+            from rayapp.flows.weights import base_weights  # imports Ray, as above
+
+            with _named(path, ("llm", "base_model"), config.llm.base_model):
+                base_weights(self._ledger, config.llm)
 
     def _check_release(self, config: ReleaseConfig, path: str) -> None:
         training = self._of(TrainConfig, config.training)
@@ -175,8 +202,9 @@ class _Reader:
         """Raises DataError where a golden set's file is none."""
         from rayapp.data.golden import golden_columns, golden_rows  # imports Ray, as above
 
+        golden = self._of(GoldenConfig, path)
         with _named(path):
-            return golden_columns(golden_rows(self._of(GoldenConfig, path)), view)
+            return golden_columns(golden_rows(golden), view)
 
     def _check_golden_path(self, config: GoldenPathConfig, path: str) -> None:
         self._of(SnapshotConfig, config.snapshot)

@@ -1,7 +1,7 @@
 """Data, training and sweeps: each stage makes sure of its inputs, and reuses what is there."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,22 @@ from typing import Any
 from rayapp.config.prompts import PromptConfig
 from rayapp.config.snapshot import SnapshotConfig
 from rayapp.config.sweep import SweepConfig
-from rayapp.config.training import TrainConfig, require_task
+from rayapp.config.training import TrainConfig, require_prompt, require_task
 from rayapp.data.leakage import refuse_outcome_features, resolve_features
 from rayapp.data.read import read_view
 from rayapp.data.snapshot import build_snapshot, source_digest
 from rayapp.data.telltale import refuse_suspicious_features
-from rayapp.errors import ConfigError
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
 from rayapp.families.llm.rows import ROWS_PER_BLOCK
 from rayapp.flows.room import ONE_CPU, tell_if_it_waits
 from rayapp.flows.session import Session, environment_lock
-from rayapp.flows.weights import find_weights
+from rayapp.flows.weights import base_weights
 from rayapp.llm.environment import libraries_of, tuning_env
 from rayapp.register.tracking import open_tracker
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import BundleRef, Feature, Run
 from rayapp.schemas.operations import EventKind, Tracker
-from rayapp.schemas.prompt import Prompt
 from rayapp.schemas.record import short
 from rayapp.storage import commit_folder, digest_folder, exists, folder_digest
 from rayapp.train.fit import fit
@@ -89,7 +87,7 @@ def train_stage(session: Session, config: TrainConfig) -> Run:
     base = _base(session, config)
     inputs = [config.model_dump(mode="json"), snapshot.content_digest()]
     if base is not None:
-        _check_prompt(base.prompt, features, config)
+        require_prompt(config, base.prompt, [feature.name for feature in features])
         inputs += [
             base.weights.digest,
             libraries_of(base.runtime_env),
@@ -110,26 +108,10 @@ def _base(session: Session, config: TrainConfig) -> Base | None:
     """What the llm family starts from. Raises UserError where it is not there."""
     if config.llm is None:
         return None
-    weights = find_weights(session.ledger, config.llm.base_model)
-    if config.llm.sequence_tokens > weights.max_context_tokens:
-        raise ConfigError(
-            f"llm.sequence_tokens is {config.llm.sequence_tokens}, {weights.name} reads "
-            f"{weights.max_context_tokens} at most",
-            "lower it",
-        )
+    weights = base_weights(session.ledger, config.llm)
     label = session.load(SnapshotConfig, config.snapshot).view.label
     prompt = session.load(PromptConfig, config.llm.prompt).prompt
     return Base(weights, tuning_env(session.environ), prompt, label.fields)
-
-
-def _check_prompt(prompt: Prompt, features: Sequence[Feature], config: TrainConfig) -> None:
-    names = {feature.name for feature in features}
-    if names != prompt.places:
-        raise ConfigError(
-            f"prompt {prompt.name!r} shows {sorted(prompt.places)}, `features` of {config.name} "
-            f"are {sorted(names)}",
-            "they must be the same",
-        )
 
 
 def _train(

@@ -4,8 +4,9 @@ from typing import Any
 
 import ray
 
+from rayapp.config.training import LlmConfig
 from rayapp.config.weights import WeightsConfig
-from rayapp.errors import UserError
+from rayapp.errors import ConfigError, UserError
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
 from rayapp.ledger import Ledger
@@ -48,15 +49,28 @@ def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
 
 
 def find_weights(ledger: Ledger, name: str) -> WeightsRef:
-    """Those that were added last under this name. Raises UserError where none were."""
+    """Those that were added last under this name. Raises ConfigError where none were."""
     event = ledger.latest(EventKind.WEIGHTS_ADDED, subject=name)
     if event is None:
         known = sorted({e.subject for e in ledger.events(EventKind.WEIGHTS_ADDED)})
-        raise UserError(
+        raise ConfigError(
             f"there are no weights {name!r} in this workspace, only {known}",
             "add them: rayapp submit configs/weights/NAME.yaml",
         )
     return event.record(WeightsRef, "weights")
+
+
+def base_weights(ledger: Ledger, config: LlmConfig) -> WeightsRef:
+    """What a training starts from. Raises ConfigError where they were never added, or read less
+    than a sequence."""
+    weights = find_weights(ledger, config.base_model)
+    if config.sequence_tokens > weights.max_context_tokens:
+        raise ConfigError(
+            f"llm.sequence_tokens is {config.sequence_tokens}, {weights.name} reads "
+            f"{weights.max_context_tokens} at most",
+            "lower it",
+        )
+    return weights
 
 
 def find_base(ledger: Ledger, name: str, digest: str) -> WeightsRef:

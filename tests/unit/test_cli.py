@@ -131,6 +131,21 @@ def test_after_weights_they_are_served_and_then_asked() -> None:
     ]
 
 
+def test_weights_that_the_heads_workspace_lacks_are_told_before_any_job(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import psutil
+
+    this = psutil.Process()
+    head = _head(workspace, this.pid, this.create_time())
+    write_head(workspace, head)
+    for name, value in client_environment(head).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    assert main(["submit", "configs/training/user_agent_lora.yaml"]) == 2
+    assert "there are no weights 'smollm2-135m-instruct'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["http", "80", "70000", "-1", "8e3"])
 def test_a_port_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="RAYAPP_HTTP_PORT"):

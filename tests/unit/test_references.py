@@ -11,6 +11,7 @@ from rayapp.config.release import ReleaseConfig
 from rayapp.errors import ConfigError, ContractError, DataError, LeakageRefused
 from rayapp.flows.references import check_references
 from rayapp.flows.session import open_session
+from rayapp.storage import Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +23,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _check(path: str) -> None:
+def _check(path: str, workspace: Workspace | None = None) -> None:
     job = choose_job(path, read_yaml(path)[0], None)
-    check_references(load(CONFIG_OF_JOB[job], path), path, None)
+    check_references(load(CONFIG_OF_JOB[job], path), path, None, workspace)
 
 
 PATHS = [
@@ -106,6 +107,7 @@ def test_candidates_of_one_golden_path_belong_together() -> None:
 
 LANGUAGE = "configs/releases/user_agent_lora.yaml"
 GOLDEN = "configs/golden/user_agent.yaml"
+TUNING = "configs/training/user_agent_lora.yaml"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,8 @@ GOLDEN = "configs/golden/user_agent.yaml"
         (GOLDEN, "sha256: ", "sha256: 0", "sha256"),
         (GOLDEN, "min_items: 36", "min_items: 37", "36 items, min_items is 37"),
         ("configs/golden/user_agent.jsonl", "Chrome", "Chromium", "give the new one a new version"),
+        (TUNING, "read_user_agent.yaml", "read_user_agnt.yaml", "mean configs/prompts/read_user_a"),
+        (TUNING, "  - useragent\n", "  - site: useragent\n", "shows ['useragent'], `features`"),
     ],
 )
 def test_a_mistake_in_what_a_language_model_is_asked_is_named(
@@ -131,6 +135,23 @@ def test_a_mistake_in_what_a_language_model_is_asked_is_named(
     with pytest.raises((ConfigError, DataError)) as error:
         _check(LANGUAGE)
     assert says in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named_once() -> None:
+    text = Path(LANGUAGE).read_text()
+    absent = "configs/golden/absent.yaml"
+    Path(LANGUAGE).write_text(text.replace("  slices:", f"  golden: {absent}\n  slices:"))
+    with pytest.raises(ConfigError) as error:
+        _check(LANGUAGE)
+    assert error.value.what.startswith(f"{absent}: cannot be read")
+
+
+def test_weights_that_a_workspace_does_not_have_are_told_where_it_is_known(
+    workspace: Workspace,
+) -> None:
+    _check(LANGUAGE)
+    with pytest.raises(ConfigError, match=rf"{TUNING}: line \d+: there are no weights 'smollm2-"):
+        _check(LANGUAGE, workspace)
 
 
 def test_whole_weights_are_no_release_and_that_is_told_before_they_are_trained(
