@@ -192,22 +192,28 @@ class LanguageConfig(GatewayConfig):
         for name, engine in self.engines.items():
             if engine.workspace != self.workspace:
                 raise ValueError(f"`workspace` is another one than that of engine {name}")
-        used = {model.engine for model in self.models.values()}
-        for name in sorted(used - self.engines.keys()):
-            raise ValueError(f"`models`: there is no engine {name!r}, only {list(self.engines)}")
+        for name, model in self.models.items():
+            if model.engine not in self.engines:
+                raise ValueError(
+                    f"`models.{name}.engine`: there is no engine {model.engine!r}, only "
+                    f"{list(self.engines)}"
+                )
         for name, engine in self.engines.items():
-            if name not in used:
-                raise ValueError(f"`engines`: {name} has no effect: no model names it")
-            models = [model for model in self.models.values() if model.engine == name]
-            takes = [model for model in models if model.adapters]
+            models = {own: model for own, model in self.models.items() if model.engine == name}
+            if not models:
+                raise ValueError(f"`engines.{name}` has no effect: no model names it")
+            takes = [own for own, model in models.items() if model.adapters]
             if len(takes) > 1:
-                raise ValueError(f"`models`: `adapters` is set of {len(takes)} models of {name}")
-            wants = bool(takes) or any(model.endpoint is not None for model in models)
+                raise ValueError(
+                    f"`models.{takes[1]}.adapters` is set of {takes[0]} too, of the same engine "
+                    f"{name}: keep one"
+                )
+            wants = bool(takes) or any(model.endpoint is not None for model in models.values())
             if wants and not engine.max_adapters:
-                raise ValueError(f"`engines`: {name} must have `max_adapters` for its adapters")
+                raise ValueError(f"`engines.{name}` must have `max_adapters` for its adapters")
             if engine.max_adapters and not wants:
                 raise ValueError(
-                    f"`engines`: {name}: `max_adapters` has no effect: set `adapters` of a model"
+                    f"`engines.{name}.max_adapters` has no effect: set `adapters` of a model"
                 )
 
     def _check_inline(self) -> None:
@@ -218,7 +224,7 @@ class LanguageConfig(GatewayConfig):
         idle = sorted(OF_AN_APPLICATION & self.engines[self.inline].model_fields_set)
         if idle:
             raise ValueError(
-                f"`engines`: {self.inline}: {idle[0]} has no effect where it is `inline`: its "
+                f"`engines.{self.inline}.{idle[0]}` has no effect where it is `inline`: its "
                 "replicas are the gateway's"
             )
         if "num_cpus" in self.model_fields_set:
@@ -232,11 +238,11 @@ class LanguageConfig(GatewayConfig):
             for where, other in model.by_place().items():
                 if other not in known:
                     raise ValueError(
-                        f"`models`: {name}: {where}: {other!r} is none of the others, {known}"
+                        f"`models.{name}.{where}`: {other!r} is none of the others, {known}"
                     )
             if model.timeout_ms is not None and model.timeout_ms >= self.deadline_ms:
                 raise ValueError(
-                    f"`models`: {name}: timeout_ms {model.timeout_ms:g} has no effect with "
+                    f"`models.{name}.timeout_ms` {model.timeout_ms:g} has no effect with "
                     f"deadline_ms {self.deadline_ms:g}"
                 )
             self._check_priced(name, model)
@@ -251,20 +257,20 @@ class LanguageConfig(GatewayConfig):
         for one in (name, *(target.model for target in model.priced().values())):
             if model.priced() and not self.models[one].has_price:
                 raise ValueError(
-                    f"`models`: {name}: costs cannot be compared without those of {one}: set its "
+                    f"`models.{one}` has no prices, by which {name} compares costs: set its "
                     "usd_per_million_input_tokens and usd_per_million_output_tokens"
                 )
         if model.cascade is not None:
             first = self.models[model.cascade.first.model]
             if not first.is_cheaper_than(model):
                 raise ValueError(
-                    f"`models`: {name}: the first model of a cascade must cost less than {name} "
-                    "by one price, and more by neither, or it saves nothing"
+                    f"`models.{name}.cascade.first.model`: the first model of a cascade must cost "
+                    f"less than {name} by one price, and more by neither, or it saves nothing"
                 )
         limit = model.objective
         if limit is not None and limit.max_p95_ms >= self.deadline_ms:
             raise ValueError(
-                f"`models`: {name}: max_p95_ms {limit.max_p95_ms:g} has no effect with "
+                f"`models.{name}.objective.max_p95_ms` {limit.max_p95_ms:g} has no effect with "
                 f"deadline_ms {self.deadline_ms:g}"
             )
 

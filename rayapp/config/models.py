@@ -208,8 +208,8 @@ class ModelConfig(Config):
 
     def by_place(self) -> dict[str, str]:
         """Every model that is named beside its own, by where its name is said."""
-        found = {f"fallback[{n}].model": one.model for n, one in enumerate(self.fallback)}
-        found |= {f"rules[{n}].model": rule.model for n, rule in enumerate(self.rules)}
+        found = {f"fallback.{n}.model": one.model for n, one in enumerate(self.fallback)}
+        found |= {f"rules.{n}.model": rule.model for n, rule in enumerate(self.rules)}
         if self.split is not None:
             found |= {f"split.arms.{n}.model": arm.model for n, arm in self.split.arms.items()}
         if self.objective is not None:

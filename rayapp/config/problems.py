@@ -31,8 +31,9 @@ def describe(problem: Any, cls: type[BaseModel], places: Mapping[Location, str])
     if not isinstance(found, dict):
         return f"{where}{name}: {said}, got {_shown(found)}{_written(problem)}"
     # keys that do not go together: the line is that of the first one it names
-    named = [(*location, *key.split(".")) for key in re.findall("`([a-z0-9_.-]+)`", said)]
-    where = _first_place(places, named) or where
+    written = {".".join(map(str, at)): at for at in places}
+    keys = [".".join(map(str, (*location, key))) for key in re.findall("`([a-z0-9_.-]+)`", said)]
+    where = _first_place(places, [written[key] for key in keys if key in written]) or where
     return f"{where}{name}: {said}{_written(problem)}" if name else f"{where}{said}"
 
 

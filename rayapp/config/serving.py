@@ -222,11 +222,11 @@ class ServingConfig(GatewayConfig):
         for name, endpoint in self.endpoints.items():
             if endpoint.timeout_ms is not None and endpoint.timeout_ms >= self.deadline_ms:
                 raise ValueError(
-                    f"`endpoints`: {name}: timeout_ms {endpoint.timeout_ms:g} has no effect with "
+                    f"`endpoints.{name}.timeout_ms` {endpoint.timeout_ms:g} has no effect with "
                     f"deadline_ms {self.deadline_ms:g}"
                 )
             if any(target.endpoint == name for target in endpoint.targets()):
-                raise ValueError(f"`endpoints`: {name} names itself beside its own champion")
+                raise ValueError(f"`endpoints.{name}` names itself beside its own champion")
             self._check_priced(name, endpoint)
         own = [endpoint.usd_per_1000_rows for endpoint in self.endpoints.values()]
         if self.budgets is not None and not any((self.usd_per_1000_rows, *own)):
@@ -242,26 +242,26 @@ class ServingConfig(GatewayConfig):
         objective = endpoint.objective
         if endpoint.priced() and not self.row_nano_usd(name):
             raise ValueError(
-                f"`endpoints`: {name}: costs cannot be compared without the champion's: set its "
+                f"`endpoints.{name}`: costs cannot be compared without the champion's: set its "
                 "usd_per_1000_rows"
             )
         if objective is not None and objective.max_p95_ms >= self.deadline_ms:
             raise ValueError(
-                f"`endpoints`: {name}: max_p95_ms {objective.max_p95_ms:g} has no effect with "
-                f"deadline_ms {self.deadline_ms:g}"
+                f"`endpoints.{name}.objective.max_p95_ms` {objective.max_p95_ms:g} has no effect "
+                f"with deadline_ms {self.deadline_ms:g}"
             )
         if endpoint.cascade is not None:
             first = row_nano_usd(endpoint.cascade.first.usd_per_1000_rows)
             if first >= self.row_nano_usd(name):
                 raise ValueError(
-                    f"`endpoints`: {name}: the first model of a cascade must cost less than the "
+                    f"`endpoints.{name}.cascade.first`: the first model must cost less than the "
                     "champion, or it saves nothing"
                 )
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
         if INLINE in self.pools:
-            raise ValueError(f"`pools`: none can be named {INLINE}: that is the gateway itself")
+            raise ValueError(f"`pools.{INLINE}`: none can be named so: that is the gateway itself")
         places = {"placement": self.placement}
         for name, endpoint in self.endpoints.items():
             places[f"endpoints.{name}.placement"] = endpoint.placement or self.placement
@@ -277,11 +277,11 @@ class ServingConfig(GatewayConfig):
             )
         unused = sorted(self.pools.keys() - named)
         if unused:
-            raise ValueError(f"`pools`: {unused[0]} has no effect, since nothing is placed there")
+            raise ValueError(f"`pools.{unused[0]}` has no effect, since nothing is placed there")
         for name, endpoint in self.endpoints.items():
             if endpoint.is_pinned and self.placement_of(name) == INLINE:
                 raise ValueError(
-                    f"`endpoints`: {name}: is_pinned has no effect on a model that is inline"
+                    f"`endpoints.{name}.is_pinned` has no effect on a model that is inline"
                 )
         return self
 

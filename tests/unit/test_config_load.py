@@ -7,6 +7,7 @@ import pytest
 
 from rayapp.config import load as module
 from rayapp.config import problems
+from rayapp.config.language import LanguageConfig
 from rayapp.config.load import Config, load
 from rayapp.config.release import PolicyConfig
 from rayapp.config.serving import ServeFile, ServingConfig
@@ -85,6 +86,15 @@ def test_a_mistake_in_an_overlay_is_named_there(
     assert expected in str(caught.value)
 
 
+LANGUAGE = """\
+engines:
+  one: {weights: tiny}
+models:
+  big:
+    engine: one
+"""
+
+
 @pytest.mark.parametrize(
     ("cls", "text", "says"),
     [
@@ -136,6 +146,16 @@ def test_a_mistake_in_an_overlay_is_named_there(
             ServingConfig,
             "endpoints:\n  delay:\n    placement: gpu\n",
             "line 3: `endpoints.delay.placement` 'gpu' is neither inline nor one of `pools`, of",
+        ),
+        (
+            LanguageConfig,
+            LANGUAGE + "    fallback:\n    - model: bg\n",
+            "line 7: `models.big.fallback.0.model`: 'bg' is none of the others, []",
+        ),
+        (
+            LanguageConfig,
+            LANGUAGE + "  small: {engine: oen}\n",
+            "line 6: `models.small.engine`: there is no engine 'oen', only ['one']",
         ),
     ],
 )

@@ -319,8 +319,8 @@ async def test_a_rate_that_leaves_tokens_for_one_of_them_leaves_the_names_own(
     [
         ({"max_error": 1}, {}, "less than 1"),
         ({"max_calibration_error": 0}, {}, "greater than 0"),
-        ({"first": {"model": "big"}}, {}, "cascade.first.model: 'big' is none of"),
-        ({"first": {"model": "small"}}, {}, "costs cannot be compared without those of small"),
+        ({"first": {"model": "big"}}, {}, "cascade.first.model`: 'big' is none of"),
+        ({"first": {"model": "small"}}, {}, "`models.small` has no prices, by which big"),
         ({}, prices(1, 2), "must cost less than big"),
         ({}, prices(0.5, 9), "must cost less than big"),
         ({}, {"split": {"salt": "s", "arms": {"a": {"model": "small", "share": 1}}}}, "both say"),

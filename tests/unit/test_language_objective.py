@@ -179,10 +179,10 @@ async def test_who_is_too_slow_is_left_and_comes_back_with_another_release() -> 
     [
         ({"candidates": {"champion": {"model": "small"}}}, "can be named champion"),
         ({"candidates": {n: {"model": "small"} for n in "ab"}}, "two of `candidates` are the same"),
-        ({"candidates": {"a": {"model": "big"}}}, "objective.candidates.a.model: 'big' is none of"),
+        ({"candidates": {"a": {"model": "big"}}}, "candidates.a.model`: 'big' is none of"),
         ({"candidates": {}}, "at least 1 item"),
-        ({"candidates": {"a": {"model": "vectors"}}}, "without those of vectors"),
-        ({"max_p95_ms": 120_000}, "max_p95_ms 120000 has no effect with deadline_ms 120000"),
+        ({"candidates": {"a": {"model": "vectors"}}}, "`models.vectors` has no prices, by which"),
+        ({"max_p95_ms": 120_000}, "max_p95_ms` 120000 has no effect with deadline_ms 120000"),
         ({"latency": "both"}, "'first_token' or 'answer'"),
         ({"usual_prompt_tokens": 0}, "greater than or equal to 1"),
     ],

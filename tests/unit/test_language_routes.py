@@ -207,11 +207,11 @@ async def test_of_a_refused_request_nobody_can_say_who_would_have_answered() -> 
     [
         (
             {"split": {"salt": "s", "arms": {"a": {"model": "none", "share": 0.1}}}},
-            "split.arms.a.model: 'none' is",
+            "split.arms.a.model`: 'none' is",
         ),
         (
             {"split": {"salt": "s", "arms": {"a": {"model": "big", "share": 0.1}}}},
-            "split.arms.a.model: 'big' is none",
+            "split.arms.a.model`: 'big' is none",
         ),
         (
             {"split": {"salt": "s", "arms": {"champion": {"model": "small", "share": 0.1}}}},
@@ -227,10 +227,10 @@ async def test_of_a_refused_request_nobody_can_say_who_would_have_answered() -> 
         ({"rules": [STAFF | {"when": {"flag": "f"}}]}, "`flag` and `is` go together"),
         ({"rules": [STAFF, STAFF | {"name": "again"}]}, "again has no effect: staff"),
         ({"rules": [STAFF | {"name": "next"}], "split": HALF}, "the name of another arm already"),
-        ({"rules": [STAFF | {"model": "big"}]}, "rules[0].model: 'big' is none of the others"),
+        ({"rules": [STAFF | {"model": "big"}]}, "rules.0.model`: 'big' is none of the others"),
         (
             {"split": {"salt": "s", "arms": {"a": {"model": "nope", "share": 0.1}}}},
-            "big: split.arms.a.model: 'nope' is none of the others, ['small', 'vectors']",
+            "`models.big.split.arms.a.model`: 'nope' is none of the others, ['small', 'vectors']",
         ),
     ],
 )

@@ -99,8 +99,8 @@ async def test_an_adapter_that_is_not_released_yet_is_a_problem_and_heard_once_i
 @pytest.mark.parametrize(
     ("shadow", "says"),
     [
-        ({"model": "none"}, "shadow.model: 'none' is none of"),
-        ({"model": "big"}, "shadow.model: 'big' is none of"),
+        ({"model": "none"}, "shadow.model`: 'none' is none of"),
+        ({"model": "big"}, "shadow.model`: 'big' is none of"),
         ({"model": "small", "share": 0}, "greater than 0"),
         ({"model": "small", "max_ongoing": 0}, "greater than or equal to 1"),
     ],

@@ -338,9 +338,9 @@ async def test_without_budget_there_is_no_second_ask() -> None:
     ("args", "message"),
     [
         ({"placement": "gpu"}, "neither inline nor one of `pools`"),
-        ({"pools": {"gpu": {}}}, "gpu has no effect, since nothing is placed there"),
+        ({"pools": {"gpu": {}}}, "`pools.gpu` has no effect, since nothing is placed there"),
         ({"endpoints": {"a": {"is_pinned": True}}}, "no effect on a model that is inline"),
-        ({"pools": {"inline": {}}}, "none can be named inline"),
+        ({"pools": {"inline": {}}}, "`pools.inline`: none can be named so"),
         (
             {
                 "placement": "p",
