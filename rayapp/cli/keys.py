@@ -78,4 +78,5 @@ def _print_key(text: str, key: "ApiKey", json: bool) -> None:
         return
     pairs = {"key": text, "tenant": key.tenant, "role": key.role}
     show_pairs("Keep it now, it is not told again.", pairs)
-    show_next(["export RAYAPP_API_KEY=…", "rayapp ask ENDPOINT"])
+    asks = ["rayapp ask ENDPOINT", 'rayapp ask MODEL "question"']
+    show_next(["export RAYAPP_API_KEY=…", *asks])

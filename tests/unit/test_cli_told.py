@@ -45,6 +45,12 @@ def test_where_no_release_is_that_is_said(
     assert output.err == "  next: rayapp releases\n"
 
 
+def test_a_new_key_is_for_endpoints_and_for_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "create", "acme"]) == 0
+    told = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert told[-2:] == ["next: rayapp ask ENDPOINT", 'next: rayapp ask MODEL "question"']
+
+
 def test_doctor_says_of_a_bucket_that_it_was_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
