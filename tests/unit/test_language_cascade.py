@@ -212,7 +212,24 @@ async def test_weights_that_nobody_measured_are_not_asked() -> None:
     site = Site(with_settings(models))
     assert (await site.ask("big")).headers["x-release"] == "digest-of-engine"
     told = (await site.state())["problems"]["big/first"]
-    assert "weights other (digest-of-ot): no sealed evaluation measured it" in told
+    assert "weights other (digest-of-ot): no sealed evaluation measured them" in told
+    assert "none of the models chosen among here (big, small) is an adapter of these" in told
+
+
+async def test_an_adapter_that_nobody_chooses_among_is_no_evidence_of_its_weights() -> None:
+    first = {"first": {"model": "plain"}}
+    models = {
+        "big": {"engine": "engine", "cascade": CASCADE | first, **prices(3, 9)},
+        "plain": {"engine": "engine", "adapters": True, **prices(1, 2)},
+    }
+    site = Site(with_settings(models, engines=ENGINES))
+    site.promote("r1")
+    assert (await site.ask("tuned")).headers["x-release"] == "r1"
+    told = (await site.state())["problems"]["big/first"]
+    assert told.endswith(
+        "next: give one of them the `endpoint` of a release for these weights, which `adapters: "
+        "true` alone does not do"
+    )
 
 
 # who fails

@@ -17,22 +17,19 @@ from rayapp.serve.language.served import Served
 
 @dataclass(frozen=True)
 class Standing:
-    """which: in words. estimates: over all rows of the evaluation that measured it, none where
-    nothing did. is_higher_better: by metric. language: how it was asked then."""
+    """which: in words. unmeasured: why nothing measured it, where nothing did. estimates: over all
+    rows of the evaluation that did; else none. is_higher_better: by metric. language: how it was
+    asked then."""
 
     release_id: str
     which: str
+    unmeasured: str
     estimates: tuple[Estimate, ...] = ()
     is_higher_better: Mapping[str, bool | None] = field(default_factory=dict)
     language: LanguageSchema | None = None
 
     def why_unmeasured(self) -> str | None:
-        if self.estimates:
-            return None
-        return (
-            f"{self.which}: no sealed evaluation measured it; weights as they are have been where "
-            "one of these models is an adapter of them"
-        )
+        return None if self.estimates else f"{self.which}: {self.unmeasured}"
 
 
 class Standings:
@@ -54,7 +51,7 @@ class Standings:
         key = served.release_id, None if by is None else by.release_id
         known = self._known.get(model)
         if known is None or known[0] != key:
-            known = self._known[model] = key, _standing(served, by)
+            known = self._known[model] = key, _standing(served, by, self._models)
         return known[1]
 
     def prompt(self, model: str) -> Prompt | None:
@@ -80,13 +77,21 @@ class Standings:
         return None
 
 
-def _standing(served: Served, by: Adapted | None) -> Standing:
-    """by: whose evaluation measured it."""
+def _standing(served: Served, by: Adapted | None, models: Sequence[str]) -> Standing:
+    """by: whose evaluation measured it. models: those that are chosen among."""
     if served.adapted is not None:
-        found = Standing(served.release_id, f"release {short(served.release_id)}")
+        which = f"release {short(served.release_id)}"
+        unmeasured = "no sealed evaluation measured it; next: release again"
     else:
         weights = served.engine.weights
-        found = Standing(served.release_id, f"weights {weights.name} ({short(weights.digest)})")
+        which = f"weights {weights.name} ({short(weights.digest)})"
+        unmeasured = (
+            "no sealed evaluation measured them: an adapter's measures the weights beneath it too, "
+            f"but none of the models chosen among here ({', '.join(models)}) is an adapter of "
+            "these weights with such an evaluation; next: give one of them the `endpoint` of a "
+            "release for these weights, which `adapters: true` alone does not do"
+        )
+    found = Standing(served.release_id, which, unmeasured)
     if by is None or by.evaluation is None:
         return found
     evaluation = by.evaluation
