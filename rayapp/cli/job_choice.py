@@ -143,7 +143,8 @@ def next_commands(job: str, config: str, figures: Mapping[str, Any]) -> Sequence
             ask += ' "…"' if figures.get("task") == "text" else ""
             return [ask, "rayapp audit verify"]
         case "deploy":
-            asks = [f"rayapp ask {champion}" for champion in figures["champions"]]
+            of_rows = [c for c in figures["champions"] if c not in figures["adapters"].values()]
+            asks = [f"rayapp ask {champion}" for champion in of_rows]
             asks += [
                 f'rayapp ask {model} "What is the capital of France?"'
                 for model, task in figures["models"].items()

@@ -31,31 +31,44 @@ from rayapp.storage import Workspace, commit_bytes
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
     done = deployed(session, file)
+    served = [
+        _served(session, config)
+        for config in own_configs(file).values()
+        if isinstance(config, LanguageConfig)
+    ]
     return {
         **done.urls,
-        "champions": sorted(done.answering),
-        "models": _models(session, file),
+        "champions": sorted(done.answering.union(*(one.champions for one in served))),
+        "models": {name: task for one in served for name, task in one.models.items()},
+        "adapters": {name: own for one in served for name, own in one.adapters.items()},
         "problems": done.problems,
     }
 
 
-def _models(session: Session, file: ServeFile) -> dict[str, Task]:
-    """What each language model is for, by the names that callers send."""
-    return {
-        name: task
-        for config in own_configs(file).values()
-        if isinstance(config, LanguageConfig)
-        for name, task in _tasks(session, config).items()
-    }
+@dataclass(frozen=True)
+class Served:
+    """What language models are for, and the endpoints that adapters were released for, by the names
+    that callers send. champions: endpoints whose champion is one of these adapters."""
+
+    models: dict[str, Task]
+    adapters: dict[str, str]
+    champions: set[str]
 
 
-def _tasks(session: Session, config: LanguageConfig) -> dict[str, Task]:
-    answering = adapters(_workspace(session, config.workspace), config)
-    return {
-        name: _weights(session, config.engines[model.engine]).task
+def _served(session: Session, config: LanguageConfig) -> Served:
+    workspace = _workspace(session, config.workspace)
+    found = adapters(workspace, config)
+    weights = {
+        name: _weights(session, config.engines[model.engine])
         for name, model in config.models.items()
-        if model.endpoint is None or name in answering
-    } | dict.fromkeys(answering, "generate")
+        if model.endpoint is None
+    }
+    newest = {pointer.target for pointer in champions(Ledger.of(workspace, "deploy")).values()}
+    return Served(
+        {name: one.task for name, one in weights.items()} | dict.fromkeys(found, "generate"),
+        {name: signed.manifest.endpoint for name, signed in found.items()},
+        {signed.manifest.endpoint for signed in found.values() if signed.release_id in newest},
+    )
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ from rayapp.storage import Workspace
 
 ROOT = Path(__file__).parents[2]
 FOUND = {
-    "champions": ["flight-delay"],
-    "models": {"small": "generate", "vectors": "embed"},
+    "champions": ["flight-delay", "user-agent"],
+    "models": {"small": "generate", "vectors": "embed", "headers": "generate"},
+    "adapters": {"headers": "user-agent"},
     "training": "configs/training/b.yaml",
     "family": "neural",
     "best_settings": {"learning_rate": 0.01, "embedding_dim": 8},
@@ -128,6 +129,7 @@ def test_after_weights_they_are_served_and_then_asked() -> None:
     assert next_commands("deploy", "configs/serving/llm.yaml", FOUND) == [
         "rayapp ask flight-delay",
         'rayapp ask small "What is the capital of France?"',
+        'rayapp ask headers "What is the capital of France?"',
     ]
 
 
@@ -404,7 +406,7 @@ def test_what_is_not_as_configured_yet_is_told_last(
     from rayapp.cli import submit as submitting
 
     problem = "nothing was released for endpoint 'b' yet; next: correct the name"
-    figures = {"champions": ["a"], "models": {}, "problems": [problem]}
+    figures = {"champions": ["a"], "models": {}, "adapters": {}, "problems": [problem]}
     done = submitting.Outcome("deploy-1", "SUCCEEDED", 0, "", figures)
     monkeypatch.setattr(submitting, "submit", lambda *given: done)
     monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))

@@ -1,5 +1,7 @@
 """What a gateway for language models lacks is told before anything that answers is touched."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from test_language_cascade import prices
 from rayapp.config.language import LanguageConfig
 from rayapp.config.serving import ServeFile
 from rayapp.errors import ConfigError
+from rayapp.flows import deploying
 from rayapp.flows.adapters import adapters
 from rayapp.flows.awaited import awaited
-from rayapp.flows.deploying import _models, deploy_file
+from rayapp.flows.deploying import _served
 from rayapp.flows.session import Session, open_session
 from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
@@ -103,7 +106,7 @@ def test_one_that_cannot_answer_is_refused_before_serve_is_touched(
         other={"engine": "writer", **other}, vectors={"engine": "vectors", **prices(1, 1)}
     )
     with pytest.raises(ConfigError, match="vectors cannot answer for other: its weights vectors"):
-        deploy_file(session, file_of(config))
+        deploying.deploy_file(session, file_of(config))
 
 
 def test_a_model_that_nobody_answers_for_is_told_and_not_recommended(
@@ -128,12 +131,31 @@ def test_a_model_that_nobody_answers_for_is_told_and_not_recommended(
     which = f"release {rows.release_id[:12]} of endpoint {ENDPOINT!r} is no adapter of weights"
     assert of_rows.startswith(f"model 'rows': {which} 'writer' as they are now")
     assert named.startswith(f"model 'named': release {other.release_id[:12]} of endpoint")
-    found = _models(session, file_of(config))
-    assert found == {
+    found = _served(session, config)
+    assert found.models == {
         "writer": "generate",
         "vectors": "embed",
         "mine": "generate",
         "tuned": "generate",
+    }
+    assert found.adapters == {"mine": "tuned", "tuned": "tuned"}
+    assert found.champions == {"tuned"}
+
+
+def test_a_champion_that_a_model_answers_by_is_among_the_figures(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(session, "tuned", "writer")
+    release(session, "elsewhere", "huge")
+    monkeypatch.setattr(deploying, "deploy", lambda *given: {"llm_url": "http://127.0.0.1:1/v1"})
+    here = replace(session, environ={**session.environ, "RAYAPP_LLM_VENV": sys.prefix})
+    figures = deploying.deploy_file(here, file_of(config_of()))
+    assert figures == {
+        "llm_url": "http://127.0.0.1:1/v1",
+        "champions": ["tuned"],
+        "models": {"writer": "generate", "vectors": "embed", "tuned": "generate"},
+        "adapters": {"tuned": "tuned"},
+        "problems": [],
     }
 
 
@@ -143,3 +165,5 @@ def test_a_release_that_is_named_answers_without_being_champion(session: Session
     config = config_of(next=named)
     assert adapters(session.workspace, config) == {"next": signed}
     assert awaited(session.workspace, config) == []
+    found = _served(session, config)
+    assert (found.adapters, found.champions) == ({"next": "tuned"}, set())
