@@ -197,6 +197,11 @@ class _Reader:
         with _named(path):
             check_judge(config, prompt, [f.name for f in resolve_features(training.features)])
             anchor_objects(config.anchors)
+        if config.weights is not None and self._ledger is not None:
+            from rayapp.flows.weights import find_weights  # imports Ray, as above
+
+            with _named(path, ("evaluation", "judge", "weights"), config.weights):
+                find_weights(self._ledger, config.weights)
 
     def _golden_columns(self, path: str, view: Sequence[Column]) -> tuple[Column, ...]:
         """Raises DataError where a golden set's file is none."""

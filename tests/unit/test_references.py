@@ -1,9 +1,11 @@
 """A mistake in a file that a config leads to is found before anything runs."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from language_case import weights
 
 from rayapp.cli.job_choice import CONFIG_OF_JOB, JOBS_OF_FOLDER, choose_job
 from rayapp.config.load import load, read_yaml
@@ -11,7 +13,9 @@ from rayapp.config.release import ReleaseConfig
 from rayapp.errors import ConfigError, ContractError, DataError, LeakageRefused
 from rayapp.flows.references import check_references
 from rayapp.flows.session import open_session
-from rayapp.storage import Workspace
+from rayapp.ledger import Ledger
+from rayapp.schemas.operations import EventKind
+from rayapp.storage import Workspace, sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,6 +155,30 @@ def test_weights_that_a_workspace_does_not_have_are_told_where_it_is_known(
 ) -> None:
     _check(LANGUAGE)
     with pytest.raises(ConfigError, match=rf"{TUNING}: line \d+: there are no weights 'smollm2-"):
+        _check(LANGUAGE, workspace)
+
+
+def test_weights_of_a_judge_are_looked_up_too(workspace: Workspace, project: Path) -> None:
+    payload = {"weights": weights("smollm2-135m-instruct", "generate").model_dump(mode="json")}
+    payload["weights"]["max_context_tokens"] = 8192
+    ledger = Ledger.of(workspace, "test")
+    ledger.append(EventKind.WEIGHTS_ADDED, "smollm2-135m-instruct", payload)
+    _check(LANGUAGE, workspace)
+    labelled = [{"answered": str(n), "is_right": n < 10} for n in range(20)]
+    lines = "\n".join(map(json.dumps, labelled)).encode()
+    (project / "anchors.jsonl").write_bytes(lines)
+    file = {"path": "anchors.jsonl", "sha256": sha256(lines)}
+    judge = {
+        "metric": "judged_right",
+        "prompt": "configs/prompts/judge_user_agent.yaml",
+        "weights": "nobody-added",
+        "verdict": {"right": "RIGHT", "wrong": "WRONG"},
+        "anchors": {**file, "owner": "web-traffic", "min_of_each": 10},
+    }
+    text = Path(LANGUAGE).read_text()
+    Path(LANGUAGE).write_text(text.replace("  slices:", f"  judge: {json.dumps(judge)}\n  slices:"))
+    _check(LANGUAGE)
+    with pytest.raises(ConfigError, match=rf"{LANGUAGE}: line \d+: .* no weights 'nobody-added'"):
         _check(LANGUAGE, workspace)
 
 
