@@ -25,7 +25,7 @@ from rayapp.data.read import read_rows
 from rayapp.errors import RayappError, UserError
 from rayapp.families.bundle import adapter_of, described
 from rayapp.flows.language import max_answer_tokens, weights_of
-from rayapp.flows.room import tell_if_it_waits
+from rayapp.flows.room import telling_waits
 from rayapp.flows.session import Session
 from rayapp.llm.adapters import local_adapter, rank_of
 from rayapp.llm.environment import engine_variables, runtime_env
@@ -108,9 +108,10 @@ def _answered(
     config = asking.config
     environment = runtime_env(session.environ)
     needs = bundle_of(config)
-    tell_if_it_waits(session, {name: needs[name] for name in ("CPU", "GPU") if name in needs})
-    session.say(f"score {signed.manifest.endpoint}: starting an engine for {asking.weights.name}")
-    with _place(needs) as group:
+    of_room = {name: number for name, number in needs.items() if name in ("CPU", "GPU")}
+    with telling_waits(session, of_room), _place(needs) as group:
+        endpoint = signed.manifest.endpoint
+        session.say(f"score {endpoint}: starting an engine for {asking.weights.name}")
         there = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         task = ray.remote(_answers).options(
             num_cpus=0,
@@ -122,7 +123,7 @@ def _answered(
         adapter = adapter_of(signed.release_id, signed.manifest.bundle)
         left = rows.slice(done).combine_chunks()
         stream: Any = task.remote(asking, adapter, left, session.workspace, group)
-        for some in _as_they_come(session, signed.manifest.endpoint, stream):
+        for some in _as_they_come(session, endpoint, stream):
             try:
                 yield ray.get(some)
             except ray.exceptions.RayTaskError as error:

@@ -32,7 +32,7 @@ from rayapp.evaluate.judging import (
 from rayapp.evaluate.replies import replies_of
 from rayapp.evaluate.served import ServedJudge, key_of
 from rayapp.families.llm.answer import ANSWERERS
-from rayapp.flows.room import tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session, now_and_then
 from rayapp.flows.weights import find_weights
 from rayapp.llm.environment import tuning_env
@@ -181,12 +181,13 @@ def _anchors(
         EXPECTED in prompt.places,
     )
     inputs = [column.name for column in schema.inputs]
-    found, is_clean = find_contamination(
-        rows.rows,
-        schema.language.features,
-        [read_view(snapshot, split, inputs) for split in ("train", "tune")],
-        config.anchors.contamination,
-    )
+    with telling_waits(session, ONE_CPU):
+        found, is_clean = find_contamination(
+            rows.rows,
+            schema.language.features,
+            [read_view(snapshot, split, inputs) for split in ("train", "tune")],
+            config.anchors.contamination,
+        )
     session.say(
         f"judge {config.metric}: {len(found.items)} of {len(is_clean):,} anchors occur in "
         f"{found.num_training_rows:,} training rows"
@@ -210,9 +211,9 @@ def _judge(
     environment: Mapping[str, Any] = tuning_env(session.environ)
 
     def ask(chats: Sequence[Chat]) -> Sequence[str]:
-        tell_if_it_waits(session, workers.each_needs, workers.num_workers)
         told = _teller(session, config, len(chats))
-        return replies_of(chats, weights, config.max_tokens, workers, environment, told)
+        with telling_waits(session, workers.each_needs, workers.num_workers):
+            return replies_of(chats, weights, config.max_tokens, workers, environment, told)
 
     return f"weights {weights.name} ({short(weights.digest)})", ask
 

@@ -19,7 +19,7 @@ from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.bundle import MODEL_FOLDER, described
 from rayapp.families.llm.answer import Tuned
 from rayapp.flows.judging import measure_judge
-from rayapp.flows.room import tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session, now_and_then
 from rayapp.flows.weights import find_base
 from rayapp.llm.environment import tuning_env
@@ -75,23 +75,23 @@ def evaluate_language(
         f"{beside}"
     )
     workers = config.evaluation.workers
-    tell_if_it_waits(session, workers.each_needs, workers.num_workers)
     max_tokens = max(own.max_tokens, 0 if other is None else other.max_tokens)
     decoding = decoding_of(config.evaluation.samples, max_tokens)
-    answered = answer_rows(
-        asked.rows,
-        own.tuned,
-        None if other is None else other.tuned,
-        snapshot.label,
-        decoding,
-        workers,
-        tuning_env(session.environ),
-        now_and_then(
-            lambda done: session.say(
-                f"evaluate {run.run_id}: {done:,} of {asked.num_rows:,} rows answered"
-            )
-        ),
-    )
+    with telling_waits(session, workers.each_needs, workers.num_workers):
+        answered = answer_rows(
+            asked.rows,
+            own.tuned,
+            None if other is None else other.tuned,
+            snapshot.label,
+            decoding,
+            workers,
+            tuning_env(session.environ),
+            now_and_then(
+                lambda done: session.say(
+                    f"evaluate {run.run_id}: {done:,} of {asked.num_rows:,} rows answered"
+                )
+            ),
+        )
     return evaluate_answers(
         answered=answered,
         label=snapshot.label,
@@ -157,12 +157,13 @@ def _questions(session: Session, config: ReleaseConfig, run: Run, snapshot: Snap
     rows, fields = golden_rows(golden), schema.language.fields
     items = golden_table(rows, schema.inputs, columns, snapshot.label, fields)
     inputs = [column.name for column in schema.inputs]
-    found, is_clean = find_contamination(
-        items,
-        schema.language.features,
-        [read_view(snapshot, split, inputs) for split in ("train", "tune")],
-        golden.contamination,
-    )
+    with telling_waits(session, ONE_CPU):
+        found, is_clean = find_contamination(
+            items,
+            schema.language.features,
+            [read_view(snapshot, split, inputs) for split in ("train", "tune")],
+            golden.contamination,
+        )
     session.say(
         f"evaluate {run.run_id}: {len(found.items)} of {len(rows):,} items of golden set "
         f"{golden.name} {golden.version} occur in {found.num_training_rows:,} training rows"

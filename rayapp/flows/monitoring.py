@@ -14,7 +14,7 @@ from rayapp.evaluate.estimates import measure
 from rayapp.families.bundle import Bundle
 from rayapp.families.encoding import label_number
 from rayapp.flows.releasing import release_of
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
 from rayapp.observe.drift import Drift, drift
@@ -49,8 +49,8 @@ def monitor(session: Session, config: MonitorConfig) -> dict[str, Any]:
     }
     if predictions.num_rows < config.min_rows:
         return figures | _insufficient(session, config, "num_predictions", predictions.num_rows)
-    tell_if_it_waits(session, ONE_CPU)
-    figures |= _drift(session, config, signed, predictions)
+    with telling_waits(session, ONE_CPU):
+        figures |= _drift(session, config, signed, predictions)
     return figures | _quality(session, config, signed, predictions)
 
 

@@ -9,7 +9,7 @@ from rayapp.config.snapshot import SnapshotConfig
 from rayapp.data.feed_store import make_newest
 from rayapp.data.publish import publish_feed
 from rayapp.errors import RayappError
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
 from rayapp.schemas.features import FeatureFeed
 
@@ -22,9 +22,9 @@ def publish_features(session: Session, config: FeatureFeedConfig) -> dict[str, A
     with session.exclusive(f"publish-{config.name}"):
         while True:
             began_s = time.monotonic()
-            tell_if_it_waits(session, ONE_CPU)
             try:
-                feed = _published(session, config, snapshot)
+                with telling_waits(session, ONE_CPU):
+                    feed = _published(session, config, snapshot)
             except RayappError as error:
                 if config.every_s is None:
                     raise

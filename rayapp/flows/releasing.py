@@ -17,7 +17,7 @@ from rayapp.evaluate.report import render
 from rayapp.flows.judging import judge_inputs
 from rayapp.flows.kept import kept_evaluation, require_version
 from rayapp.flows.language import evaluate_language
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import train_stage
 from rayapp.register.card import render_card
@@ -130,7 +130,6 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
         session.say(f"evaluate {run.run_id}: unchanged, reusing {done.payload['report_uri']}")
         evaluation = kept_evaluation(done.payload)
     else:
-        tell_if_it_waits(session, ONE_CPU)
         evaluation = _evaluate(session, config, run, snapshot, current)
     verdicts = decide(evaluation, policy)
     folder = session.workspace.artifact("evaluations", evaluation.content_digest())
@@ -174,7 +173,7 @@ def _evaluate(
 ) -> Evaluation:
     if run.bundle.bundle_schema.language is not None:
         return evaluate_language(session, config, run, snapshot, current[1] if current else None)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, telling_waits(session, ONE_CPU):
         candidate = Path(folder) / "candidate"
         fetch_bundle(run.bundle, candidate)
         opponent = None

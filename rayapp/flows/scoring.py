@@ -9,7 +9,7 @@ from rayapp.data.read import read_view
 from rayapp.errors import UserError
 from rayapp.flows.answering import answer_view
 from rayapp.flows.releasing import release_of
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
 from rayapp.flows.training import newest_snapshot
 from rayapp.schemas.data import Snapshot
@@ -51,8 +51,7 @@ def score_view(
     dataset = read_view(snapshot, config.split, since=config.since, until=config.until)
     with tempfile.TemporaryDirectory() as folder:
         fetch_bundle(signed.manifest.bundle, Path(folder))
-        tell_if_it_waits(session, ONE_CPU)
-        result = score_batch(
-            dataset, Path(folder), signed.release_id, session.workspace.table(config.output_table)
-        )
+        table = session.workspace.table(config.output_table)
+        with telling_waits(session, ONE_CPU):
+            result = score_batch(dataset, Path(folder), signed.release_id, table)
     return {"num_rows": result.num_rows, "num_errors": result.num_errors}

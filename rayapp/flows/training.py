@@ -17,7 +17,7 @@ from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
 from rayapp.families.llm.rows import ROWS_PER_BLOCK
-from rayapp.flows.room import ONE_CPU, tell_if_it_waits
+from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session, environment_lock
 from rayapp.flows.weights import base_weights
 from rayapp.llm.environment import libraries_of, tuning_env
@@ -49,8 +49,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
     if done is not None:
         session.say(f"snapshot {config.name}: unchanged, reusing {short(done.subject)}")
         return done.record(Snapshot, "snapshot")
-    with session.exclusive(f"snapshot-{config.name}"):
-        tell_if_it_waits(session, ONE_CPU)
+    with session.exclusive(f"snapshot-{config.name}"), telling_waits(session, ONE_CPU):
         snapshot = build_snapshot(config, session.workspace, session.say)
     snapshot_id = snapshot.content_digest()
     payload = {"snapshot": snapshot.model_dump(mode="json")}
@@ -141,8 +140,8 @@ def _train(
         else:
             session.say(f"train {config.name}: continuing {run_id}, which did not finish")
         _record_inputs(session, tracker, resolved, snapshot)
-        tell_if_it_waits(session, config.workers.each_needs, config.workers.num_workers)
-        with tempfile.TemporaryDirectory() as folder:
+        waits = telling_waits(session, config.workers.each_needs, config.workers.num_workers)
+        with tempfile.TemporaryDirectory() as folder, waits:
             result = fit(
                 config=config,
                 snapshot=snapshot,
@@ -221,14 +220,16 @@ def tune_stage(session: Session, config: SweepConfig) -> Tuned:
         return _tuned(training, done.payload)
     name = f"sweep-{key[:12]}"
     with session.exclusive(name):
-        with open_tracker(
-            session.workspace.mlflow_url,
-            session.workspace.mlflow_artifacts,
-            experiment=training.name,
-            run_name=name,
-            tags={"snapshot": snapshot.content_digest(), "code": session.code_digest},
-        ) as tracker:
-            tell_if_it_waits(session, training.workers.each_needs)
+        with (
+            open_tracker(
+                session.workspace.mlflow_url,
+                session.workspace.mlflow_artifacts,
+                experiment=training.name,
+                run_name=name,
+                tags={"snapshot": snapshot.content_digest(), "code": session.code_digest},
+            ) as tracker,
+            telling_waits(session, training.workers.each_needs),
+        ):
             found = sweep(
                 config=config,
                 training=training,

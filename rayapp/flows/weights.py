@@ -7,7 +7,7 @@ import ray
 from rayapp.config.training import LlmConfig
 from rayapp.config.weights import WeightsConfig
 from rayapp.errors import ConfigError, UserError
-from rayapp.flows.room import tell_if_it_waits
+from rayapp.flows.room import telling_waits
 from rayapp.flows.session import Session
 from rayapp.ledger import Ledger
 from rayapp.llm.environment import runtime_env
@@ -25,8 +25,7 @@ def add_weights_job(session: Session, config: WeightsConfig) -> dict[str, Any]:
     environment = runtime_env(session.environ)
     if config.package is None:  # else it is installed where transformers is
         source_of(config)
-    with session.exclusive(f"weights-{config.name}"):
-        tell_if_it_waits(session, _A_LITTLE)
+    with session.exclusive(f"weights-{config.name}"), telling_waits(session, _A_LITTLE):
         session.say(f"weights {config.name}: reading {config.source_path}")
         # where transformers is, which reads them
         task = ray.remote(add_weights).options(runtime_env=environment, num_cpus=_A_LITTLE["CPU"])

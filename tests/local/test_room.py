@@ -1,5 +1,11 @@
 """What a stage would wait for on a cluster whose CPUs somebody holds."""
 
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +45,93 @@ def test_what_is_not_free_is_told(ray_local: None) -> None:
     )
     patience = "it goes on when jobs end; or rayapp down && rayapp up --num-cpus"
     assert told.lines == [
-        f"waiting for CPU: this needs 1, {free}; {jobs}\n  next: {patience} 1",
-        f"waiting for CPU: this needs 0.75, {free}; {jobs}\n  next: {patience} 1",
-        "waiting for GPU: this needs 3, the cluster has 1 of which 1 are free\n"
+        f"too little CPU is free: this needs 1, {free}; {jobs}\n  next: {patience} 1",
+        f"too little CPU is free: this needs 0.75, {free}; {jobs}\n  next: {patience} 1",
+        "too little GPU is free: this needs 3, the cluster has 1 of which 1 are free\n"
         "  next: the cluster never has so many: ask for less, or add a node that has them",
     ]
+
+
+HOLDER = """
+import sys
+import ray
+
+class Holder:
+    def ready(self):
+        pass
+
+head = ray.init(
+    address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, _temp_dir=sys.argv[1]
+)
+holder = ray.remote(num_cpus=1)(Holder).remote()
+ray.get(holder.ready.remote())
+print(head.address_info["gcs_address"], head.dashboard_url, flush=True)
+sys.stdin.readline()
+ray.kill(holder)
+sys.stdin.readline()
+"""
+WAITER = """
+import sys
+import time
+from types import SimpleNamespace
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from rayapp.flows import room
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+room.LOOK_EVERY_S, room.TOLD_AT_S = 0.5, (1.0, 2.0, 4.0)
+told = SimpleNamespace(
+    dashboard_url="http://" + sys.argv[2], say=lambda line: print(line, flush=True)
+)
+class Slow:
+    def __init__(self):
+        time.sleep(6)
+
+    def ready(self):
+        pass
+
+with room.telling_waits(told, {"CPU": 1.0}, times=2):
+    group = placement_group([{"CPU": 1}, {"CPU": 1}])
+    ray.get(group.ready())
+    print("goes on", flush=True)
+    time.sleep(4)
+    remove_placement_group(group)
+time.sleep(3)  # Ray tells a second later what is free
+with room.telling_waits(told, {"CPU": 2.0}):
+    actor = ray.remote(num_cpus=2)(Slow).remote()
+    ray.get(actor.ready.remote())
+    print("is there", flush=True)
+"""
+
+
+@contextmanager
+def python(script: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Its lines, those of stderr left out. It is killed if it has not ended by itself."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_still_waits_is_told_again_until_it_goes_on() -> None:
+    """As workers do for CPUs that another job, or an engine, keeps."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # socket paths may have 107 bytes at most
+    with python(HOLDER, folder) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        with python(WAITER, *holder.stdout.readline().split()) as waiter:
+            assert waiter.stdout is not None
+            lines = []
+            for line in waiter.stdout:
+                lines.append(line)
+                if line.startswith("waiting for CPU, 2 s so far"):
+                    print("free", file=holder.stdin, flush=True)
+            assert waiter.wait(60) == 0
+        holder.communicate("end\n", timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
+    assert lines[0].startswith("too little CPU is free: this needs 2, the cluster has 2 of which 1")
+    assert lines[2].startswith("waiting for CPU, 1 s so far: this needs 2, the cluster has 2 of")
+    # a constructor that takes its time has its place, and waits for none
+    assert lines[-2:] == ["goes on\n", "is there\n"]
