@@ -2,6 +2,7 @@
 not."""
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,16 @@ LANGUAGE = LanguageSchema(
     prompt="{x}",
     features=(Feature(name="x", expression="x"),),
     fields=FIELDS,
+)
+SCHEMA = BundleSchema(
+    name="t",
+    family="llm",
+    task="text",
+    label="y",
+    classes=(),
+    inputs=(Column(name="x", type="string"),),
+    features=(),
+    language=LANGUAGE,
 )
 RIGHT = '{"a":"1","b":null}'
 
@@ -134,6 +145,10 @@ GOLDEN = GoldenRef(
         items=("item 9: a training row has the same text",),
     ),
 )
+
+
+def page_of(found: Evaluation, verdicts: Sequence[Verdict] = ()) -> str:
+    return render(found, verdicts, "t", datetime(2026, 1, 1, tzinfo=UTC), SCHEMA, {})
 
 
 def answers(num_rows: int) -> list[str]:
@@ -416,18 +431,8 @@ def test_the_report_shows_it() -> None:
     champion = [said(pair, 2.0) for pair in pairs]
     found = evaluation(pairs, [["?", "?"]] * 50, answers(50), champion, samples=samples, golden="x")
     assert Evaluation.parse(found.canonical()).with_measured(found.measured) == found
-    schema = BundleSchema(
-        name="t",
-        family="llm",
-        task="text",
-        label="y",
-        classes=(),
-        inputs=(Column(name="x", type="string"),),
-        features=(),
-        language=LANGUAGE,
-    )
-    assert BundleSchema.parse(schema.canonical()) == schema
-    html = render(found, decide(found, POLICY), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    assert BundleSchema.parse(SCHEMA.canonical()) == SCHEMA
+    html = page_of(found, decide(found, POLICY))
     assert "exact match" in html.lower().replace("_", " ")
     assert "Latency" not in html
     for text in ("2026-11", "item 9: a training row has the same text", "7,000 rows", "5" * 64):
@@ -439,12 +444,20 @@ def test_the_report_shows_it() -> None:
             assert text in html
     champion = of_champion(right_in(0.9, 80))
     beside = evaluation(answers(80), ["?"] * 80, answers(80), champion)
-    html = render(beside, (), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    html = page_of(beside)
     assert "Slices against the champion" in html
     alone = evaluation(answers(80), ["?"] * 80, answers(80))
-    html = render(alone, (), "t", datetime(2026, 1, 1, tzinfo=UTC), schema, {})
+    html = page_of(alone)
     assert "Slices against the untuned weights" in html
     assert "champion" not in html
+
+
+def test_metrics_beside_two_opponents_need_no_more_than_the_page_is_wide() -> None:
+    """Six columns fit; with one more for the interval of each change, none could be read."""
+    html = page_of(evaluation(answers(80), ["?"] * 80, answers(80), of_champion(right_in(0.9, 80))))
+    table = html.partition('<div class="wide metrics">')[2].partition("</table>")[0]
+    assert len(re.findall(r"<th[ >]", table)) == 6
+    assert '+0.1000<span class="interval">+0.0328 to +0.1672</span>' in table
 
 
 def test_a_schema_without_language_is_written_as_before() -> None:
