@@ -12,7 +12,7 @@ from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.metrics import Metric
 from rayapp.schemas.data import Task
 from rayapp.schemas.model import BundleSchema
-from rayapp.schemas.release import Difference, Estimate, Evaluation, Verdict
+from rayapp.schemas.release import Difference, Estimate, Evaluation, Verdict, not_passed
 
 HEADLINE_METRIC: dict[Task, str] = {
     "binary": "auc",
@@ -65,16 +65,13 @@ def render(
 
 def banner(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """The page's first line: its colour (a verdict's value) and its text."""
-    counts = {v: sum(x.value == v for x in verdicts) for v in ("pass", "fail", "inconclusive")}
     if not verdicts:
         return {"value": "inconclusive", "text": "No gate was judged"}
-    if counts["fail"]:
-        text = f"Refused: {counts['fail']} of {len(verdicts)} gates failed"
-        return {"value": "fail", "text": text}
-    if counts["inconclusive"]:
-        text = f"Refused: {counts['inconclusive']} of {len(verdicts)} gates lack evidence"
-        return {"value": "inconclusive", "text": text}
-    return {"value": "pass", "text": f"Accepted: all {len(verdicts)} gates passed"}
+    stopped = not_passed(verdicts)
+    if not stopped:
+        return {"value": "pass", "text": f"Accepted: all {len(verdicts)} gates passed"}
+    has_failed = any(verdict.value == "fail" for verdict in verdicts)
+    return {"value": "fail" if has_failed else "inconclusive", "text": f"Refused: {stopped}"}
 
 
 def _headline(evaluation: Evaluation) -> list[dict[str, str]]:

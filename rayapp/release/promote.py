@@ -4,7 +4,7 @@ from rayapp.errors import ChampionMoved, GateRefused, PointerMoved
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import Event, EventKind, Pointer
 from rayapp.schemas.record import short
-from rayapp.schemas.release import SignedManifest, Verdict
+from rayapp.schemas.release import SignedManifest, Verdict, not_passed
 
 
 def champion_pointer(endpoint: str) -> str:
@@ -29,9 +29,10 @@ def refuse_unless_passed(subject: str, verdicts: tuple[Verdict, ...]) -> None:
     for the message."""
     stopped = [v for v in verdicts if v.value != "pass"]
     if not verdicts or stopped:
-        reasons = "; ".join(f"{v.gate} is {v.value}: {v.reason}" for v in stopped) or "no gate ran"
+        why = not_passed(verdicts) or "no gate ran"
+        reasons = "".join(f"; {v.gate} is {v.value}: {v.reason}" for v in stopped)
         raise GateRefused(
-            f"{subject} is refused by {len(stopped)} of {len(verdicts)} gate(s): {reasons}",
+            f"{subject} is refused: {why}{reasons}",
             "read the evaluation report; improve the candidate, or collect the rows that an "
             "inconclusive gate asks for",
         )

@@ -1,5 +1,6 @@
 """Nouns of evaluation and release: estimates, verdicts, the manifest."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -301,6 +302,18 @@ class Verdict(Record):
     value: VerdictValue
     reason: str
     needs_rows: int | None = None
+
+
+def not_passed(verdicts: Sequence[Verdict]) -> str:
+    """How many gates failed, and how many are inconclusive, in words; empty where all passed."""
+    num_failed = sum(v.value == "fail" for v in verdicts)
+    num_open = sum(v.value == "inconclusive" for v in verdicts)
+    of = f" of {len(verdicts)} gates"
+    found = [f"{num_failed}{of} failed"] if num_failed else []
+    if num_open:
+        is_or_are = "is" if num_open == 1 else "are"
+        found.append(f"{num_open}{'' if found else of} {is_or_are} inconclusive")
+    return " and ".join(found)
 
 
 class Manifest(GrownRecord):

@@ -137,8 +137,9 @@ def test_ids_in_the_pictures_are_unique() -> None:
     ("values", "text"),
     [
         (("pass", "pass"), "Accepted: all 2 gates passed"),
-        (("pass", "fail", "inconclusive"), "Refused: 1 of 3 gates failed"),
-        (("pass", "inconclusive"), "Refused: 1 of 2 gates lack evidence"),
+        (("pass", "fail"), "Refused: 1 of 2 gates failed"),
+        (("fail", "fail", "inconclusive"), "Refused: 2 of 3 gates failed and 1 is inconclusive"),
+        (("pass", "inconclusive"), "Refused: 1 of 2 gates is inconclusive"),
         ((), "No gate was judged"),
     ],
 )

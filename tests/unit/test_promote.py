@@ -61,6 +61,11 @@ def test_one_gate_that_does_not_pass_refuses_the_release(ledger: Ledger, bad: Ve
     assert ledger.pointer(champion_pointer("flight-delay")) is None
 
 
+def test_a_refusal_counts_what_failed_and_what_is_inconclusive() -> None:
+    with pytest.raises(GateRefused, match="r1 is refused: 1 of 3 gates failed and 1 is inconcl"):
+        refuse_unless_passed("r1", (PASSED, FAILED, UNDECIDED))
+
+
 def test_no_verdict_is_no_pass() -> None:
     with pytest.raises(GateRefused, match="no gate ran"):
         refuse_unless_passed("r1", ())
