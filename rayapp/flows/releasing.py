@@ -267,7 +267,8 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
     evaluated = evaluate_stage(session, config, run)
     signed = _seal(session, config, evaluated)
     try:
-        refuse_unless_passed(f"release {short(signed.release_id)}", evaluated.verdicts)
+        subject = f"release {short(signed.release_id)}"
+        refuse_unless_passed(subject, evaluated.verdicts, are_reasons_told=True)
     except GateRefused:
         _record(session, EventKind.RELEASE_REFUSED, signed, evaluated)
         raise

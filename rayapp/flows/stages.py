@@ -54,7 +54,7 @@ def tune(session: Session, config: SweepConfig) -> dict[str, Any]:
 def evaluate(session: Session, config: ReleaseConfig) -> dict[str, Any]:
     """Raises GateRefused after the report is stored, when a gate does not pass."""
     evaluated = evaluate_stage(session, config, newest_run(session, config.training))
-    refuse_unless_passed(f"run {evaluated.run.run_id}", evaluated.verdicts)
+    refuse_unless_passed(f"run {evaluated.run.run_id}", evaluated.verdicts, are_reasons_told=True)
     return _evaluation_figures(evaluated)
 
 

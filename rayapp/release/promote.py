@@ -24,15 +24,19 @@ def sealed_releases(ledger: Ledger) -> dict[str, Event]:
     return {event.subject: event for kind in kinds for event in ledger.events(kind)}
 
 
-def refuse_unless_passed(subject: str, verdicts: tuple[Verdict, ...]) -> None:
+def refuse_unless_passed(
+    subject: str, verdicts: tuple[Verdict, ...], are_reasons_told: bool = False
+) -> None:
     """Raises GateRefused that names each gate that did not pass, and why. subject: who is judged,
-    for the message."""
+    for the message. are_reasons_told: who reads it has read why, gate by gate."""
     stopped = [v for v in verdicts if v.value != "pass"]
     if not verdicts or stopped:
         why = not_passed(verdicts) or "no gate ran"
-        reasons = "".join(f"; {v.gate} is {v.value}: {v.reason}" for v in stopped)
+        each = [
+            v.gate if are_reasons_told else f"{v.gate} is {v.value}: {v.reason}" for v in stopped
+        ]
         raise GateRefused(
-            f"{subject} is refused: {why}{reasons}",
+            "; ".join([f"{subject} is refused: {why}", *each]),
             "read the evaluation report; improve the candidate, or collect the rows that an "
             "inconclusive gate asks for",
         )

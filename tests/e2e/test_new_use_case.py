@@ -51,7 +51,8 @@ def test_a_candidate_that_learned_from_shuffled_labels_is_refused(
     user = shell.in_folder(use_case.folder)
     finished = user.rayapp("submit", use_case.golden_path, timeout_s=600)
     assert finished.returncode == 3, finished.stdout + finished.stderr
-    assert "useful is fail: auc" in finished.stdout
+    assert "gate useful: fail - auc" in finished.stdout
+    assert finished.stdout.count("required ≥") == 1, "a reason is told once"
     ledger = Ledger.of(shell.workspace, "test")
     assert ledger.pointer(champion_pointer(use_case.endpoint)) == before
     assert ledger.events(EventKind.RELEASE_REFUSED)

@@ -66,6 +66,15 @@ def test_a_refusal_counts_what_failed_and_what_is_inconclusive() -> None:
         refuse_unless_passed("r1", (PASSED, FAILED, UNDECIDED))
 
 
+def test_reasons_that_were_told_are_not_told_again() -> None:
+    verdicts = (PASSED, FAILED, UNDECIDED)
+    with pytest.raises(GateRefused) as told:
+        refuse_unless_passed("r1", verdicts, are_reasons_told=True)
+    assert told.value.what.endswith("is inconclusive; not_worse; slices")
+    with pytest.raises(GateRefused, match=r"; not_worse is fail: auc is .* lower; slices is incon"):
+        refuse_unless_passed("r1", verdicts)
+
+
 def test_no_verdict_is_no_pass() -> None:
     with pytest.raises(GateRefused, match="no gate ran"):
         refuse_unless_passed("r1", ())
