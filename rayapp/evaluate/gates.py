@@ -179,9 +179,10 @@ def _decide_opponent(
         what = f"difference in {gate.metric} to the {opponent}"
         return _no_interval(name, what, evaluation.overall.num_rows)
     loss, half = worse
+    reach = f"the interval may reach {gate.margin:g} worse"
     shown = (
-        f"{gate.metric} is {_better_or_worse(loss)} than that of the {opponent}, ± "
-        f"{half:.4f} on the same rows; at most {gate.margin:g} worse is allowed"
+        f"{gate.metric} is {_better_or_worse(loss)} that of the {opponent}, ± {half:.4f} on the "
+        f"same rows; {reach if gate.margin else 'none of the interval may be worse'}"
     )
     if loss + half <= gate.margin:
         return Verdict(gate=name, value="pass", reason=shown)
@@ -218,7 +219,7 @@ def _decide_slices(
     p_values = {s: p_value(loss - gate.margin, half / z) for s, (loss, half, _) in judged.items()}
     failed = holm(p_values, (1 - confidence) / 2)
     if failed:
-        losses = ", ".join(f"{s} ({_better_or_worse(judged[s][0])})" for s in failed)
+        losses = ", ".join(f"{s} ({judged[s][0]:.4f} worse)" for s in failed)
         shown = f"{gate.metric} is beyond the margin of {gate.margin:g} on {losses}"
         return Verdict(gate=name, value="fail", reason=shown + unjudged)
     return _non_inferior_slices(name, gate, judged, unjudged)
@@ -236,7 +237,7 @@ def _non_inferior_slices(
     loss, half, num_rows = judged[worst]
     shown = (
         f"{gate.metric} may be worse by more than {gate.margin:g} on {_listed(doubtful)}; on "
-        f"{worst} it is {_better_or_worse(loss)} ± {half:.4f}"
+        f"{worst} it is {_better_or_worse(loss)} the champion's, ± {half:.4f}"
     )
     return _inconclusive(name, shown + unjudged, num_rows, half, abs(loss - gate.margin))
 
@@ -300,7 +301,10 @@ def _decide_latency(name: str, gate: LatencyGate, evaluation: Evaluation) -> Ver
 
 
 def _better_or_worse(loss: float) -> str:
-    return f"{abs(loss):.4f} {'worse' if loss > 0 else 'better'}"
+    """The beginning of a comparison."""
+    if loss == 0:
+        return "as good as"
+    return f"{abs(loss):.4f} {'worse' if loss > 0 else 'better'} than"
 
 
 def _no_interval(name: str, what: str, num_rows: int) -> Verdict:
@@ -315,7 +319,7 @@ def _inconclusive(name: str, shown: str, num_rows: int, half: float, distance: f
         return Verdict(
             gate=name,
             value="inconclusive",
-            reason=f"{shown}; exactly at the limit, so no number of rows settles it",
+            reason=f"{shown}; exactly at the limit, so no number of such rows settles it",
         )
     needs_rows = math.ceil(num_rows * (half / distance) ** 2)
     reason = f"{shown}; about {needs_rows:,} such rows would tell"

@@ -37,9 +37,15 @@ def refuse_unless_passed(
         ]
         raise GateRefused(
             "; ".join([f"{subject} is refused: {why}", *each]),
-            "read the evaluation report; improve the candidate, or collect the rows that an "
-            "inconclusive gate asks for",
+            _next_step(stopped),
         )
+
+
+def _next_step(stopped: list[Verdict]) -> str:
+    """More rows only where a gate has said that so many would tell."""
+    step = "read the evaluation report; improve the candidate"
+    asking = [verdict.gate for verdict in stopped if verdict.needs_rows is not None]
+    return f"{step}, or collect the rows asked for by {', '.join(asking)}" if asking else step
 
 
 def promote(ledger: Ledger, signed: SignedManifest, expected_revision: int) -> Pointer:

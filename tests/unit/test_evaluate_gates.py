@@ -51,7 +51,7 @@ def test_a_value_exactly_at_the_limit_says_that_rows_do_not_help() -> None:
     verdict = verdict_of(evaluation_of(part_of()), kind="floor", metric="auc", limit=0.8)
     assert verdict.value == "inconclusive"
     assert verdict.needs_rows is None
-    assert "no number of rows" in verdict.reason
+    assert "no number of such rows" in verdict.reason
 
 
 def test_no_interval_is_never_a_pass() -> None:
@@ -98,6 +98,19 @@ def test_a_higher_floor_is_never_easier(
 def test_champion_is_non_inferiority(difference: tuple[float, float, float], expected: str) -> None:
     evaluation = evaluation_of(part_of(difference=difference))
     assert verdict_of(evaluation, kind="champion", metric="auc", margin=MARGIN).value == expected
+
+
+@pytest.mark.parametrize(
+    ("margin", "says"),
+    [(0.0, "none of the interval may be worse"), (0.003, "the interval may reach 0.003 worse")],
+)
+def test_a_difference_of_nothing_is_called_so(margin: float, says: str) -> None:
+    evaluation = evaluation_of(part_of(difference=(0.0, -0.005, 0.005)))
+    verdict = verdict_of(evaluation, kind="champion", metric="auc", margin=margin)
+    assert verdict.value == "inconclusive"
+    assert f"auc is as good as that of the champion, ± 0.0050 on the same rows; {says};" in (
+        verdict.reason
+    )
 
 
 def test_champion_knows_which_direction_is_better() -> None:

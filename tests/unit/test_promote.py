@@ -75,6 +75,17 @@ def test_reasons_that_were_told_are_not_told_again() -> None:
         refuse_unless_passed("r1", verdicts)
 
 
+def test_rows_are_the_next_step_where_a_gate_asks_for_some() -> None:
+    settled = Verdict(gate="same", value="inconclusive", reason="no number of rows settles it")
+    steps = []
+    for verdicts in ((FAILED, settled), (FAILED, settled, UNDECIDED)):
+        with pytest.raises(GateRefused) as told:
+            refuse_unless_passed("r1", verdicts)
+        steps.append(told.value.next_step)
+    assert steps[0] == "read the evaluation report; improve the candidate"
+    assert steps[1] == f"{steps[0]}, or collect the rows asked for by slices"
+
+
 def test_no_verdict_is_no_pass() -> None:
     with pytest.raises(GateRefused, match="no gate ran"):
         refuse_unless_passed("r1", ())
