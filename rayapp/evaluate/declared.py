@@ -117,8 +117,17 @@ def as_records(metrics: Mapping[str, Metric]) -> tuple[DeclaredMetric, ...]:
 
 
 def metrics_in(evaluation: Evaluation) -> Mapping[str, Metric]:
-    """Every metric that an evaluation can have, by name: the table's and its own."""
+    """Every metric that an evaluation can have, by name: the table's and its own. A judge's is no
+    share here: its interval has the errors of its anchors too."""
+    judged = None if evaluation.judged is None else evaluation.judged.metric
     own = {
-        m.name: Metric(m.meaning, ("text",), m.higher_is_better, m.unit) for m in evaluation.metrics
+        m.name: Metric(
+            m.meaning,
+            ("text",),
+            m.higher_is_better,
+            m.unit,
+            is_share=m.unit == "share" and m.name != judged,
+        )
+        for m in evaluation.metrics
     }
     return {**METRICS, **own}

@@ -35,6 +35,16 @@ def loss_at(
     return (-found.value if higher_is_better else found.value), half
 
 
+def growth_to_clear(value: float, bound: float, limit: float, is_share: bool) -> float:
+    """How many times as many rows would bring the bound of an interval to the limit, with the same
+    value. Its distance shrinks with √rows; that of a score interval's bound p, which shares have,
+    is as √(p (1 − p) / rows), so it shrinks faster near 0 and 1 (Wilson 1927, JASA 22:209)."""
+    growth = ((bound - value) / (limit - value)) ** 2
+    if not is_share or not (0 < limit < 1 and 0 < bound < 1):
+        return growth
+    return growth * limit * (1 - limit) / (bound * (1 - bound))
+
+
 def gap_between(
     a: tuple[float, float, float], b: tuple[float, float, float]
 ) -> tuple[float, float, float]:

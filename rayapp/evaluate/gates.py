@@ -22,6 +22,7 @@ from rayapp.errors import ConfigError
 from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.evidence import (
     gap_between,
+    growth_to_clear,
     holm,
     interval_at,
     loss_at,
@@ -35,7 +36,6 @@ from rayapp.schemas.release import (
     CHAMPION,
     UNTUNED,
     Evaluation,
-    SliceEvaluation,
     Verdict,
     VerdictValue,
 )
@@ -124,7 +124,7 @@ def decide(evaluation: Evaluation, policy: PolicyConfig) -> tuple[Verdict, ...]:
 
 def _decide(name: str, gate: Gate, evaluation: Evaluation, confidence: float) -> Verdict:
     if isinstance(gate, FloorGate):
-        return _decide_limit(name, gate, evaluation.overall, confidence)
+        return _decide_limit(name, gate, evaluation, confidence)
     if isinstance(gate, ChampionGate):
         return _decide_champion(name, gate, evaluation, confidence)
     if isinstance(gate, UntunedGate):
@@ -136,12 +136,11 @@ def _decide(name: str, gate: Gate, evaluation: Evaluation, confidence: float) ->
     return _decide_latency(name, gate, evaluation)
 
 
-def _decide_limit(
-    name: str, gate: FloorGate, overall: SliceEvaluation, confidence: float
-) -> Verdict:
-    bounds = interval_at(overall, gate.metric, confidence)
+def _decide_limit(name: str, gate: FloorGate, evaluation: Evaluation, confidence: float) -> Verdict:
+    num_rows = evaluation.overall.num_rows
+    bounds = interval_at(evaluation.overall, gate.metric, confidence)
     if bounds is None:
-        return _no_interval(name, gate.metric, overall.num_rows)
+        return _no_interval(name, gate.metric, num_rows)
     value, low, high = bounds
     sign, word = (1, "≥") if gate.kind == "floor" else (-1, "≤")
     worst, best = (low, high) if sign > 0 else (high, low)
@@ -150,8 +149,12 @@ def _decide_limit(
         return Verdict(gate=name, value="pass", reason=shown)
     if sign * (best - gate.limit) < 0:
         return Verdict(gate=name, value="fail", reason=shown)
-    half = abs(value - worst) if sign * (value - gate.limit) >= 0 else abs(best - value)
-    return _inconclusive(name, shown, overall.num_rows, half, abs(value - gate.limit))
+    if value == gate.limit:
+        return _inconclusive(name, shown, None)
+    bound = low if gate.limit < value else high
+    is_share = metrics_in(evaluation)[gate.metric].is_share
+    growth = growth_to_clear(value, bound, gate.limit, is_share)
+    return _inconclusive(name, shown, num_rows * growth)
 
 
 def _decide_champion(
@@ -188,7 +191,8 @@ def _decide_opponent(
         return Verdict(gate=name, value="pass", reason=shown)
     if loss - half > gate.margin:
         return Verdict(gate=name, value="fail", reason=shown)
-    return _inconclusive(name, shown, evaluation.overall.num_rows, half, abs(loss - gate.margin))
+    needed = _rows(evaluation.overall.num_rows, half, abs(loss - gate.margin))
+    return _inconclusive(name, shown, needed, _about(evaluation, gate.metric))
 
 
 def _decide_slices(
@@ -222,11 +226,16 @@ def _decide_slices(
         losses = ", ".join(f"{s} ({judged[s][0]:.4f} worse)" for s in failed)
         shown = f"{gate.metric} is beyond the margin of {gate.margin:g} on {losses}"
         return Verdict(gate=name, value="fail", reason=shown + unjudged)
-    return _non_inferior_slices(name, gate, judged, unjudged)
+    about = _about(evaluation, gate.metric)
+    return _non_inferior_slices(name, gate, judged, unjudged, about)
 
 
 def _non_inferior_slices(
-    name: str, gate: SliceGate, judged: Mapping[str, tuple[float, float, int]], unjudged: str
+    name: str,
+    gate: SliceGate,
+    judged: Mapping[str, tuple[float, float, int]],
+    unjudged: str,
+    about: str,
 ) -> Verdict:
     """judged: slice → (loss, half width, rows), none of them shown to be beyond the margin."""
     doubtful = [s for s, (loss, half, _) in judged.items() if loss + half > gate.margin]
@@ -239,7 +248,15 @@ def _non_inferior_slices(
         f"{gate.metric} may be worse by more than {gate.margin:g} on {_listed(doubtful)}; on "
         f"{worst} it is {_better_or_worse(loss)} the champion's, ± {half:.4f}"
     )
-    return _inconclusive(name, shown + unjudged, num_rows, half, abs(loss - gate.margin))
+    needed = _rows(num_rows, half, abs(loss - gate.margin))
+    return _inconclusive(name, shown + unjudged, needed, about)
+
+
+def _about(evaluation: Evaluation, metric: str) -> str:
+    """How the rows are told that a difference needs. Where few items differ, that of shares is as
+    wide as a score interval at 0, which shrinks faster than with √rows (items.least_error)."""
+    is_share = metrics_in(evaluation)[metric].is_share
+    return "at most about" if is_share and evaluation.task == "text" else "about"
 
 
 def _listed(slices: Sequence[str], most: int = 6) -> str:
@@ -282,7 +299,7 @@ def _decide_gap(name: str, gate: GapGate, evaluation: Evaluation, confidence: fl
     if any(value - (value - low) * stretch > gate.limit for value, low, _ in gaps.values()):
         return Verdict(gate=name, value="fail", reason=shown)
     num_rows = min(p.num_rows for p in parts if p.slice in (top, bottom))
-    return _inconclusive(name, shown, num_rows, high - gap, abs(gap - gate.limit))
+    return _inconclusive(name, shown, _rows(num_rows, high - gap, abs(gap - gate.limit)))
 
 
 def _decide_latency(name: str, gate: LatencyGate, evaluation: Evaluation) -> Verdict:
@@ -313,14 +330,19 @@ def _no_interval(name: str, what: str, num_rows: int) -> Verdict:
     return Verdict(gate=name, value="inconclusive", reason=reason)
 
 
-def _inconclusive(name: str, shown: str, num_rows: int, half: float, distance: float) -> Verdict:
-    """An interval shrinks with √rows, so it clears a distance at rows × (half / distance)²."""
-    if distance == 0:
+def _inconclusive(name: str, shown: str, num_rows: float | None, about: str = "about") -> Verdict:
+    """num_rows: so many would settle it; None where the value is exactly at the limit."""
+    if num_rows is None:
         return Verdict(
             gate=name,
             value="inconclusive",
             reason=f"{shown}; exactly at the limit, so no number of such rows settles it",
         )
-    needs_rows = math.ceil(num_rows * (half / distance) ** 2)
-    reason = f"{shown}; about {needs_rows:,} such rows would tell"
+    needs_rows = math.ceil(num_rows)
+    reason = f"{shown}; {about} {needs_rows:,} such rows would tell"
     return Verdict(gate=name, value="inconclusive", reason=reason, needs_rows=needs_rows)
+
+
+def _rows(num_rows: int, half: float, distance: float) -> float | None:
+    """An interval of this half width shrinks with √rows, so it clears the distance at these."""
+    return num_rows * (half / distance) ** 2 if distance else None

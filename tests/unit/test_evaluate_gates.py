@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from rayapp.config.load import load
 from rayapp.config.release import PolicyConfig
 from rayapp.errors import ConfigError
+from rayapp.evaluate.estimates import wilson
 from rayapp.evaluate.evidence import holm
 from rayapp.evaluate.gates import check_policy, decide
+from rayapp.schemas.release import Verdict
 
 MARGIN = 0.01
 
@@ -39,12 +41,29 @@ def test_limits_are_three_valued(kind: str, limit: float, expected: str) -> None
 
 
 def test_needed_rows_are_those_at_which_the_interval_clears_the_limit() -> None:
-    verdict = verdict_of(evaluation_of(part_of()), kind="floor", metric="auc", limit=0.795)
+    loss = part_of(metric="log_loss", auc=(0.8, 0.79, 0.81))
+    verdict = verdict_of(evaluation_of(loss), kind="ceiling", metric="log_loss", limit=0.805)
     assert verdict.value == "inconclusive"
     assert verdict.needs_rows == pytest.approx(4000, abs=1)
     half = 0.01 / math.sqrt(4.001)
-    again = evaluation_of(part_of(auc=(0.8, 0.8 - half, 0.8 + half), num_rows=4001))
-    assert verdict_of(again, kind="floor", metric="auc", limit=0.795).value == "pass"
+    again = part_of(metric="log_loss", auc=(0.8, 0.8 - half, 0.8 + half), num_rows=4001)
+    verdict = verdict_of(evaluation_of(again), kind="ceiling", metric="log_loss", limit=0.805)
+    assert verdict.value == "pass"
+
+
+@pytest.mark.parametrize(("share", "limit"), [(0.0, 0.02), (0.05, 0.06), (0.6, 0.55), (1.0, 0.98)])
+def test_needed_rows_of_a_share_are_by_its_score_interval(share: float, limit: float) -> None:
+    """At the ends it shrinks with the rows, not with their root."""
+
+    def of(num_rows: int) -> Verdict:
+        bounds = wilson(share, math.sqrt(share * (1 - share) / num_rows), num_rows, 0.95)
+        part = part_of(metric="accuracy", auc=(share, *bounds), num_rows=num_rows)
+        return verdict_of(evaluation_of(part), kind="floor", metric="accuracy", limit=limit)
+
+    needs_rows = of(36).needs_rows
+    assert needs_rows is not None
+    assert of(needs_rows - 1).value == "inconclusive"
+    assert of(needs_rows + 1).value == ("pass" if share > limit else "fail")
 
 
 def test_a_value_exactly_at_the_limit_says_that_rows_do_not_help() -> None:

@@ -317,6 +317,19 @@ def test_the_very_same_answers_are_no_better(num_rows: int) -> None:
     assert "none of the interval may be worse; exactly at the limit" in verdict.reason
 
 
+def test_rows_for_a_difference_of_nothing_are_at_most_so_many() -> None:
+    """Its interval shrinks faster than with their root, and at so many it has long been clear."""
+    gate = {"kind": "champion", "metric": "exact_match", "margin": 0.02}
+
+    def of(num_rows: int) -> Verdict:
+        expected = answers(num_rows)
+        return decided(evaluation(expected, expected, expected, of_champion(expected)), **gate)
+
+    verdict = of(40)
+    assert "; at most about 818 such rows would tell" in verdict.reason
+    assert of(200).value == "pass"
+
+
 def test_few_rows_are_no_evidence() -> None:
     expected = answers(20)
     found = evaluation(expected, ["?"] * 20, expected, of_champion(["?"] * 20))
