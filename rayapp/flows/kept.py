@@ -20,6 +20,16 @@ def kept_evaluation(payload: Mapping[str, Any]) -> Evaluation:
     return Evaluation.parse(results).with_measured(Measured.parse(measured))
 
 
+def evaluated_before(ledger: Ledger, asked: str) -> Evaluation | None:
+    """What an evaluation of the very same found, that other gates have judged; None where there is
+    none, or its file is gone. Raises what kept_evaluation does."""
+    for event in reversed(ledger.events(EventKind.EVALUATION_MADE)):
+        if event.payload.get("asked") == asked:
+            with suppress(NotFoundError):
+                return kept_evaluation(event.payload)
+    return None
+
+
 def _kept(payload: Mapping[str, Any], name: str) -> bytes:
     uri, digest = payload[f"{name}_uri"], payload[f"{name}_digest"]
     raw = read_bytes(uri)

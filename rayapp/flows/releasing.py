@@ -15,7 +15,7 @@ from rayapp.evaluate.declared import declared_metrics
 from rayapp.evaluate.gates import check_policy, decide
 from rayapp.evaluate.report import render
 from rayapp.flows.judging import judge_inputs
-from rayapp.flows.kept import kept_evaluation, require_version
+from rayapp.flows.kept import evaluated_before, kept_evaluation, require_version
 from rayapp.flows.language import evaluate_language
 from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
@@ -112,23 +112,17 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
     declared = declared_metrics(config.evaluation, snapshot.task)
     check_policy(policy, snapshot.task, config.evaluation.slices, declared)
     current = champion(session, config.endpoint)
-    champion_id = current[0].target if current else None
-    golden = golden_of(session, config)
-    key = session.key(
-        "evaluate",
-        config.evaluation.model_dump(mode="json", exclude={"workers"}),
-        golden.model_dump(mode="json") if golden else None,
-        judge_inputs(session, config.evaluation.judge),
-        policy.model_dump(mode="json"),
-        run.run_id,
-        run.bundle.digest,
-        champion_id,
-    )
     before = current[0] if current else None
+    asked = _asked(session, config, run, before)
+    key = session.key("evaluate", asked, policy.model_dump(mode="json"))
     done = session.ledger.latest(EventKind.EVALUATION_MADE, key=key)
+    same = evaluated_before(session.ledger, asked) if done is None else None
     if done is not None:
         session.say(f"evaluate {run.run_id}: unchanged, reusing {done.payload['report_uri']}")
         evaluation = kept_evaluation(done.payload)
+    elif same is not None:
+        session.say(f"evaluate {run.run_id}: evaluated before, only its gates are others")
+        evaluation = same
     else:
         evaluation = _evaluate(session, config, run, snapshot, current)
     verdicts = decide(evaluation, policy)
@@ -148,10 +142,24 @@ def evaluate_stage(session: Session, config: ReleaseConfig, run: Run) -> Evaluat
         before=before,
     )
     if done is None:
-        _store_evaluation(session, evaluated, report, key)
+        _store_evaluation(session, evaluated, report, key, asked)
     for verdict in verdicts:
         session.say(f"gate {verdict.gate}: {verdict.value} - {verdict.reason}")
     return evaluated
+
+
+def _asked(session: Session, config: ReleaseConfig, run: Run, before: Pointer | None) -> str:
+    """Names all that decides an evaluation's results. Its gates are another matter."""
+    golden = golden_of(session, config)
+    return session.key(
+        "evaluate",
+        config.evaluation.model_dump(mode="json", exclude={"workers"}),
+        golden.model_dump(mode="json") if golden else None,
+        judge_inputs(session, config.evaluation.judge),
+        run.run_id,
+        run.bundle.digest,
+        before.target if before is not None else None,
+    )
 
 
 def golden_of(session: Session, config: ReleaseConfig) -> GoldenConfig | None:
@@ -215,7 +223,9 @@ def _opponent(evaluation: Evaluation) -> str:
     return found if weights is None else f"{found}; {weights}, untuned"
 
 
-def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key: str) -> None:
+def _store_evaluation(
+    session: Session, evaluated: Evaluated, report: bytes, key: str, asked: str
+) -> None:
     evaluation, run = evaluated.evaluation, evaluated.run
     commit_bytes(evaluated.evaluation_uri, evaluation.canonical())
     commit_bytes(evaluated.measured_uri, evaluation.measured.canonical())
@@ -240,6 +250,7 @@ def _store_evaluation(session: Session, evaluated: Evaluated, report: bytes, key
         "report_uri": evaluated.report_uri,
         "report_digest": sha256(report),
         "verdicts": [v.model_dump(mode="json") for v in evaluated.verdicts],
+        "asked": asked,
     }
     session.ledger.append(EventKind.EVALUATION_MADE, run.run_id, payload, key)
     session.say(f"evaluate {run.run_id}: report at {evaluated.report_uri}")
