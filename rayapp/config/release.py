@@ -7,6 +7,7 @@ from pydantic import Field
 
 from rayapp.config.grading import Grader, Name, SamplesConfig
 from rayapp.config.judging import JudgeConfig
+from rayapp.config.language import Redaction
 from rayapp.config.load import Config
 from rayapp.config.workers import WorkersConfig
 
@@ -107,6 +108,9 @@ class EvaluationConfig(Config):
     cluster_by: str | None = None
     """With `task: text`: a column that is the same in rows which depend on each other, such as the
     document that they ask about. Unset: each row is independent."""
+    redacts: Redaction = "contacts"
+    """With `task: text`: what is left out of the rows and answers that the report shows, as in the
+    prompt log: `nothing`; `contacts`; or all `text`, so that it shows none."""
     workers: AnswerWorkersConfig = AnswerWorkersConfig()
     """With `task: text`: where the models answer, and `judge.weights` judge. What has scores is
     evaluated on CPUs, whatever an overlay says of GPUs."""

@@ -92,6 +92,8 @@ def _share(meaning: str) -> Metric:
 def _refuse_for_scores(config: EvaluationConfig, task: Task) -> None:
     names = ("graders", "golden", "samples", "cluster_by", "judge")
     set_of_text = [name for name in names if getattr(config, name)]
+    if config.redacts != EvaluationConfig().redacts:
+        set_of_text.append("redacts")
     # an overlay gives a GPU to whatever it reaches
     own = config.workers.model_copy(update={"use_gpu": False, "accelerator_type": None})
     if own != AnswerWorkersConfig():

@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from rayapp.config.golden import GoldenConfig
+from rayapp.config.language import Redaction
 from rayapp.config.release import ReleaseConfig
 from rayapp.data.golden import as_dataset, golden_rows, golden_table
 from rayapp.data.read import read_view
 from rayapp.errors import UserError
 from rayapp.evaluate.contamination import find_contamination, refuse_contaminated
+from rayapp.evaluate.shown import shown_rows
 from rayapp.evaluate.text import answer_rows, decoding_of, evaluate_answers
 from rayapp.families.bundle import MODEL_FOLDER, described
 from rayapp.families.llm.answer import Tuned
@@ -27,7 +29,8 @@ from rayapp.schemas.data import Profile, Snapshot
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, LanguageSchema, Run
 from rayapp.schemas.record import short
-from rayapp.schemas.release import Evaluation, GoldenRef, SignedManifest
+from rayapp.schemas.release import Evaluation, GoldenRef, ShownRow, SignedManifest
+from rayapp.serve.language.redaction import redacted
 from rayapp.storage import fetch_bundle
 
 SPARE = 1.25
@@ -92,7 +95,7 @@ def evaluate_language(
                 )
             ),
         )
-    return evaluate_answers(
+    evaluation = evaluate_answers(
         answered=answered,
         label=snapshot.label,
         language=language,
@@ -106,6 +109,17 @@ def evaluate_language(
         golden=asked.golden,
         judging=None if judge is None else judge.judge(answered, snapshot.label),
     )
+    shown = shown_of(answered, snapshot.label, language, config.evaluation.redacts)
+    return evaluation.model_copy(update={"shown": shown})
+
+
+def shown_of(
+    answered: pa.Table, label: str, language: LanguageSchema, level: Redaction
+) -> tuple[ShownRow, ...]:
+    """The rows that the report shows, without what the prompt log would leave out."""
+    if level == "text":
+        return ()
+    return shown_rows(answered, label, language, lambda text: str(redacted(text, level)))
 
 
 def _opened(session: Session, bundle: BundleRef) -> Opened:

@@ -212,6 +212,16 @@ class Judged(GrownRecord):
     num_unread_champion: int | None = None
 
 
+class ShownRow(Record):
+    """A row that a report shows. wanted: the right answer; given: the candidate's. Texts are cut
+    where they are long, and redacted as the evaluation's config says."""
+
+    asked: str
+    wanted: str
+    given: str
+    is_right: bool
+
+
 CHAMPION, UNTUNED = "champion", "untuned weights"
 """What a candidate is compared with, in words."""
 
@@ -219,7 +229,7 @@ CHAMPION, UNTUNED = "champion", "untuned weights"
 class Evaluation(GrownRecord):
     ADDED = (
         *("metrics", "answering", "costs", "golden", "untuned", "judged"),
-        "untuned_weights",
+        *("untuned_weights", "shown"),
     )
 
     run_id: str
@@ -249,6 +259,8 @@ class Evaluation(GrownRecord):
     judged: Judged | None = None
     untuned_weights: str | None = None
     """Of text: what the weights are called that it was tuned from."""
+    shown: tuple[ShownRow, ...] = ()
+    """Of text: some of the rows."""
 
     @property
     def opponents(self) -> dict[str, str]:
