@@ -8,6 +8,23 @@ from typing import Any
 Json = dict[str, Any]
 ERROR_REF: Json = {"$ref": "#/components/schemas/Error"}
 
+ERRORS = {
+    "401": "No API key, or none that is known",
+    "403": "The key may look, not ask",
+    "408": "The body did not come in time",
+    "415": "Not JSON",
+    "429": "The tenant's rate or budget is used up; see retry-after",
+    "500": "The server failed",
+    "503": "Nothing can answer now; see retry-after",
+    "504": "No answer within the deadline",
+}
+"""What a status means wherever it is answered."""
+
+
+def errors_of(own: Mapping[str, str]) -> dict[str, str]:
+    """In order of status. own: what the others mean here."""
+    return dict(sorted({**ERRORS, **own}.items()))
+
 
 def document_of(
     title: str,

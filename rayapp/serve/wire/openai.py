@@ -16,7 +16,7 @@ from rayapp.schemas.language import prompts_of
 from rayapp.serve.wire.chat import check_chat, check_form
 from rayapp.serve.wire.http import Response, json_response
 from rayapp.serve.wire.mistakes import flag, told, type_of, whole, wrong
-from rayapp.serve.wire.plain_fields import COUNTS, as_whole, check_plain, is_token
+from rayapp.serve.wire.plain_fields import as_whole, check_plain, is_token
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
@@ -125,10 +125,11 @@ def parse(path: str, body: bytes, most: Most) -> Asked:
         return Asked(kind, model, as_whole(fields))
     check_form(fields)
     num_choices = whole(fields, "n", 1, most.choices) or 1
+    fields = as_whole(fields)
     return Asked(
         kind,
         model,
-        as_whole(fields),
+        fields,
         num_choices,
         _max_tokens(fields),
         flag(fields, "stream"),
@@ -257,13 +258,12 @@ def _is_deep(value: Any) -> bool:
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:
-    """Of each answer; None where it is not said."""
-    names = ("max_completion_tokens", "max_tokens")
-    said = [whole(fields, name, *COUNTS[name]) for name in names]
-    if None not in said:
+    """Of each answer; None where it is not said. fields: as they were checked."""
+    newer, older = fields.get("max_completion_tokens"), fields.get("max_tokens")
+    if newer is not None and older is not None:
         what = "`max_tokens` and `max_completion_tokens` both say how long an answer may be"
         raise wrong(what, "keep `max_completion_tokens`", "max_tokens")
-    return said[0] if said[1] is None else said[1]
+    return older if newer is None else newer
 
 
 def model_list(names: Sequence[str], created_s: int) -> dict[str, Any]:

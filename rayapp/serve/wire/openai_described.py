@@ -8,23 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from rayapp.serve.wire.described import HEADERS, Json, document_of, get, headers, post
+from rayapp.serve.wire.described import HEADERS, Json, document_of, errors_of, get, headers, post
 from rayapp.serve.wire.openai import KINDS, MODELS, Kind, Most
 from rayapp.serve.wire.openai_schemas import ANSWERS, ASKED, ERROR, request_schema
 
-_ERRORS = {
-    "400": "It cannot be read, or asks for what the model cannot do; param names the field",
-    "401": "No API key, or none that is known",
-    "403": "The key may look, not ask",
-    "404": "No such model",
-    "408": "The body did not come in time",
-    "413": "The body is too large",
-    "415": "Not JSON",
-    "429": "The tenant's rate or budget is used up; see retry-after",
-    "500": "The server failed",
-    "503": "Nothing can answer now; see retry-after",
-    "504": "No answer within the deadline",
-}
+_ERRORS = errors_of(
+    {
+        "400": "It cannot be read, or asks for what the model cannot do; param names the field",
+        "404": "No such model",
+        "413": "The body is too large",
+    }
+)
 _SUMMARIES: dict[Kind, str] = {
     "chat": "Continue a conversation",
     "completion": "Continue a text",

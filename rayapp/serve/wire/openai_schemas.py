@@ -36,8 +36,10 @@ def _between(low: float, high: float) -> Json:
 def _or_null(schema: Json) -> Json:
     if isinstance(schema.get("type"), str):
         return schema | {"type": [schema["type"], "null"]}
-    said = {name: schema[name] for name in ("description",) if name in schema}
-    return {"anyOf": [schema, {"type": "null"}], **said}
+    made: Json = {"anyOf": [schema, {"type": "null"}]}
+    if "description" in schema:
+        made["description"] = schema["description"]
+    return made
 
 
 def _list(items: Json, least: int = 0) -> Json:
@@ -109,7 +111,7 @@ _OF_FIELDS: Json = {
 def request_schema(kind: Kind, names: Sequence[str], most: Most) -> Json:
     """Of a body. names: of the models that it may ask. What may be left out may be null."""
     of_all = _OF_FIELDS | {
-        "n": _WHOLE | {"minimum": 1, "maximum": most.choices},
+        "n": _WHOLE | _between(1, most.choices),
         "prompt": _texts(most.prompts),
         "input": _texts(most.inputs),
     }

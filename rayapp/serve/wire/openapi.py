@@ -16,6 +16,7 @@ from rayapp.serve.wire.described import (
     HEADERS,
     Json,
     document_of,
+    errors_of,
     get,
     headers,
     post,
@@ -31,20 +32,14 @@ _TYPES: dict[ColumnType, str] = {
     "boolean": "boolean",
     "timestamp": "string",
 }
-_ERRORS = {
-    "400": "The request cannot be read",
-    "401": "No API key, or none that is known",
-    "403": "The key may look, not ask",
-    "404": "No such endpoint or release",
-    "408": "The body did not come in time",
-    "413": "The body or the batch is too large",
-    "415": "Not JSON",
-    "422": "A row breaks the contract; param names the field",
-    "429": "The tenant's rate or budget is used up; see retry-after",
-    "500": "The server failed",
-    "503": "Nothing can answer now; see retry-after",
-    "504": "No answer within the deadline",
-}
+_ERRORS = errors_of(
+    {
+        "400": "The request cannot be read",
+        "404": "No such endpoint or release",
+        "413": "The body or the batch is too large",
+        "422": "A row breaks the contract; param names the field",
+    }
+)
 _get, _post = partial(get, errors=_ERRORS), partial(post, errors=_ERRORS)
 
 
