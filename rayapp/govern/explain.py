@@ -163,10 +163,16 @@ def _shadows_by_answer(explanation: Explanation) -> Mapping[int, list[Prediction
     found: dict[int, list[PredictionRecord]] = defaultdict(list)
     for shadow in explanation.shadows:
         numbers = alike[shadow.endpoint, shadow.row, shadow.tenant]
-        before = [n for n in numbers if explanation.predictions[n].at <= shadow.at] or numbers
-        if before:
-            found[max(before, key=lambda n: explanation.predictions[n].at)].append(shadow)
+        heard = last_before({n: explanation.predictions[n].at for n in numbers}, shadow.at)
+        if heard is not None:
+            found[heard].append(shadow)
     return found
+
+
+def last_before(times: Mapping[int, datetime], at: datetime) -> int | None:
+    """The number of the last of these that was no later; of them all, where all were."""
+    before = [number for number, time in times.items() if time <= at] or times
+    return max(before, key=times.__getitem__, default=None)
 
 
 def _add_shadow(branch: Tree, shadow: PredictionRecord, classes: tuple[str, ...]) -> None:

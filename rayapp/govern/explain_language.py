@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from rayapp.config.serving import FIRST
 from rayapp.errors import TamperedError, WorkspaceError
-from rayapp.govern.explain import Provenance, add_release, arm_line, provenance
+from rayapp.govern.explain import Provenance, add_release, arm_line, last_before, provenance
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
@@ -121,15 +121,15 @@ def _with_shadows(
     """A shadow begins once the answer has: it heard the last such one that began before."""
     heard: dict[int, list[ModelAnswer]] = defaultdict(list)
     for shadow in shadows:
-        alike = [
-            number
+        alike = {
+            number: one.began_at
             for number, one in enumerate(answers)
             if one.endpoint + SHADOW == shadow.endpoint
             and one.parts[0].tenant == shadow.parts[0].tenant
-        ]
-        before = [n for n in alike if answers[n].began_at <= shadow.began_at] or alike
-        if before:
-            heard[max(before, key=lambda n: answers[n].began_at)].append(shadow)
+        }
+        number = last_before(alike, shadow.began_at)
+        if number is not None:
+            heard[number].append(shadow)
     return tuple(
         one.model_copy(update={"shadows": tuple(heard[number])})
         for number, one in enumerate(answers)
