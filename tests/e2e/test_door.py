@@ -3,6 +3,7 @@ come under load, and one that goes finishes what it has begun. What one that is 
 is answered by another, and counts once."""
 
 import asyncio
+import fcntl
 import http.client
 import json
 import subprocess
@@ -121,6 +122,17 @@ class Served:
         both = self.replicas()
         return len(both) == 2 and all(_num_connections(r["pid"]) for r in both)
 
+    def are_told_of(self) -> bool:
+        """Whether HAProxy knows a replica, and has not Serve's own proxy alone."""
+        return "server SERVE_REPLICA" in self.haproxy_config()
+
+    def haproxy_config(self) -> str:
+        folder = Path(running_head(self.shell.workspace).temp_dir, "haproxy")
+        (file,) = folder.rglob("haproxy.cfg")
+        with Path(f"{file}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)  # Serve writes it under this
+            return file.read_text()
+
     def account(self) -> tuple[int, int]:
         """What callers without a key have spent, and what is lent for them, in billionths."""
         (found,) = Accounts(self.shell.workspace.ledger_url, "test").all()
@@ -221,9 +233,7 @@ def _num_connections(pid: int) -> int:
 
 
 def test_haproxy_is_told_when_a_reader_is_gone(served: Served) -> None:
-    folder = Path(running_head(served.shell.workspace).temp_dir, "haproxy")
-    (file,) = folder.rglob("haproxy.cfg")
-    assert f"timeout client {READER_TIMEOUT_S}s\n" in file.read_text()
+    assert f"timeout client {READER_TIMEOUT_S}s\n" in served.haproxy_config()
 
 
 async def test_a_new_configuration_comes_in_with_nothing_dropped(served: Served) -> None:
@@ -231,6 +241,7 @@ async def test_a_new_configuration_comes_in_with_nothing_dropped(served: Served)
     deploying = asyncio.create_task(asyncio.to_thread(served.deploy, TWO_REPLICAS))
 
     def is_replaced() -> bool:
+        assert served.are_told_of()
         now = {r["pid"] for r in served.replicas()}
         return len(now) == 2 and not now & before and not any(map(psutil.pid_exists, before))
 
@@ -248,7 +259,12 @@ async def test_a_failed_deployment_takes_nothing_away_nor_does_the_next(served: 
             finished.append(done)
 
     deploying = asyncio.create_task(deploy_all())
-    assert await _load(served, deploying.done) > 100
+
+    def is_over() -> bool:
+        assert served.are_told_of()
+        return deploying.done()
+
+    assert await _load(served, is_over) > 100
     await deploying
     failed, again, mended = finished
     assert failed.returncode == again.returncode == 1

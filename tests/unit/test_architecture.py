@@ -59,6 +59,8 @@ PRIVATE_ALLOWED = {
     # what travels with a job is measured by the very rules by which Ray will pack it
     ("rayapp/cli/submit.py", "ray._private.runtime_env.packaging._dir_travel"),
     ("rayapp/cli/submit.py", "ray._private.runtime_env.packaging._get_excludes"),
+    # Serve offers its controller a callback, and nothing public that it could mend this with
+    ("rayapp/serve/cluster/controller.py", "ray.serve._private.application_state.ApplicationState"),
 }
 
 File = tuple[str, str]

@@ -14,7 +14,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from rayapp.serve.cluster import door
-from rayapp.serve.cluster.ingress import DOOR, NUM_PORTS, ingress_settings, num_threads
+from rayapp.serve.cluster.ingress import (
+    CONTROLLER,
+    DOOR,
+    NUM_PORTS,
+    ingress_settings,
+    num_threads,
+)
 from rayapp.serve.wire.http import Response, respond
 
 
@@ -84,6 +90,9 @@ def test_serve_is_told_where_the_door_is(monkeypatch: pytest.MonkeyPatch) -> Non
     (made,) = getattr(importlib.import_module(module), function)()
     assert made.cls is door.Door
     assert isinstance(made, Middleware)
+    assert told["RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"] == CONTROLLER
+    module, _, function = CONTROLLER.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_without_haproxy_serve_keeps_its_own_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,34 @@ async def test_while_the_keeper_is_dead_each_gateway_keeps_its_share(
     assert await site.admitted("acme", 500) <= 201
 
 
+async def test_once_a_lease_has_failed_no_request_waits_for_the_next() -> None:
+    site = Site(num_gateways=2)
+    gateway, keeper, asked = site.gateways[0], site.keeper, asyncio.Event()
+    site.keeper = None
+    await gateway.admit("acme")
+
+    async def never(tenant: str, wanted: float) -> Grant:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    gateway._lease = never
+    site.clock.now_s += 1.5  # what was granted is void
+    calls = [gateway.admit("acme") for _ in range(150)]
+    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+    assert asked.is_set()
+    assert answers.count(None) == 100  # half of the burst, as one of two
+    gateway._lease = site.lease
+    leasing = gateway._allowances["acme"].leasing
+    assert leasing is not None
+    leasing.cancel()
+    await asyncio.sleep(0)
+    site.keeper = keeper
+    site.clock.now_s += 2
+    assert await site.admitted("acme", 1) == 1  # by its own share still, and asks
+    assert await site.admitted("acme", 500) > 100
+
+
 async def test_a_keeper_that_fails_now_and_then_does_not_suspend_the_limit() -> None:
     limits = LimitsConfig.model_validate({"default": {"requests_per_s": 1, "burst": 50}})
     site = Site(limits)

@@ -9,7 +9,8 @@ again before it has spent everything, so few requests wait; and while it knows t
 empty, it refuses by itself. What it has not used a second after its last lease is void. If a
 gateway dies, what it had leased is lost, two tenths of a second's worth at most; if the keeper
 dies, its successor starts with full buckets, so at most one burst more is let in. While there is no
-keeper, each gateway admits its share of the rate by itself.
+keeper, each gateway admits its share of the rate by itself; once a lease has failed, no request
+waits for one until one succeeds.
 """
 
 import asyncio
@@ -155,7 +156,8 @@ class Alone:
 @dataclass(slots=True)
 class _Allowance:
     """One tenant's tokens here, which are void after until_s. The bucket is empty until
-    empty_until_s, by what its keeper said; before refused_until_s it is not asked again."""
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again. alone:
+    what this gateway has of its own, where the last lease failed."""
 
     tokens: float = 0.0
     until_s: float = 0.0
@@ -163,6 +165,7 @@ class _Allowance:
     refused_until_s: float = 0.0
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
+    alone: Bucket | None = None
 
 
 class Limiter:
@@ -205,7 +208,11 @@ class Limiter:
         while not self._spend(allowance):
             if self._is_empty(allowance):
                 raise _too_many(name, rate, allowance.empty_until_s - self._clock_s())
-            await asyncio.shield(self._ask(name, rate, allowance))
+            asking = self._ask(name, rate, allowance)
+            if allowance.alone is None:
+                await asyncio.shield(asking)
+            else:
+                self._take(allowance.alone.take(1, self._clock_s()), rate, allowance)
 
     def _is_empty(self, allowance: _Allowance) -> bool:
         return self._clock_s() < allowance.refused_until_s
@@ -226,10 +233,15 @@ class Limiter:
         try:
             grant = await self._lease(name, wanted)
             self._alone.end(name)
+            allowance.alone = None
         except Exception as error:  # noqa: BLE001 - the log has it
-            grant = self._alone.bucket(name, rate, error).take(wanted, self._clock_s())
+            allowance.alone = self._alone.bucket(name, rate, error)
+            grant = allowance.alone.take(wanted, self._clock_s())
         finally:
             allowance.leasing = None
+        self._take(grant, rate, allowance)
+
+    def _take(self, grant: Grant, rate: RateConfig, allowance: _Allowance) -> None:
         now_s = self._clock_s()
         left = allowance.tokens if now_s <= allowance.until_s else 0.0
         allowance.tokens, allowance.until_s = left + grant.tokens, now_s + VOID_AFTER_S

@@ -55,6 +55,7 @@ _CHECK_EVERY = "\n    ".join(
     ]
 )
 DOOR = "rayapp.serve.cluster.door:middlewares"
+CONTROLLER = "rayapp.serve.cluster.controller:keep_ingress"
 
 
 def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
@@ -73,6 +74,7 @@ def ingress_settings(folder: Path, ports: Sequence[int]) -> dict[str, str]:
         # replicas: without the first the door stays shut.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": DOOR,
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": CONTROLLER,
         # Serve's default of 0.1 s takes its controller a twentieth of a core while nothing happens.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         # Every replica and handle hands on its counts ten times a second by default; Ray exports
