@@ -143,6 +143,22 @@ def test_what_stands_in_a_contract_is_text() -> None:
     assert in_shell(blocks(page)[1])[2] == {"dataframe_records": [{"c": odd}]}
 
 
+def test_a_column_of_few_values_keeps_its_type_and_may_still_be_null() -> None:
+    columns = (
+        Column(name="gate", type="integer", allowed=("7", "8"), nullable=True),
+        Column(name="dest", type="string", allowed=("ATL", "BOS")),
+    )
+    page = render_page(describe({"e": {"r": schema_of(*columns)}}, {}, "1", False, 10), "h")
+    cells = {
+        name: re.findall(r"<td>(.*?)</td>", page.partition(f"<td><code>{name}</code>")[2])[:3]
+        for name in ("gate", "dest")
+    }
+    assert cells == {
+        "gate": ["whole number", "one of 7, 8", "null"],
+        "dest": ["text", "one of ATL, BOS", ""],
+    }
+
+
 def test_a_usual_row_is_of_the_training_rows_within_the_limits() -> None:
     features = (
         EncodedFeature(name="dest", expression="dest", kind="category", vocabulary=("ATL", "BOS")),

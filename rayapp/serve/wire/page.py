@@ -159,8 +159,6 @@ def _column(name: str, described: Mapping[str, Any], is_needed: bool) -> dict[st
 
 def _kinds(described: Mapping[str, Any]) -> list[str]:
     """The types that a value may have."""
-    if "enum" in described or "const" in described:
-        return ["string"]
     if "anyOf" in described:
         return list(dict.fromkeys(kind for one in described["anyOf"] for kind in _kinds(one)))
     kinds = described.get("type", "string")
