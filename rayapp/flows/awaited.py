@@ -2,13 +2,12 @@
 until then `problems` of GET / says the same."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rayapp.config.language import LanguageConfig
 from rayapp.config.routing import AnyRule
 from rayapp.config.serving import ServingConfig
 from rayapp.data.feed_store import newest
-from rayapp.flows.adapters import adapters
 from rayapp.govern.flags import current_flags
 from rayapp.ledger import Ledger
 from rayapp.release.promote import champions
@@ -17,15 +16,21 @@ from rayapp.serve.flags import lack_of
 from rayapp.storage import Workspace
 
 
-def awaited(workspace: Workspace, config: ServingConfig | LanguageConfig) -> list[str]:
+def awaited(workspace: Workspace, config: ServingConfig) -> list[str]:
     """One sentence for each, with its next step."""
     ledger = Ledger.of(workspace, "deploy")
-    if isinstance(config, LanguageConfig):
-        asking = {f"model {name!r}": one.rules for name, one in config.models.items()}
-        return [*_adapters(workspace, ledger, config), *_flags(ledger, asking)]
     rules = {f"endpoint {name!r}": one.rules for name, one in config.endpoints.items()}
     feeds = _feeds(workspace, config)
     return [*_releases(ledger, config), *feeds, *_flags(ledger, rules)]
+
+
+def awaited_models(
+    workspace: Workspace, config: LanguageConfig, answering: Collection[str]
+) -> list[str]:
+    """As `awaited`. answering: the names that an adapter answers for."""
+    ledger = Ledger.of(workspace, "deploy")
+    rules = {f"model {name!r}": one.rules for name, one in config.models.items()}
+    return [*_unanswered(ledger, config, answering), *_flags(ledger, rules)]
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -49,9 +54,9 @@ def _unreleased(endpoint: str, released: Iterable[str]) -> str:
     )
 
 
-def _adapters(workspace: Workspace, ledger: Ledger, config: LanguageConfig) -> list[str]:
+def _unanswered(ledger: Ledger, config: LanguageConfig, answering: Collection[str]) -> list[str]:
     """Models that nobody answers for."""
-    released, answering = champions(ledger), adapters(workspace, config)
+    released = champions(ledger)
     found = []
     for name, model in config.models.items():
         endpoint = model.endpoint

@@ -10,7 +10,7 @@ from rayapp.config.prompts import PromptConfig
 from rayapp.config.serving import EndpointConfig, ServeFile, ServingConfig
 from rayapp.errors import NotFoundError, UserError
 from rayapp.flows.adapters import adapters
-from rayapp.flows.awaited import awaited, near
+from rayapp.flows.awaited import awaited, awaited_models, near
 from rayapp.flows.passed import Kinds, passed
 from rayapp.flows.room import tell_if_it_waits
 from rayapp.flows.session import Session
@@ -22,6 +22,7 @@ from rayapp.release.promote import champions
 from rayapp.schemas.language import Task, WeightsRef
 from rayapp.schemas.operations import Pointer
 from rayapp.schemas.record import short
+from rayapp.schemas.release import SignedManifest
 from rayapp.serve.cluster.config_file import Ours, needs_vllm, own_configs
 from rayapp.serve.cluster.deploy import deploy
 from rayapp.serve.language.fitting import require_fitting
@@ -31,52 +32,51 @@ from rayapp.storage import Workspace, commit_bytes
 def deploy_file(session: Session, file: ServeFile) -> dict[str, Any]:
     """Deploy it and wait until it answers. Returns the figures of the job's last line."""
     done = deployed(session, file)
-    served = [
-        _served(session, config)
-        for config in own_configs(file).values()
-        if isinstance(config, LanguageConfig)
-    ]
     return {
         **done.urls,
-        "champions": sorted(done.answering.union(*(one.champions for one in served))),
-        "models": {name: task for one in served for name, task in one.models.items()},
-        "adapters": {name: own for one in served for name, own in one.adapters.items()},
+        "champions": sorted(done.answering.union(*(one.champions for one in done.models))),
+        "models": {name: task for one in done.models for name, task in one.tasks.items()},
+        "adapters": {name: own for one in done.models for name, own in one.adapters.items()},
         "problems": done.problems,
     }
 
 
 @dataclass(frozen=True)
-class Served:
-    """What language models are for, and the endpoints that adapters were released for, by the names
-    that callers send. champions: endpoints whose champion is one of these adapters."""
+class ServedModels:
+    """What each is for, and the endpoints that adapters were released for, by the names that
+    callers send. champions: endpoints whose champion is one of these adapters."""
 
-    models: dict[str, Task]
+    tasks: dict[str, Task]
     adapters: dict[str, str]
     champions: set[str]
 
 
-def _served(session: Session, config: LanguageConfig) -> Served:
+def served_models(
+    session: Session, config: LanguageConfig, answering: Mapping[str, SignedManifest]
+) -> ServedModels:
+    """answering: as flows.adapters has them."""
     workspace = _workspace(session, config.workspace)
-    found = adapters(workspace, config)
     weights = {
         name: _weights(session, config.engines[model.engine])
         for name, model in config.models.items()
         if model.endpoint is None
     }
     newest = {pointer.target for pointer in champions(Ledger.of(workspace, "deploy")).values()}
-    return Served(
-        {name: one.task for name, one in weights.items()} | dict.fromkeys(found, "generate"),
-        {name: signed.manifest.endpoint for name, signed in found.items()},
-        {signed.manifest.endpoint for signed in found.values() if signed.release_id in newest},
+    return ServedModels(
+        {name: one.task for name, one in weights.items()} | dict.fromkeys(answering, "generate"),
+        {name: signed.manifest.endpoint for name, signed in answering.items()},
+        {signed.manifest.endpoint for signed in answering.values() if signed.release_id in newest},
     )
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """answering: endpoints that have a champion. problems: as flows.awaited has them."""
+    """answering: endpoints that have a champion. models: of each gateway for language models.
+    problems: as flows.awaited has them. All as it was when the deployment began."""
 
     urls: dict[str, str]
     answering: set[str]
+    models: list[ServedModels]
     problems: list[str]
 
 
@@ -85,16 +85,21 @@ def deployed(session: Session, file: ServeFile, keeps_others: bool = False) -> D
     check_named does, before anything that answers now is touched."""
     configs = own_configs(file)
     answering: set[str] = set()
+    models: list[ServedModels] = []
     problems: list[str] = []
     for config in configs.values():
+        if isinstance(config, EngineConfig):
+            _weights(session, config)
+            continue
+        workspace = _workspace(session, config.workspace)
         if isinstance(config, ServingConfig):
             answering |= check_named(session, config)
-        elif isinstance(config, EngineConfig):
-            _weights(session, config)
+            problems += awaited(workspace, config)
         else:
             check_models(session, config)
-        if not isinstance(config, EngineConfig):
-            problems += awaited(_workspace(session, config.workspace), config)
+            released = adapters(workspace, config)
+            models.append(served_models(session, config, released))
+            problems += awaited_models(workspace, config, released)
     for problem in problems:
         session.say(problem)
 
@@ -105,7 +110,7 @@ def deployed(session: Session, file: ServeFile, keeps_others: bool = False) -> D
     file = _in_its_environment(session, _with_prompts(session, file, configs))
     reached = session.dashboard_url, session.environ
     urls = deploy(file, *reached, session.say, on_wait, keeps_others)
-    return Deployed(urls, answering, problems)
+    return Deployed(urls, answering, models, problems)
 
 
 def _with_prompts(session: Session, file: ServeFile, configs: Mapping[str, Ours]) -> ServeFile:

@@ -13,10 +13,12 @@ from test_language_cascade import prices
 from rayapp.config.language import LanguageConfig
 from rayapp.config.serving import ServeFile
 from rayapp.errors import ConfigError
+from rayapp.flows import adapters as looked_up
 from rayapp.flows import deploying
 from rayapp.flows.adapters import adapters
-from rayapp.flows.awaited import awaited
-from rayapp.flows.deploying import _served
+from rayapp.flows.awaited import awaited_models
+from rayapp.flows.deploying import served_models
+from rayapp.flows.passed import passed
 from rayapp.flows.session import Session, open_session
 from rayapp.register.manifest import seal, write_manifest
 from rayapp.register.signing import load_or_create_key
@@ -122,7 +124,8 @@ def test_a_model_that_nobody_answers_for_is_told_and_not_recommended(
         named={"engine": "writer", "endpoint": "elsewhere", "release": other.release_id},
         mine={"engine": "writer", "endpoint": "tuned"},
     )
-    near, of_rows, named = awaited(session.workspace, config)
+    answering = adapters(session.workspace, config)
+    near, of_rows, named = awaited_models(session.workspace, config, answering)
     assert near == (
         "model 'near': nothing was released for endpoint 'tuend'; did you mean 'tuned'?; next: "
         "correct the name, or release for it: rayapp submit configs/releases/NAME.yaml "
@@ -131,8 +134,8 @@ def test_a_model_that_nobody_answers_for_is_told_and_not_recommended(
     which = f"release {rows.release_id[:12]} of endpoint {ENDPOINT!r} is no adapter of weights"
     assert of_rows.startswith(f"model 'rows': {which} 'writer' as they are now")
     assert named.startswith(f"model 'named': release {other.release_id[:12]} of endpoint")
-    found = _served(session, config)
-    assert found.models == {
+    found = served_models(session, config, answering)
+    assert found.tasks == {
         "writer": "generate",
         "vectors": "embed",
         "mine": "generate",
@@ -142,11 +145,18 @@ def test_a_model_that_nobody_answers_for_is_told_and_not_recommended(
     assert found.champions == {"tuned"}
 
 
-def test_a_champion_that_a_model_answers_by_is_among_the_figures(
+def test_a_champion_that_a_model_answers_by_is_read_once_and_among_the_figures(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release(session, "tuned", "writer")
     release(session, "elsewhere", "huge")
+    read = list[str]()
+
+    def counted(workspace: Workspace, release_id: str) -> SignedManifest:
+        read.append(release_id)
+        return passed(workspace, release_id)
+
+    monkeypatch.setattr(looked_up, "passed", counted)
     monkeypatch.setattr(deploying, "deploy", lambda *given: {"llm_url": "http://127.0.0.1:1/v1"})
     here = replace(session, environ={**session.environ, "RAYAPP_LLM_VENV": sys.prefix})
     figures = deploying.deploy_file(here, file_of(config_of()))
@@ -157,13 +167,15 @@ def test_a_champion_that_a_model_answers_by_is_among_the_figures(
         "adapters": {"tuned": "tuned"},
         "problems": [],
     }
+    assert len(read) == len(set(read)) == 2  # a manifest may be far away
 
 
 def test_a_release_that_is_named_answers_without_being_champion(session: Session) -> None:
     signed = release(session, "tuned", "writer", is_promoted=False)
     named = {"engine": "writer", "endpoint": "tuned", "release": signed.release_id}
     config = config_of(next=named)
-    assert adapters(session.workspace, config) == {"next": signed}
-    assert awaited(session.workspace, config) == []
-    found = _served(session, config)
+    answering = adapters(session.workspace, config)
+    assert answering == {"next": signed}
+    assert awaited_models(session.workspace, config, answering) == []
+    found = served_models(session, config, answering)
     assert (found.adapters, found.champions) == ({"next": "tuned"}, set())
