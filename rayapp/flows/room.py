@@ -119,14 +119,16 @@ def tell_if_it_waits(
 ) -> None:
     """Say what a stage will wait for, who holds it, and how it could go on. needs: what it cannot
     start without, so many times, by Ray's names of resources (CPU, GPU). waited_s: how long it has
-    waited already, where that is known."""
+    waited already, where that is known. Says nothing where the dashboard does not tell who holds
+    it: the stage may go on all the same."""
     free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     for resource, each in needs.items():
         number = each * times
         if free.get(resource, 0) < number:
-            held = _held(session, resource)
-            session.say(waits(resource, number, free, total, held, waited_s))
+            with suppress(RayStateApiException):
+                held = _held(session, resource)
+                session.say(waits(resource, number, free, total, held, waited_s))
 
 
 def waits(

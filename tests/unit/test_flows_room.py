@@ -3,11 +3,15 @@
 import inspect
 import logging
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray.data
+from ray.util.state.exception import ServerUnavailable
 
 from rayapp.data.read import speak_only_of_trouble
+from rayapp.flows import room
 from rayapp.flows.room import Wait, waits
 
 
@@ -34,6 +38,22 @@ def test_a_cluster_that_never_has_so_many_says_so() -> None:
         "too little GPU is free: this needs 4, the cluster has 0 of which 0 are free\n  next: the "
         "cluster never has so many: ask for less, or add a node that has them"
     )
+
+
+def test_a_dashboard_that_does_not_tell_who_holds_it_fails_no_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(address: str, **query: Any) -> Any:
+        asked.append(address)
+        raise ServerUnavailable("Failed to connect to API server.")
+
+    asked, told = list[str](), list[str]()
+    session: Any = SimpleNamespace(dashboard_url="http://127.0.0.1:1", say=told.append)
+    monkeypatch.setattr(room, "list_actors", away)
+    for resources in ("available_resources", "cluster_resources"):
+        monkeypatch.setattr(ray, resources, lambda: {"CPU": 0.5})
+    room.tell_if_it_waits(session, room.ONE_CPU)
+    assert (asked, told) == ([session.dashboard_url], [])
 
 
 @pytest.mark.parametrize(("waited_s", "shown"), [(31, "31 s"), (125, "2 min")])
