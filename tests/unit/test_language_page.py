@@ -13,6 +13,8 @@ from rayapp.serve.wire.openai import FIELDS, KINDS
 
 SAY = [{"role": "user", "content": "one two three"}]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+CAME_OF_IT = {"role": "tool", "tool_call_id": "1", "content": "four"}
 BODIES: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"model": "big", "messages": SAY}),
     (CHAT, {"model": "big", "messages": SAY, "max_tokens": 5, "n": 2}),
@@ -30,6 +32,11 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"model": "big", "messages": SAY, "stop": ["a", 1]}),
     (CHAT, {"model": "big", "messages": [{"role": "user"}]}),
     (CHAT, {"model": "big", "messages": [{"role": "nobody", "content": "a"}]}),
+    (CHAT, {"model": "big", "messages": [{"role": "assistant", "tool_calls": CALLS}, CAME_OF_IT]}),
+    (CHAT, {"model": "big", "messages": [{"role": "assistant", "content": "a", "tool_calls": []}]}),
+    (CHAT, {"model": "big", "messages": [{"role": "assistant", "content": None}]}),
+    (CHAT, {"model": "big", "messages": [{"role": "assistant", "tool_calls": []}]}),
+    (CHAT, {"model": "big", "messages": [{"role": "user", "tool_calls": CALLS}]}),
     (CHAT, {"model": "big", "messages": []}),
     (CHAT, {"messages": SAY}),
     (CHAT, {"model": "vectors", "messages": SAY}),

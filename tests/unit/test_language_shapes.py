@@ -18,6 +18,10 @@ def message(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", **fields}]}
 
 
+def calling(calls: Any) -> dict[str, Any]:
+    return message(role="assistant", content="a", tool_calls=calls)
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
@@ -39,6 +43,15 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"messages": [*HELLO, {"content": "a"}]}, "messages[1].role", "is missing"),
         (message(role="assistant"), "messages[0].content", "is missing"),
         (message(role="assistant", tool_calls=[]), "messages[0].content", "is missing"),
+        (calling("x"), "messages[0].tool_calls", "is 'x', must be a list of calls"),
+        (calling([1]), "messages[0].tool_calls[0]", "is 1, must be an object"),
+        (calling([{**CALL, "type": "x"}]), "messages[0].tool_calls[0].type", "'x', must be"),
+        (calling([{"id": "1"}]), "messages[0].tool_calls[0].function", "is missing"),
+        (
+            calling([{"function": {"name": "look", "arguments": 1}}]),
+            "messages[0].tool_calls[0].function.arguments",
+            "is 1, must be a text that is JSON",
+        ),
         ({"tools": "x"}, "tools", "`tools` is 'x', must be a list of tools"),
         ({"tools": []}, "tools", "is an empty list"),
         ({"tools": {}}, "tools", "is an empty object"),
@@ -150,6 +163,8 @@ def test_completions_are_looked_at_too() -> None:
         message(role="function", name="look", content="a"),
         message(role="assistant", content=None, tool_calls=[CALL]),
         message(role="assistant", tool_calls=[CALL]),
+        calling([{"function": {"name": "look", "arguments": {"at": "x"}}}]),  # vLLM takes that
+        calling([]),  # as vLLM's own answers have it
         message(role="assistant", content=None, refusal="no"),
         message(role="assistant", content=None, reasoning="hm"),
         message(role="assistant", content=[{"type": "refusal", "refusal": "no"}]),

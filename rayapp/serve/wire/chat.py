@@ -52,6 +52,7 @@ def _check_messages(messages: Any) -> None:
             what = f"`{at}.role` is {told(role)}, must be one of {', '.join(ROLES)}"
             raise wrong(what, "say whose words these are", f"{at}.role")
         _check_content(message, f"{at}.content")
+        _check_calls(message.get("tool_calls"), f"{at}.tool_calls")
 
 
 def _check_content(message: Mapping[str, Any], at: str) -> None:
@@ -94,6 +95,22 @@ def _check_part(part: Any, at: str) -> None:
         raise wrong(what, "send the part's text, or leave the part out", f"{at}.{name}")
 
 
+def _check_calls(calls: Any, at: str) -> None:
+    """Of tools, which a caller sends back with what came of them. An engine reads arguments."""
+    if calls is None:
+        return
+    like = (
+        'a call is {"id": "…", "type": "function", "function": {"name": "…", "arguments": "{…}"}}'
+    )
+    if not isinstance(calls, list):
+        raise wrong(f"`{at}` is {told(calls)}, must be a list of calls", like, at)
+    for where, function in _functions(calls, at, like):
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str | dict | list | None):
+            what = f"`{where}.arguments` is {told(arguments)}, must be a text that is JSON"
+            raise wrong(what, like, f"{where}.arguments")
+
+
 def _check_tools(tools: Any) -> tuple[str, ...]:
     """The functions' names."""
     if tools is None:
@@ -103,16 +120,24 @@ def _check_tools(tools: Any) -> tuple[str, ...]:
         what = f"`tools` is {told(tools)}, must be a list of tools"
         raise wrong(what, f"leave it out, or send some: {like}", "tools")
     names = []
-    for number, tool in enumerate(tools):
-        at = f"tools[{number}]"
-        if not isinstance(tool, dict):
-            raise wrong(f"`{at}` is {told(tool)}, must be an object", like, at)
-        kind = tool.get("type", "function")
-        if kind != "function":
-            raise wrong(f"`{at}.type` is {told(kind)}, must be 'function'", like, f"{at}.type")
-        names.append(_function_name(tool, at, like))
-        _check_function(tool["function"], f"{at}.function")
+    for where, function in _functions(tools, "tools", like):
+        names.append(function["name"])
+        _check_function(function, where)
     return tuple(names)
+
+
+def _functions(given: list[Any], at: str, like: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path and function of each tool, or call of one. like: how one is written."""
+    for number, one in enumerate(given):
+        where = f"{at}[{number}]"
+        if not isinstance(one, dict):
+            raise wrong(f"`{where}` is {told(one)}, must be an object", like, where)
+        kind = one.get("type", "function")
+        if kind != "function":
+            what = f"`{where}.type` is {told(kind)}, must be 'function'"
+            raise wrong(what, like, f"{where}.type")
+        _function_name(one, where, like)
+        yield f"{where}.function", one["function"]
 
 
 def _function_name(owner: Mapping[str, Any], at: str, like: str) -> str:

@@ -54,8 +54,26 @@ def _record(needed: Json, more: Json | None = None) -> Json:
 _TOKEN = _WHOLE | _between(0, LARGEST_TOKEN)
 _PART = {"anyOf": [_record({"type": {"const": "text"}, "text": _TEXT}), _TEXT]}
 _CONTENT = {"anyOf": [_TEXT, _list(_PART)]}
-_MESSAGE = _record({"role": {"enum": list(ROLES)}, "content": _CONTENT}) | {
-    "description": "An assistant's message may have tool_calls in place of content"
+_CALL = _record(
+    {
+        "function": _record(
+            {"name": _NAME}, {"arguments": {"type": ["string", "object", "array", "null"]}}
+        )
+    },
+    {"id": {}, "type": {"const": "function"}},
+)
+_MESSAGE = {
+    "anyOf": [
+        _record(
+            {"role": {"enum": list(ROLES)}, "content": _CONTENT},
+            {"tool_calls": _or_null(_list(_CALL))},
+        ),
+        _record(
+            {"role": {"const": "assistant"}, "tool_calls": _list(_CALL, 1)},
+            {"content": {"type": "null"}},
+        ),
+    ],
+    "description": "An assistant's message may have tool_calls in place of content",
 }
 _FUNCTION = _record(
     {"name": _NAME}, {"description": _or_null(_TEXT), "parameters": _or_null(_JSON_SCHEMA)}
