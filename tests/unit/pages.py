@@ -1,10 +1,13 @@
-"""What a page of an interface shows, as a reader would use it."""
+"""What an interface says of itself, as those read it who use it: people its page, programs its
+description."""
 
 import json
 import re
 import shlex
 from html import unescape
 from typing import Any
+
+import httpx
 
 
 def blocks(page: str) -> list[str]:
@@ -19,3 +22,18 @@ def in_shell(command: str, **variables: str) -> tuple[str, dict[str, str], Any]:
     headers = [words[place + 1] for place, word in enumerate(words) if word == "-H"]
     body = json.loads(words[words.index("-d") + 1])
     return words[2], dict(header.split(": ", 1) for header in headers), body
+
+
+async def described(client: httpx.AsyncClient, path: str = "/openapi.json") -> dict[str, Any]:
+    async with client:
+        response = await client.get(path)
+    assert response.status_code == 200
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def body_schema(document: dict[str, Any], path: str) -> dict[str, Any]:
+    """Of what is posted there, with what it refers to."""
+    content = document["paths"][path]["post"]["requestBody"]["content"]
+    schema: dict[str, Any] = content["application/json"]["schema"]
+    return schema | {"components": document["components"]}

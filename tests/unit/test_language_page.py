@@ -7,10 +7,11 @@ from typing import Any
 import jsonschema
 import pytest
 from language_case import CHAT, COMPLETIONS, EMBEDDINGS, LanguageCase, known_key, with_settings
-from pages import blocks, in_shell
+from pages import blocks, body_schema, described, in_shell
 
 from rayapp.serve.wire.openai import FIELDS, KINDS
 
+DESCRIPTION = "/v1/openapi.json"
 SAY = [{"role": "user", "content": "one two three"}]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
@@ -51,24 +52,10 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def described(case: LanguageCase) -> dict[str, Any]:
-    async with case.client() as client:
-        response = await client.get("/v1/openapi.json")
-    assert response.status_code == 200
-    document: dict[str, Any] = response.json()
-    return document
-
-
-def body_schema(document: dict[str, Any], path: str) -> dict[str, Any]:
-    content = document["paths"][path]["post"]["requestBody"]["content"]
-    schema: dict[str, Any] = content["application/json"]["schema"]
-    return schema
-
-
 @pytest.mark.parametrize(("path", "body"), BODIES)
 async def test_what_one_takes_the_other_takes(path: str, body: dict[str, Any]) -> None:
     case = LanguageCase()
-    schema = body_schema(await described(case), path)
+    schema = body_schema(await described(case.client(), DESCRIPTION), path)
     response = await case.post(path, body)
     assert response.status_code in (200, 400), response.text
     is_described = jsonschema.Draft202012Validator(schema).is_valid(body)
@@ -76,14 +63,14 @@ async def test_what_one_takes_the_other_takes(path: str, body: dict[str, Any]) -
 
 
 async def test_every_field_that_has_an_effect_is_described() -> None:
-    document = await described(LanguageCase())
+    document = await described(LanguageCase().client(), DESCRIPTION)
     for path, kind in KINDS.items():
         assert body_schema(document, path)["properties"].keys() == FIELDS[kind]
 
 
 async def test_answers_are_as_described() -> None:
     case = LanguageCase()
-    document = await described(case)
+    document = await described(case.client(), DESCRIPTION)
     for path, operations in document["paths"].items():
         if "post" not in operations:
             continue
@@ -98,7 +85,7 @@ async def test_answers_are_as_described() -> None:
 
 async def test_every_path_is_described() -> None:
     case = LanguageCase()
-    paths = (await described(case))["paths"]
+    paths = (await described(case.client(), DESCRIPTION))["paths"]
     async with case.client() as client:
         for path, operations in paths.items():
             for method in operations:

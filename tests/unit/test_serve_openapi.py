@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import body_schema, described
 from serving_case import ENDPOINT, INPUTS, ROW, Case, make_bundle, oip_body
 
 from rayapp.config.serving import ServingConfig
@@ -29,26 +30,12 @@ def started(folder: Path, task: Task, **config: Any) -> Case:
     return case
 
 
-async def described(case: Case) -> dict[str, Any]:
-    async with case.client() as client:
-        response = await client.get("/openapi.json")
-    assert response.status_code == 200
-    document: dict[str, Any] = response.json()
-    return document
-
-
-def body_schema(document: dict[str, Any], path: str) -> dict[str, Any]:
-    content = document["paths"][path]["post"]["requestBody"]["content"]
-    schema: dict[str, Any] = content["application/json"]["schema"]
-    return schema | {"components": document["components"]}
-
-
 def accepts(schema: dict[str, Any], body: Any) -> bool:
     return not list(jsonschema.Draft202012Validator(schema).iter_errors(body))
 
 
 async def test_every_path_that_can_be_asked_is_described(case: Case) -> None:
-    document = await described(case)
+    document = await described(case.client())
     assert document["openapi"] == "3.1.0"
     async with case.client() as client:
         for path, operations in document["paths"].items():
@@ -59,7 +46,7 @@ async def test_every_path_that_can_be_asked_is_described(case: Case) -> None:
 
 
 async def test_good_bodies_keep_to_the_description(case: Case) -> None:
-    document = await described(case)
+    document = await described(case.client())
     records = {"dataframe_records": [ROW, {**ROW, "id": "k", "temp": None}]}
     assert accepts(body_schema(document, SCORE), records)
     infer = f"/v2/models/{ENDPOINT}/infer"
@@ -83,7 +70,7 @@ async def test_good_bodies_keep_to_the_description(case: Case) -> None:
 )
 async def test_they_agree_on_odd_rows(case: Case, change: dict[str, Any], less: str | None) -> None:
     row = {name: value for name, value in (ROW | change).items() if name != less}
-    schema = body_schema(await described(case), SCORE)
+    schema = body_schema(await described(case.client()), SCORE)
     async with case.client() as client:
         response = await client.post(SCORE, json={"dataframe_records": [row]})
     assert response.status_code in (200, 400, 422)
@@ -96,7 +83,7 @@ async def test_they_agree_on_odd_rows(case: Case, change: dict[str, Any], less: 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
 async def test_answers_keep_to_the_description(tmp_path: Path, task: Task) -> None:
     case = started(tmp_path / "1", task)
-    document = await described(case)
+    document = await described(case.client())
     async with case.client() as client:
         answer = (await client.post(SCORE, json={"dataframe_records": [ROW, ROW]})).json()
         error = (await client.post(SCORE, json={})).json()
@@ -107,7 +94,7 @@ async def test_answers_keep_to_the_description(tmp_path: Path, task: Task) -> No
 
 
 async def test_headers_are_described_and_taken_as_they_are(case: Case) -> None:
-    document = await described(case)
+    document = await described(case.client())
     headers = document["components"]["parameters"]
     infer = document["paths"][f"/v2/models/{ENDPOINT}/infer"]["post"]
     named = [{"$ref": f"#/components/parameters/{name}"} for name in headers]
@@ -131,4 +118,4 @@ async def test_a_key_that_is_needed_is_described(tmp_path: Path) -> None:
     async with case.client() as client:
         assert (await client.get("/openapi.json")).status_code == 401
     case.app._keys._requires_key = False
-    assert (await described(case))["security"] == [{"key": []}]
+    assert (await described(case.client()))["security"] == [{"key": []}]
