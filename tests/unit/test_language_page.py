@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from typing import Any
 
 import jsonschema
@@ -9,7 +10,9 @@ import pytest
 from language_case import CHAT, COMPLETIONS, EMBEDDINGS, LanguageCase, known_key, with_settings
 from pages import blocks, body_schema, described, in_shell
 
-from rayapp.serve.wire.openai import FIELDS, KINDS
+from rayapp.serve.wire.openai import FIELDS, KINDS, Most
+from rayapp.serve.wire.openai_described import describe_models
+from rayapp.serve.wire.page import render_models
 
 DESCRIPTION = "/v1/openapi.json"
 SAY = [{"role": "user", "content": "one two three"}]
@@ -122,6 +125,14 @@ async def test_the_page_is_complete_in_itself() -> None:
     assert "0 to 2" in page
     assert "The form that an answer has to have" in page
     assert "digest-of-engine" in page
+
+
+@pytest.mark.parametrize("requires_key", [False, True])
+def test_where_no_model_can_be_asked_the_page_says_where_to_look(requires_key: bool) -> None:
+    page = render_models(describe_models([], "1", requires_key, Most(1, 1, 1)), "h")
+    (command,) = re.findall(r"<code>(curl -s .*?)</code> says what is wrong", page)
+    header = ' -H "authorization: Bearer $KEY"' if requires_key else ""
+    assert unescape(command) == f'curl -s{header} "$URL/v1/ping"'
 
 
 async def test_a_key_is_asked_for_where_one_is_needed() -> None:

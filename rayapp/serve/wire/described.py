@@ -96,7 +96,7 @@ HEADERS: Json = {
     "x-request-id": _header(
         "x-request-id",
         {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
-        "An id of your own for the answer, by which it can be explained and rated",
+        "An id of your own for the answer, by which it can be explained",
     ),
     "x-deadline-ms": _header(
         "x-deadline-ms",

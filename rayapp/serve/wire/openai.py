@@ -174,8 +174,8 @@ def for_engine(asked: Asked, engine_model: str, max_tokens: int, salt: str | Non
 
 
 def error_response(response: Response) -> Response:
-    """An error of ours in OpenAI's shape: {error: {message, type, param, code}}. `next` stays, as
-    it may."""
+    """An error of ours in OpenAI's shape: {error: {message, type, param, code}}. `next`, which has
+    no place of its own there, ends the message."""
     error = orjson.loads(response.body)["error"]
     return json_response(
         response.status,
