@@ -1,9 +1,11 @@
 """From one answered request back to the release, the run and the data that it came from."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 from pydantic import ValidationError
 from rich.tree import Tree
@@ -19,6 +21,8 @@ from rayapp.schemas.record import Record, mismatch, short
 from rayapp.schemas.release import SignedManifest, Verdict
 from rayapp.schemas.traffic import SHADOW, STATIC, PredictionRecord, is_shadows
 from rayapp.storage import Workspace, read_bytes
+
+FoundT = TypeVar("FoundT")
 
 
 class Provenance(Record):
@@ -68,19 +72,26 @@ def explain(
             f"request {request_id!r} is not among the committed predictions and answers",
             "they are committed every few seconds: try again, or check the id",
         )
-    release_ids = dict.fromkeys(p.release_id for p in predictions if p.release_id != STATIC)
-    releases = [provenance(release_id, ledger, workspace) for release_id in release_ids]
-    for release_id in dict.fromkeys(s.release_id for s in shadows if s.release_id != STATIC):
-        if release_id not in release_ids:
-            with suppress(TamperedError, WorkspaceError):  # the answer is explained all the same
-                releases.append(provenance(release_id, ledger, workspace))
+    read = partial(provenance, ledger=ledger, workspace=workspace)
+    used = dict.fromkeys(p.release_id for p in predictions if p.release_id != STATIC)
+    heard = [s.release_id for s in shadows if s.release_id not in (STATIC, *used)]
     return Explanation(
         request_id=request_id,
         predictions=tuple(predictions),
-        releases=tuple(releases),
+        releases=(*map(read, used), *readable(heard, read)),
         declared_classes=_declared_classes(predictions, ledger, workspace),
         shadows=tuple(shadows),
     )
+
+
+def readable(of_shadows: Iterable[str], read: Callable[[str], FoundT]) -> list[FoundT]:
+    """What `read` finds of releases, each once. One that cannot be read is left out: whose answer
+    nobody got keeps none from being explained."""
+    found = []
+    for release_id in dict.fromkeys(of_shadows):
+        with suppress(TamperedError, WorkspaceError):
+            found.append(read(release_id))
+    return found
 
 
 def _declared_classes(

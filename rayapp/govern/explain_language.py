@@ -4,8 +4,8 @@ adapter, where one was beside them."""
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -13,8 +13,14 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from rayapp.config.serving import FIRST
-from rayapp.errors import TamperedError, WorkspaceError
-from rayapp.govern.explain import Provenance, add_release, arm_line, last_before, provenance
+from rayapp.govern.explain import (
+    Provenance,
+    add_release,
+    arm_line,
+    last_before,
+    provenance,
+    readable,
+)
 from rayapp.ledger import Ledger
 from rayapp.schemas.language import PromptRecord, WeightsRef
 from rayapp.schemas.operations import EventKind
@@ -107,12 +113,10 @@ def explain_answers(
             *(stage.release_id for answer in answers for stage in answer.stages),
         )
     )
-    weights = [_weights(release_id, ledger, workspace) for release_id in used]
-    for release_id in dict.fromkeys(part.release_id for part in shadows):
-        if release_id not in used:
-            with suppress(TamperedError, WorkspaceError):  # the answer is explained all the same
-                weights.append(_weights(release_id, ledger, workspace))
-    return ModelExplanation(request_id=request_id, answers=answers, weights=tuple(weights))
+    read = partial(_weights, ledger=ledger, workspace=workspace)
+    heard = [part.release_id for part in shadows if part.release_id not in used]
+    weights = (*map(read, used), *readable(heard, read))
+    return ModelExplanation(request_id=request_id, answers=answers, weights=weights)
 
 
 def _with_shadows(

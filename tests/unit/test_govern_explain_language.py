@@ -325,3 +325,15 @@ def test_a_shadow_is_told_with_the_answer_that_it_heard(workspace: Workspace) ->
     parts[-1] = _part(0, **heard, at=NOW + timedelta(seconds=21))
     explanation = explain_answers("req-1", parts, _ledger(workspace), workspace)
     assert [len(answer.shadows) for answer in explanation.answers] == [1, 0, 0]
+
+
+def test_a_shadow_whose_release_is_gone_keeps_no_answer_from_being_explained(
+    workspace: Workspace,
+) -> None:
+    ledger = _ledger(workspace)
+    ledger.append(EventKind.RELEASE_SEALED, NEW, {})
+    given = _part(0, finish_reason="stop")
+    shadow = _part(0, endpoint="small.shadow", release_id=NEW, finish_reason="stop")
+    explanation = explain_answers("req-1", [given, shadow], ledger, workspace)
+    assert [one.release_id for one in explanation.weights] == [OLD]
+    assert "heard by a shadow, bbbbbbbbbbbb" in _text(explanation)
