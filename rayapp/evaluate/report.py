@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from rayapp.evaluate import plots
 from rayapp.evaluate.declared import metrics_in
 from rayapp.evaluate.metrics import Metric
+from rayapp.pages import page
 from rayapp.schemas.data import Task
 from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.release import Difference, Estimate, Evaluation, Verdict, not_passed
@@ -33,14 +32,9 @@ def render(
     extra: Mapping[str, str],
 ) -> str:
     """A complete HTML document. extra: label → text lines for the head, such as the run id."""
-    environment = Environment(
-        loader=PackageLoader("rayapp.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return page(
+        "rayapp.evaluate",
+        "report.html",
         title=title,
         schema=bundle_schema,
         created_at=created_at.astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC"),

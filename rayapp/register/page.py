@@ -1,8 +1,9 @@
 """The model card as one self-contained HTML page: for reading, printing and filing."""
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
+
+from rayapp.pages import page
 
 
 def render_card_html(card: str) -> str:
@@ -13,10 +14,9 @@ def render_card_html(card: str) -> str:
     _, front, body = card.split("---\n", 2)
     metadata = yaml.safe_load(front)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    environment = Environment(
-        loader=PackageLoader("rayapp.register"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("card.html").render(
+    return page(
+        "rayapp.register",
+        "card.html",
         title=body.strip().partition("\n")[0].removeprefix("# "),
         tags=[metadata["pipeline_tag"], *metadata["tags"], metadata["license"]],
         body=markdown.render(body),

@@ -24,7 +24,7 @@ DOORS = {"jobs", "serve_apps", "cli"}
 RANK = {
     **{"errors": 0, "schemas": 1},
     **dict.fromkeys(("config", "storage", "database", "ledger", "telemetry"), 2),
-    **dict.fromkeys(("transforms", "shelf"), 2),
+    **dict.fromkeys(("transforms", "shelf", "pages"), 2),
     "families": 3,
     **dict.fromkeys(ROOMS, 4),
     "flows": 5,
@@ -47,6 +47,7 @@ VENDOR_DOORS = {
     "opentelemetry": {"serve"},
     "xgboost": {"families"},
     "openfeature": {"serve"},
+    "jinja2": {"pages"},
 }
 WITHOUT_RAY = {"errors", "schemas"} | {room for room, rank in RANK.items() if rank == 2}
 # Seconds of every start that does not train, so imported where a trainer is made.

@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from rayapp.pages import page
 from rayapp.serve.wire.protocols import LARGEST_KEY, LEAST_KEY
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
@@ -56,19 +55,14 @@ def render_models(document: Mapping[str, Any], host: str) -> str:
 
 
 def _rendered(template: str, document: Mapping[str, Any], host: str, **more: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("rayapp.serve.wire"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     operations = [
         (method, path, operation)
         for path, of in document["paths"].items()
         for method, operation in of.items()
     ]
-    return environment.get_template(template).render(
+    return page(
+        "rayapp.serve.wire",
+        template,
         title=document["info"]["title"],
         host=host if _HOST.fullmatch(host) else _USUAL_HOST,
         has_keys="security" in document,
