@@ -156,8 +156,8 @@ class Alone:
 @dataclass(slots=True)
 class _Allowance:
     """One tenant's tokens here, which are void after until_s. The bucket is empty until
-    empty_until_s, by what its keeper said; before refused_until_s it is not asked again. alone:
-    what this gateway has of its own, where the last lease failed."""
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again. own:
+    what this gateway may admit by itself; None unless the last lease failed."""
 
     tokens: float = 0.0
     until_s: float = 0.0
@@ -165,7 +165,7 @@ class _Allowance:
     refused_until_s: float = 0.0
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
-    alone: Bucket | None = None
+    own: Bucket | None = None
 
 
 class Limiter:
@@ -209,10 +209,10 @@ class Limiter:
             if self._is_empty(allowance):
                 raise _too_many(name, rate, allowance.empty_until_s - self._clock_s())
             asking = self._ask(name, rate, allowance)
-            if allowance.alone is None:
+            if allowance.own is None:
                 await asyncio.shield(asking)
             else:
-                self._take(allowance.alone.take(1, self._clock_s()), rate, allowance)
+                self._take(allowance.own.take(1, self._clock_s()), rate, allowance)
 
     def _is_empty(self, allowance: _Allowance) -> bool:
         return self._clock_s() < allowance.refused_until_s
@@ -233,10 +233,10 @@ class Limiter:
         try:
             grant = await self._lease(name, wanted)
             self._alone.end(name)
-            allowance.alone = None
+            allowance.own = None
         except Exception as error:  # noqa: BLE001 - the log has it
-            allowance.alone = self._alone.bucket(name, rate, error)
-            grant = allowance.alone.take(wanted, self._clock_s())
+            allowance.own = self._alone.bucket(name, rate, error)
+            grant = allowance.own.take(wanted, self._clock_s())
         finally:
             allowance.leasing = None
         self._take(grant, rate, allowance)
