@@ -151,10 +151,13 @@ class _Reader:
         with _named(path):
             require_prompt(config, prompt, [feature.name for feature in features])
         if self._ledger is not None:
-            from rayapp.flows.weights import base_weights  # imports Ray, as above
+            # imports Ray, as above
+            from rayapp.flows.weights import find_weights, require_sequence
 
             with _named(path, ("llm", "base_model"), config.llm.base_model):
-                base_weights(self._ledger, config.llm)
+                weights = find_weights(self._ledger, config.llm.base_model)
+            with _named(path, ("llm", "sequence_tokens"), config.llm.sequence_tokens):
+                require_sequence(config.llm, weights)
 
     def _check_release(self, config: ReleaseConfig, path: str) -> None:
         training = self._of(TrainConfig, config.training)

@@ -60,16 +60,21 @@ def find_weights(ledger: Ledger, name: str) -> WeightsRef:
 
 
 def base_weights(ledger: Ledger, config: LlmConfig) -> WeightsRef:
-    """What a training starts from. Raises ConfigError where they were never added, or read less
-    than a sequence."""
+    """What a training starts from. Raises ConfigError where they were never added, or as
+    require_sequence does."""
     weights = find_weights(ledger, config.base_model)
+    require_sequence(config, weights)
+    return weights
+
+
+def require_sequence(config: LlmConfig, weights: WeightsRef) -> None:
+    """Raises ConfigError where the weights read less than a sequence."""
     if config.sequence_tokens > weights.max_context_tokens:
         raise ConfigError(
             f"llm.sequence_tokens is {config.sequence_tokens}, {weights.name} reads "
             f"{weights.max_context_tokens} at most",
             "lower it",
         )
-    return weights
 
 
 def find_base(ledger: Ledger, name: str, digest: str) -> WeightsRef:

@@ -158,6 +158,18 @@ def test_weights_that_a_workspace_does_not_have_are_told_where_it_is_known(
         _check(LANGUAGE, workspace)
 
 
+def test_a_sequence_that_the_weights_cannot_read_is_told_with_its_own_line(
+    workspace: Workspace,
+) -> None:
+    name = "smollm2-135m-instruct"
+    payload = {"weights": weights(name, "generate").model_dump(mode="json")}
+    Ledger.of(workspace, "test").append(EventKind.WEIGHTS_ADDED, name, payload)
+    lines = Path(TUNING).read_text().splitlines()
+    (number,) = (n for n, line in enumerate(lines, 1) if line.startswith("  sequence_tokens:"))
+    with pytest.raises(ConfigError, match=f"{TUNING}: line {number}: llm.sequence_tokens is 512"):
+        _check(TUNING, workspace)
+
+
 def test_weights_of_a_judge_are_looked_up_too(workspace: Workspace, project: Path) -> None:
     payload = {"weights": weights("smollm2-135m-instruct", "generate").model_dump(mode="json")}
     payload["weights"]["max_context_tokens"] = 8192
