@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import RayServeException
 
 from rayapp.errors import TamperedError, Unavailable
 from rayapp.schemas.language import Open
-from rayapp.serve.language.client import InlineLlm
+from rayapp.serve.language.client import InlineLlm, ServeLlm
 from rayapp.serve.language.reached import Reached
 
 
@@ -37,3 +39,16 @@ async def test_an_adapter_that_it_cannot_hold_says_nothing_of_the_engine(error: 
     with pytest.raises(Unavailable):
         await client.open("/v1/completions", b"{}")
     assert await client.problem() is None
+
+
+@pytest.mark.parametrize("error", [RayServeException("not deployed"), RayActorError()])
+async def test_one_whose_handle_cannot_be_found_is_not_there(error: Exception) -> None:
+    """It is not deployed, or Serve's controller is away."""
+
+    def find() -> Any:
+        raise error
+
+    client = Reached(ServeLlm("small", find))
+    with pytest.raises(Unavailable, match="the replicas of engine 'small' are not there"):
+        await client.open("/v1/completions", b"{}")
+    assert not await client.is_there()

@@ -28,7 +28,7 @@ class AdapterUnavailable(Unavailable):
 
 class ServeLlm:
     """name: of the engine, for messages. find: its handle; raises RayServeException where it is not
-    deployed (yet)."""
+    deployed (yet), one of GONE while Serve's controller is away."""
 
     def __init__(self, name: str, find: "Callable[[], DeploymentHandle[Any]]") -> None:
         self._who = f"the replicas of engine {name!r}"
@@ -48,7 +48,7 @@ class ServeLlm:
     ) -> Answering:
         try:
             ask = self._ask
-        except RayServeException as error:
+        except (RayServeException, *GONE) as error:
             raise not_there(self._who, error) from error
         if adapter is not None:  # to a replica that holds it
             ask = ask.options(multiplexed_model_id=adapter.release_id)
