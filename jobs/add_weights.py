@@ -7,7 +7,7 @@ from rayapp.config.weights import WeightsConfig
 
 
 def main() -> int:
-    return run_job(__doc__ or "", WeightsConfig, "rayapp.flows.weights:add_weights_job")
+    return run_job(__doc__ or "", WeightsConfig, "rayapp.flows.adding_weights:add_weights_job")
 
 
 if __name__ == "__main__":

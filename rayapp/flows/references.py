@@ -151,7 +151,7 @@ class _Reader:
         with _named(path):
             require_prompt(config, prompt, [feature.name for feature in features])
         if self._ledger is not None:
-            # imports Ray, as above
+            # imports SQLAlchemy, as above
             from rayapp.flows.weights import find_weights, require_sequence
 
             with _named(path, ("llm", "base_model"), config.llm.base_model):
@@ -201,7 +201,7 @@ class _Reader:
             check_judge(config, prompt, [f.name for f in resolve_features(training.features)])
             anchor_objects(config.anchors)
         if config.weights is not None and self._ledger is not None:
-            from rayapp.flows.weights import find_weights  # imports Ray, as above
+            from rayapp.flows.weights import find_weights  # imports SQLAlchemy, as above
 
             with _named(path, ("evaluation", "judge", "weights"), config.weights):
                 find_weights(self._ledger, config.weights)

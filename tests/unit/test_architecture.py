@@ -52,6 +52,8 @@ VENDOR_DOORS = {
 WITHOUT_RAY = {"errors", "schemas"} | {room for room, rank in RANK.items() if rank == 2}
 # Seconds of every start that does not train, so imported where a trainer is made.
 HEAVY = {"ray.train.torch", "ray.train.xgboost"}
+# Seconds, or the memory, of each build of a gateway, beside those that answer, and of each replica.
+UNSERVED = {"ray.data", "ray.train", "ray.tune", "ray.util.state", "mlflow", "torch", "vllm"}
 FORBIDDEN = {"pickle", "cloudpickle", "joblib"}
 # Partial results that one of our tasks hands to its own driver, as Ray itself does; never a file.
 PICKLE_IN_FLIGHT = {"rayapp/families/parcel.py"}
@@ -86,10 +88,15 @@ def _room(path: str) -> str | None:
 
 
 @cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
 def _statements(text: str) -> list[ast.stmt]:
     """Every statement, however deep; expressions, most of a tree, hold none."""
     found: list[ast.stmt] = []
-    blocks: list[ast.AST] = [ast.parse(text)]
+    blocks: list[ast.AST] = [_parsed(text)]
     while blocks:
         block = blocks.pop()
         for name in ("body", "orelse", "finalbody", "handlers", "cases"):
@@ -187,9 +194,26 @@ def heavy_at_start(files: list[File]) -> list[str]:
         f"{path}:{line}: {name} takes seconds of every start: import it where it is used"
         for path, text in files
         if any(heavy in text for heavy in HEAVY)
-        for line, name in _named(ast.parse(text).body)
+        for line, name in _named(_parsed(text).body)
         if any(_is_below(name, heavy) for heavy in HEAVY)
     ]
+
+
+def at_start(files: list[File], path: str) -> dict[str, str]:
+    """All that the start of the module in `path` imports, ours and others', and the file that does;
+    what functions import waits for their call."""
+    texts = dict(files)
+    found: dict[str, str] = {}
+    waiting, seen = [path], {path}
+    while waiting:
+        path = waiting.pop()
+        for _, name in _named(_parsed(texts[path]).body):
+            found.setdefault(name, path)
+            names = (name, name.rpartition(".")[0])
+            ours = {f"{one.replace('.', '/')}.py" for one in names} & texts.keys() - seen
+            seen |= ours
+            waiting += ours
+    return found
 
 
 def oversized(files: list[File]) -> list[str]:
@@ -250,6 +274,14 @@ def test_no_start_pays_for_a_trainer_that_it_does_not_run() -> None:
     assert heavy_at_start(_sources()) == []
     planted = "from ray.train.torch import TorchTrainer\ndef f(): import ray.train.xgboost"
     assert len(heavy_at_start([("rayapp/train/x.py", planted)])) == 1
+
+
+@pytest.mark.parametrize("path", ["serve_apps/predict.py", "serve_apps/llm.py"])
+def test_no_gateway_pays_for_what_only_jobs_use(path: str) -> None:
+    found = at_start(_sources(), path)
+    assert "ray.serve.Application" in found
+    assert "rayapp.database.Database" in found  # three modules away
+    assert {n: found[n] for n in found if any(_is_below(n, one) for one in UNSERVED)} == {}
 
 
 def test_files_and_functions_stay_small() -> None:
