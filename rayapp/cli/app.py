@@ -202,7 +202,6 @@ def submit(
     from rayapp.flows.references import check_references
 
     check_references(checked, config, overlay, workspace)
-    address = _jobs_address(environ)
     from rayapp.cli import submit as submitting
 
     outcome = submitting.submit(
@@ -210,8 +209,9 @@ def submit(
         config,
         overrides,
         environ,
-        address,
+        _jobs_address(environ),
         submitting.show_on("stderr" if json else "stdout"),
+        _workspace().local,
     )
     if json:
         emit_json(vars(outcome))

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,20 @@ def submit(
     environ: Mapping[str, str],
     address: str,
     show: Callable[[str], None],
+    workspace: Path,
 ) -> Outcome:
     """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
 
-    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. The job's last line,
-    its figures, is not shown but returned. Ctrl-C stops the job, and so does SIGTERM.
+    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. workspace: its part on
+    this machine, which never travels. The job's last line, its figures, is not shown but
+    returned. Ctrl-C stops the job, and so does SIGTERM.
     Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
     working_dir = Path.cwd()
     inside = path_in(working_dir, config)
-    require_small(files_that_travel(working_dir))
+    excludes = left_out(working_dir, [workspace, Path(sys.prefix)])
+    require_small(files_that_travel(working_dir, excludes))
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
@@ -68,7 +71,7 @@ def submit(
             submission_id=submission_id(job, inside, time.time_ns() // 1_000_000),
             runtime_env={
                 "working_dir": str(working_dir),
-                "excludes": list(EXCLUDES),
+                "excludes": excludes,
                 "env_vars": {k: environ[k] for k in _PASSED_ON if k in environ},
             },
             metadata={"job": job, "config": inside},
@@ -86,7 +89,15 @@ def submit(
         ) from error
 
 
-def files_that_travel(working_dir: Path) -> dict[str, int]:
+def left_out(working_dir: Path, folders: Iterable[Path]) -> list[str]:
+    """EXCLUDES, and those of the folders that lie in the working directory, as .gitignore writes
+    them: a workspace holds secrets, an environment gigabytes, wherever people put them."""
+    root = working_dir.resolve()
+    inside = [one.relative_to(root) for one in map(Path.resolve, folders) if root in one.parents]
+    return [*EXCLUDES, *(f"/{one.as_posix()}/" for one in inside)]
+
+
+def files_that_travel(working_dir: Path, excludes: Sequence[str]) -> dict[str, int]:
     """Bytes of each file that Ray will upload, found by Ray's own rules."""
     sizes: dict[str, int] = {}
 
@@ -95,7 +106,7 @@ def files_that_travel(working_dir: Path) -> dict[str, int]:
             sizes[path.relative_to(working_dir).as_posix()] = path.stat().st_size
 
     _dir_travel(
-        working_dir, [_get_excludes(working_dir, list(EXCLUDES))], add, include_gitignore=True
+        working_dir, [_get_excludes(working_dir, list(excludes))], add, include_gitignore=True
     )
     return sizes
 

@@ -301,9 +301,9 @@ def _project(folder: Path) -> Path:
 
 
 def test_code_and_configs_travel_and_nothing_else(tmp_path: Path) -> None:
-    from rayapp.cli.submit import files_that_travel
+    from rayapp.cli.submit import EXCLUDES, files_that_travel
 
-    assert files_that_travel(_project(tmp_path)) == {
+    assert files_that_travel(_project(tmp_path), EXCLUDES) == {
         ".gitignore": 6,
         "jobs/train.py": 1,
         "configs/training/a.yaml": 2,
@@ -311,10 +311,25 @@ def test_code_and_configs_travel_and_nothing_else(tmp_path: Path) -> None:
     }
 
 
-def test_this_project_is_small_enough_to_travel() -> None:
-    from rayapp.cli.submit import files_that_travel
+def test_a_workspace_in_the_project_stays_there(tmp_path: Path) -> None:
+    """It holds the signing key and the head's token, and outgrows the limit with the first run."""
+    from rayapp.cli.submit import files_that_travel, left_out
 
-    sizes = files_that_travel(ROOT)
+    project = _project(tmp_path / "project")
+    before = files_that_travel(project, left_out(project, []))
+    for name in ("state/ws/keys/ray_token", "my-env/bin/python", "jobs/state/ws/kept.py"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text("x")
+    (tmp_path / "link").symlink_to(project)
+    folders = [tmp_path / "link/state/ws", project / "my-env", tmp_path / "elsewhere", project]
+    sizes = files_that_travel(project, left_out(project, folders))
+    assert sizes == before | {"jobs/state/ws/kept.py": 1}
+
+
+def test_this_project_is_small_enough_to_travel() -> None:
+    from rayapp.cli.submit import EXCLUDES, files_that_travel
+
+    sizes = files_that_travel(ROOT, EXCLUDES)
     require_small(sizes)
     assert {"jobs/train.py", "rayapp/errors.py", "serve_apps/__init__.py"} <= sizes.keys()
 
