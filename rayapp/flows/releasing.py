@@ -17,15 +17,17 @@ from rayapp.evaluate.report import render
 from rayapp.flows.judging import judge_inputs
 from rayapp.flows.kept import evaluated_before, kept_evaluation, require_version
 from rayapp.flows.language import evaluate_language
+from rayapp.flows.newest import newest
 from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session
-from rayapp.flows.training import train_stage
+from rayapp.flows.training import resolved_config, train_stage
 from rayapp.register.card import render_card
 from rayapp.register.manifest import manifest_uri, read_manifest, seal, write_manifest
 from rayapp.register.page import render_card_html
 from rayapp.register.registry import open_registry
 from rayapp.register.signing import load_or_create_key
 from rayapp.register.tracking import open_tracker
+from rayapp.release.difference import other_settings
 from rayapp.release.promote import champion_pointer, promote, refuse_unless_passed
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
@@ -60,12 +62,19 @@ class Released:
 
 
 def newest_run(session: Session, training_path: str) -> Run:
-    """The last finished run of a training config's name; trains one where there is none."""
+    """The newest run of a training config's name, whatever its settings, which a sweep may have
+    found; trains one where there is none."""
     config = session.load(TrainConfig, training_path)
-    for event in reversed(session.ledger.events(EventKind.RUN_FINISHED)):
-        if event.payload["run"]["config"]["name"] == config.name:
-            return event.record(Run, "run")
-    return train_stage(session, config)
+    event = newest(session.ledger, "run", config.name)
+    if event is None:
+        return train_stage(session, config)
+    run = event.record(Run, "run")
+    if others := other_settings(run.config, resolved_config(config)):
+        session.say(
+            f"train {config.name}: the newest is {run.run_id}, with other settings than "
+            f"{training_path}: {', '.join(others)}; to release what the file says, train it first"
+        )
+    return run
 
 
 def champion(session: Session, endpoint: str) -> tuple[Pointer, SignedManifest] | None:

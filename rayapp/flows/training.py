@@ -17,6 +17,7 @@ from rayapp.data.telltale import refuse_suspicious_features
 from rayapp.families.base import Base
 from rayapp.families.bundle import described
 from rayapp.families.llm.rows import ROWS_PER_BLOCK
+from rayapp.flows.newest import newest, reuse
 from rayapp.flows.room import ONE_CPU, telling_waits
 from rayapp.flows.session import Session, environment_lock
 from rayapp.flows.weights import base_weights
@@ -48,6 +49,7 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
     done = session.ledger.latest(EventKind.SNAPSHOT_BUILT, key=key)
     if done is not None:
         session.say(f"snapshot {config.name}: unchanged, reusing {short(done.subject)}")
+        reuse(session.ledger, "snapshot", done, config.name)
         return done.record(Snapshot, "snapshot")
     with session.exclusive(f"snapshot-{config.name}"), telling_waits(session, ONE_CPU):
         snapshot = build_snapshot(config, session.workspace, session.say)
@@ -60,11 +62,11 @@ def snapshot_stage(session: Session, config: SnapshotConfig) -> Snapshot:
 
 
 def newest_snapshot(session: Session, config_path: str) -> Snapshot:
-    """The last snapshot built from this config's name, or a new one where there is none."""
+    """The newest snapshot of this config's name, or one that is built where there is none."""
     config = session.load(SnapshotConfig, config_path)
-    for event in reversed(session.ledger.events(EventKind.SNAPSHOT_BUILT)):
-        if event.payload["snapshot"]["name"] == config.name:
-            return event.record(Snapshot, "snapshot")
+    event = newest(session.ledger, "snapshot", config.name)
+    if event is not None:
+        return event.record(Snapshot, "snapshot")
     return snapshot_stage(session, config)
 
 
@@ -98,9 +100,16 @@ def train_stage(session: Session, config: TrainConfig) -> Run:
         run = done.record(Run, "run")
         if exists(run.bundle.uri):
             session.say(f"train {config.name}: unchanged, reusing {run.run_id}")
+            reuse(session.ledger, "run", done, config.name)
             return run
     with session.exclusive(f"run-{key[:12]}"):
         return _train(session, config, snapshot, features, base, key)
+
+
+def resolved_config(config: TrainConfig) -> dict[str, Any]:
+    """As a run has it: the family's own settings with their defaults."""
+    family = config.family_config.model_dump(mode="json")
+    return config.model_dump(mode="json") | {config.family: family}
 
 
 def _base(session: Session, config: TrainConfig) -> Base | None:
@@ -123,8 +132,7 @@ def _train(
 ) -> Run:
     run_id = f"run-{key[:12]}"
     started = session.ledger.latest(EventKind.RUN_STARTED, key=key)
-    resolved = config.model_dump(mode="json")
-    resolved[config.family] = config.family_config.model_dump(mode="json")
+    resolved = resolved_config(config)
     tags = {"snapshot": snapshot.content_digest(), "code": session.code_digest, "run_id": run_id}
     with open_tracker(
         session.workspace.mlflow_url,

@@ -29,6 +29,17 @@ def changes(before: Manifest | None, after: Manifest) -> tuple[Change, ...]:
     )
 
 
+def other_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Settings that both have and that differ, each with both values. What only one of them has
+    is another version's, and was as its default is."""
+    old = dict(_flat(before))
+    return [
+        f"{path} {old[path]} (there {value})"
+        for path, value in _flat(after)
+        if path in old and old[path] != value
+    ]
+
+
 def _facts(manifest: Manifest) -> Iterator[tuple[tuple[str, str], str]]:
     """What a release consists of, by part and name."""
     schema = manifest.bundle.bundle_schema

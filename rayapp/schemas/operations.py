@@ -17,8 +17,10 @@ class EventKind(StrEnum):
     """What can happen. Subjects: the id of what it happened to."""
 
     SNAPSHOT_BUILT = "snapshot.built"
+    SNAPSHOT_REUSED = "snapshot.reused"
     RUN_STARTED = "run.started"
     RUN_FINISHED = "run.finished"
+    RUN_REUSED = "run.reused"
     SWEEP_FINISHED = "sweep.finished"
     EVALUATION_MADE = "evaluation.made"
     RELEASE_SEALED = "release.sealed"
