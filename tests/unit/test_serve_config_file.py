@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 
 from rayapp.config.load import load
@@ -214,3 +215,24 @@ def test_an_engine_in_the_gateways_replicas_is_no_application(tmp_path: Path) ->
     path.write_text(both.replace("      max_replicas: 2\n", ""))
     with pytest.raises(ConfigError, match="engine 'small' has no effect: no gateway names it"):
         check_serve_file(load(ServeFile, path), str(path))
+
+
+def test_gateways_of_one_account_have_one_budget(tmp_path: Path) -> None:
+    """By two limits one would refuse a tenant for what it spent at the other."""
+    data = yaml.safe_load(Path("configs/serving/llm.yaml").read_text())
+    rows, texts = data["applications"][0]["args"], data["applications"][-1]["args"]
+    file = tmp_path / "serving.yaml"
+
+    def checked(of_rows: dict[str, Any], of_texts: dict[str, Any]) -> None:
+        rows.update(budgets=of_rows, usd_per_1000_rows=1)
+        texts["budgets"] = of_texts
+        file.write_text(yaml.safe_dump(data))
+        check_serve_file(load(ServeFile, str(file)), str(file))
+
+    checked({"default_usd": 5}, {"default_usd": 5})
+    checked({"default_usd": 5}, {"default_usd": 1, "period": "day"})  # accounts of their own
+    says = (
+        r"`budgets` of gateway and llm differ \(default_usd\), and a tenant has one account a month"
+    )
+    with pytest.raises(ConfigError, match=says):
+        checked({"default_usd": 5}, {"default_usd": 1})

@@ -5,6 +5,7 @@ import ast
 import difflib
 import importlib.util
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def check_serve_file(file: ServeFile, path: str) -> None:
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
             check(cls, application.get("args") or {}, path, own)
     _check_engines(own_configs(file), path)
+    _check_budgets(own_configs(file), path)
 
 
 def own_configs(file: ServeFile) -> dict[str, Ours]:
@@ -85,6 +87,23 @@ def _check_engines(configs: Mapping[str, Ours], path: str) -> None:
             f"{path}: engine {engine!r} has no effect: no gateway names it",
             "name it in `engines` of one, or take it out",
         )
+
+
+def _check_budgets(configs: Mapping[str, Ours], path: str) -> None:
+    """A tenant has one account in dollars a period, from which all gateways of a workspace borrow:
+    by two limits one gateway would refuse it for what it has spent at the other."""
+    budgets = [
+        (name, config.budgets, config.workspace)
+        for name, config in configs.items()
+        if not isinstance(config, EngineConfig) and config.budgets is not None
+    ]
+    for (one, first, here), (other, second, there) in combinations(budgets, 2):
+        if here == there and first.period == second.period and first != second:
+            raise ConfigError(
+                f"{path}: `budgets` of {one} and {other} differ ({_differing(first, second)}), and "
+                f"a tenant has one account a {first.period} for both",
+                "write them once, with a YAML anchor",
+            )
 
 
 def _differing(one: Config, other: Config) -> str:
