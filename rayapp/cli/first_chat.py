@@ -85,6 +85,7 @@ def summary(
     wanted = key or "none is needed; requires_key: true in the serving config asks for one"
     look = [
         ("URL", f"{head.endpoint_url}/v1"),
+        ("page", f"{head.endpoint_url}/v1/docs  (for people who ask: models, fields, a curl)"),
         ("key", wanted),
         ("dashboard", f"{head.dashboard_url}  (token: {head.token_path})"),
         ("commands", activation()),

@@ -16,7 +16,7 @@ def read_figures(path: str) -> dict[str, Any]:
     """The golden path's figures out of what `rayapp submit --json` wrote. Raises UserError."""
     try:
         figures = json.loads(Path(path).read_text(encoding="utf-8"))["figures"]
-        missing = sorted({"endpoint", "release_id", "runs"} - figures.keys())
+        missing = sorted({"endpoint", "release_id", "runs", "card"} - figures.keys())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not the output of `rayapp submit --json` ({error})",
@@ -40,7 +40,9 @@ def summary(
     look = [
         ("dashboard", f"{head.dashboard_url}  (token: {head.token_path})"),
         ("endpoint", url),
+        ("page", f"{head.endpoint_url}/docs  (for people who call: columns, limits, a curl)"),
         ("report", figures.get("report", "made when the release was; see MLflow")),
+        ("card", figures["card"]),
         ("commands", activation()),
         ("MLflow", f"mlflow ui --port 5000 --backend-store-uri {mlflow_url}"),
     ]

@@ -14,6 +14,7 @@ from rayapp.flows.references import one_endpoint
 from rayapp.flows.releasing import Released, champion, golden_of, release_stage
 from rayapp.flows.session import Session
 from rayapp.flows.training import snapshot_stage, train_stage, tune_stage
+from rayapp.register.page import card_page_uri
 from rayapp.schemas.model import Run
 
 
@@ -42,6 +43,7 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         "endpoint": endpoint,
         "release_id": released.signed.release_id,
         "is_new": released.is_new,
+        "card": card_page_uri(released.signed.manifest.card_uri),
         "snapshot_id": snapshot.content_digest(),
         "runs": {run.config["name"]: run.metrics for run in runs},
         **_test_metrics(released),

@@ -23,7 +23,7 @@ from rayapp.flows.session import Session
 from rayapp.flows.training import resolved_config, train_stage
 from rayapp.register.card import render_card
 from rayapp.register.manifest import manifest_uri, read_manifest, seal, write_manifest
-from rayapp.register.page import render_card_html
+from rayapp.register.page import card_page_uri, render_card_html
 from rayapp.register.registry import open_registry
 from rayapp.register.signing import load_or_create_key
 from rayapp.register.tracking import open_tracker
@@ -314,7 +314,7 @@ def _seal(session: Session, config: ReleaseConfig, evaluated: Evaluated) -> Sign
     ).encode()
     card_uri = f"{session.workspace.artifact('cards', sha256(card))}/card.md"
     commit_bytes(card_uri, card)
-    commit_bytes(card_uri.replace(".md", ".html"), render_card_html(card.decode()).encode())
+    commit_bytes(card_page_uri(card_uri), render_card_html(card.decode()).encode())
     tables = (*snapshot.tables, snapshot.view)
     manifest = Manifest(
         endpoint=config.endpoint,

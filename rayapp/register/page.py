@@ -6,6 +6,11 @@ from markdown_it import MarkdownIt
 from rayapp.pages import page
 
 
+def card_page_uri(card_uri: str) -> str:
+    """Where the page of a card lies. card_uri: of its Markdown."""
+    return f"{card_uri.removesuffix('.md')}.html"
+
+
 def render_card_html(card: str) -> str:
     """A complete HTML document of a card as `render_card` made it.
 

@@ -340,6 +340,7 @@ FIGURES = {
     "is_new": True,
     "runs": {"trees": {"auc": 0.75}},
     "test": {"auc": [0.7312, 0.7251, 0.7371], "log_loss": [None, None, None]},
+    "card": "/ws/artifacts/cards/c/card.html",
 }
 
 
@@ -356,6 +357,8 @@ def test_summary_shows_release_urls_and_next_commands(workspace: Workspace, tmp_
     assert dict(shown["Release"])["auc"] == "0.7312  [0.7251, 0.7371]"
     assert dict(shown["Release"])["log_loss"] == "not defined on these rows"
     assert dict(shown["Look at"])["endpoint"] == "http://127.0.0.1:2/v2/models/flight-delay"
+    assert dict(shown["Look at"])["page"].startswith("http://127.0.0.1:2/docs ")
+    assert dict(shown["Look at"])["card"] == "/ws/artifacts/cards/c/card.html"
     assert len(shown["Next"]) == 3
     assert shown["Next"][0][0] == "rayapp explain req-1"
 

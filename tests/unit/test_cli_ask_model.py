@@ -114,6 +114,7 @@ def test_the_quickstarts_last_screen_can_be_copied(key: str | None) -> None:
     assert f'api_key="{key or "none"}"' in told["From Python"]
     shown = summary(_head(), "small", Answer("req-1", "ab" * 32), 0.0001, key)
     assert dict(shown["Look at"])["URL"] == "http://127.0.0.1:2/v1"
+    assert dict(shown["Look at"])["page"].startswith("http://127.0.0.1:2/v1/docs ")
     assert shown["Next"][0][0] == "rayapp explain req-1"
 
 
