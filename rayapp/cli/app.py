@@ -106,7 +106,7 @@ def up(
     resources = [f"{flag}={number}" for flag, number in asked.items() if number is not None]
     began_s = time.monotonic()
     workspace = _workspace()
-    with waiting("starting the Ray head") as say:
+    with waiting("looking for the Ray head") as say:
         head, is_new = start(workspace, os.environ, resources, say)
     if json:
         emit_json(head.model_dump(mode="json") | {"is_new": is_new})

@@ -86,6 +86,7 @@ def start(
         if environ.get("RAYAPP_GRPC_PORT"):  # else no port is taken before a config wants gRPC
             grpc_port = port_from(environ, "RAYAPP_GRPC_PORT", 9000)
             require_free(grpc_port, "RAYAPP_GRPC_PORT", "the endpoints over gRPC")
+        say("there is none, starting it")
         for attempt in range(1, _ATTEMPTS + 1):
             head, child = _launch(workspace, environ, resources, dashboard_port, http_port)
             if _comes_up(head, child, say):

@@ -38,6 +38,10 @@ def list_(*, json: Json = False) -> None:
     if json:
         emit_json([key.model_dump(exclude={"secret_sha256"}) for key in keys])
         return
+    if not keys:
+        to_caller().print("no key was made yet")
+        show_next(["rayapp keys create TENANT"])
+        return
     table = Table("key", "tenant", "role", "", box=None)
     for key in keys:
         table.add_row(key.key_id, key.tenant, key.role, "revoked" if key.is_revoked else "")

@@ -122,7 +122,7 @@ def _follow(client: JobSubmissionClient, job_id: str, show: Callable[[str], None
         interrupted = True
         show(f"\nstopping job {job_id} …\n")
         if job_id.startswith("deploy-"):
-            show("Serve goes on with what it was given: to go back, submit the config before\n")
+            show("what Serve was given by then goes on: to go back, submit the config before\n")
         client.stop_job(job_id)
         _wait_until_ended(client, job_id)
     finally:

@@ -248,6 +248,16 @@ def test_a_mistake_is_one_message_on_stderr(
     assert "next: start one: rayapp up" in output.err
 
 
+def test_where_there_is_no_key_yet_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    main(["keys", "list"])
+    output = capsys.readouterr()
+    assert output.out == "no key was made yet\n"
+    assert "next: rayapp keys create TENANT" in output.err
+
+
 def test_json_is_the_only_thing_on_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
