@@ -17,7 +17,7 @@ from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from rayapp.cli.job_choice import path_in, require_small, submission_id
-from rayapp.errors import Unavailable
+from rayapp.errors import Unavailable, UserError
 
 # Left out besides what .gitignore and .rayignore name. A job needs code and configs, nothing else.
 EXCLUDES = (
@@ -57,11 +57,13 @@ def submit(
     address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. workspace: its part on
     this machine, which never travels. The job's last line, its figures, is not shown but
     returned. Ctrl-C stops the job, and so does SIGTERM.
-    Raises UserError when the directory is too big, Unavailable when the API cannot be reached.
+    Raises UserError when the directory is too big or the workspace itself, Unavailable when the API
+    cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
     working_dir = Path.cwd()
     inside = path_in(working_dir, config)
+    require_apart(working_dir, workspace)
     excludes = left_out(working_dir, [workspace, Path(sys.prefix)])
     require_small(files_that_travel(working_dir, excludes))
     try:
@@ -87,6 +89,16 @@ def submit(
             f"lost the Jobs API at {address} while job {job_id} ran: {error}",
             f"the job may go on; see it: ray job logs {job_id}",
         ) from error
+
+
+def require_apart(working_dir: Path, workspace: Path) -> None:
+    """Raises UserError where the workspace, with its keys, is what would travel."""
+    if workspace.resolve() == working_dir.resolve():
+        raise UserError(
+            f"the workspace is the project's own folder ({working_dir}), which travels with every "
+            "job, and the workspace's keys with it",
+            "give it a folder of its own: export RAYAPP_WORKSPACE=~/.rayapp, and `rayapp up`",
+        )
 
 
 def left_out(working_dir: Path, folders: Iterable[Path]) -> list[str]:

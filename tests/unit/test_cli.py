@@ -336,6 +336,16 @@ def test_a_workspace_in_the_project_stays_there(tmp_path: Path) -> None:
     assert sizes == before | {"jobs/state/ws/kept.py": 1}
 
 
+def test_a_workspace_that_is_the_project_sends_no_job(tmp_path: Path) -> None:
+    from rayapp.cli.submit import require_apart
+
+    (tmp_path / "link").symlink_to(tmp_path)
+    require_apart(tmp_path, tmp_path / "ws")
+    for workspace in (tmp_path, tmp_path / "link"):
+        with pytest.raises(UserError, match="and the workspace's keys with it"):
+            require_apart(tmp_path, workspace)
+
+
 def test_this_project_is_small_enough_to_travel() -> None:
     from rayapp.cli.submit import EXCLUDES, files_that_travel
 
