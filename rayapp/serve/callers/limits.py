@@ -149,6 +149,10 @@ class Alone:
             bucket = self._buckets[tenant] = Bucket(*own, self._clock_s())
         return bucket
 
+    def kept(self, tenant: str) -> Bucket | None:
+        """None unless the tenant's last lease failed."""
+        return self._buckets[tenant] if tenant in self._tenants else None
+
     def end(self, tenant: str) -> None:
         self._tenants.discard(tenant)
 
@@ -156,8 +160,7 @@ class Alone:
 @dataclass(slots=True)
 class _Allowance:
     """One tenant's tokens here, which are void after until_s. The bucket is empty until
-    empty_until_s, by what its keeper said; before refused_until_s it is not asked again. own:
-    what this gateway may admit by itself; None unless the last lease failed."""
+    empty_until_s, by what its keeper said; before refused_until_s it is not asked again."""
 
     tokens: float = 0.0
     until_s: float = 0.0
@@ -165,7 +168,6 @@ class _Allowance:
     refused_until_s: float = 0.0
     num_waiting: int = 0
     leasing: "asyncio.Task[None] | None" = None
-    own: Bucket | None = None
 
 
 class Limiter:
@@ -209,10 +211,11 @@ class Limiter:
             if self._is_empty(allowance):
                 raise _too_many(name, rate, allowance.empty_until_s - self._clock_s())
             asking = self._ask(name, rate, allowance)
-            if allowance.own is None:
+            own = self._alone.kept(name)
+            if own is None:
                 await asyncio.shield(asking)
             else:
-                self._take(allowance.own.take(1, self._clock_s()), rate, allowance)
+                self._take(own.take(1, self._clock_s()), rate, allowance)
 
     def _is_empty(self, allowance: _Allowance) -> bool:
         return self._clock_s() < allowance.refused_until_s
@@ -233,10 +236,8 @@ class Limiter:
         try:
             grant = await self._lease(name, wanted)
             self._alone.end(name)
-            allowance.own = None
         except Exception as error:  # noqa: BLE001 - the log has it
-            allowance.own = self._alone.bucket(name, rate, error)
-            grant = allowance.own.take(wanted, self._clock_s())
+            grant = self._alone.bucket(name, rate, error).take(wanted, self._clock_s())
         finally:
             allowance.leasing = None
         self._take(grant, rate, allowance)

@@ -45,8 +45,9 @@ def check_serve_file(file: ServeFile, path: str) -> None:
         if cls is not None:
             own = {key[3:]: place for key, place in places.items() if key[:3] == (*at, "args")}
             check(cls, application.get("args") or {}, path, own)
-    _check_engines(own_configs(file), path)
-    _check_budgets(own_configs(file), path)
+    configs = own_configs(file)
+    _check_engines(configs, path)
+    _check_budgets(configs, path)
 
 
 def own_configs(file: ServeFile) -> dict[str, Ours]:
