@@ -2,11 +2,13 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
+WAIT_S = 60.0
 ATTEMPTS = 3
 """Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
 
@@ -33,3 +35,11 @@ def local_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def until_free(resource: str, number: float) -> None:
+    """Until Ray says that so much is: it gives back, and tells what is free, in the background."""
+    deadline_s = time.monotonic() + WAIT_S
+    while (free := ray.available_resources().get(resource, 0)) != number:
+        assert time.monotonic() < deadline_s, f"{free} of {resource} is free, not {number}"
+        time.sleep(0.1)
