@@ -3,12 +3,11 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
 
-WAIT_S = 60.0
 ATTEMPTS = 3
 """Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
 
@@ -37,9 +36,13 @@ def local_cluster() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def wait(until: Callable[[], bool], seconds: float = 20) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
 def until_free(resource: str, number: float) -> None:
     """Until Ray says that so much is: it gives back, and tells what is free, in the background."""
-    deadline_s = time.monotonic() + WAIT_S
-    while (free := ray.available_resources().get(resource, 0)) != number:
-        assert time.monotonic() < deadline_s, f"{free} of {resource} is free, not {number}"
-        time.sleep(0.1)
+    wait(lambda: ray.available_resources().get(resource, 0) == number, 60)

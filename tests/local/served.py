@@ -1,8 +1,6 @@
 """A workspace with releases, for gateways on Ray Serve."""
 
 import socket
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -48,10 +46,3 @@ def _free_ports(count: int) -> list[int]:
         for one in free:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in free]
-
-
-def wait(until: Callable[[], bool], seconds: float = 20) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from local_cluster import wait
 from ray import serve
-from served import RECORDS, SCORE, Served, wait
+from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, ROW, rows_table
 from tritonclient.utils import InferenceServerException
 

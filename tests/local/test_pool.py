@@ -9,9 +9,10 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from local_cluster import wait
 from ray import serve
 from ray.exceptions import RayActorError
-from served import RECORDS, SCORE, Served, wait
+from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, rows_table
 
 from rayapp.config.replicas import PoolConfig

@@ -1,5 +1,6 @@
 """What a stage would wait for on a cluster whose CPUs somebody holds."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -80,6 +82,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from rayapp.flows import room
 
+sys.path.append(sys.argv[3])
+from local_cluster import until_free
+
 ray.init(address=sys.argv[1], log_to_driver=False)
 room.LOOK_EVERY_S, room.TOLD_AT_S = 0.5, (4.0, 6.0, 600.0)
 told = SimpleNamespace(
@@ -98,13 +103,14 @@ with room.telling_waits(told, {"CPU": 1.0}, times=2):
     print("goes on", flush=True)
     time.sleep(6)
     remove_placement_group(group)
-while ray.available_resources().get("CPU", 0) < 2:  # Ray tells in the background what is free
-    time.sleep(0.1)
+until_free("CPU", 2)
 with room.telling_waits(told, {"CPU": 2.0}):
     actor = ray.remote(num_cpus=2)(Slow).remote()
     ray.get(actor.ready.remote())
     print("is there", flush=True)
 """
+
+WAITING = re.compile(r"waiting for CPU, (\d+) s so far: this needs 2, the cluster has 2 of which 1")
 
 
 @contextmanager
@@ -124,20 +130,24 @@ def test_what_still_waits_is_told_again_until_it_goes_on() -> None:
     with python(HOLDER, folder) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None
-        with python(WAITER, *holder.stdout.readline().split()) as waiter:
+        told = holder.stdout.readline().split()
+        with python(WAITER, *told, str(Path(__file__).parent)) as waiter:
             assert waiter.stdout is not None
-            lines = []
+            lines, waited_s = [], []
             for line in waiter.stdout:
                 lines.append(line)
-                waited = [line for line in lines if line.startswith("waiting for CPU")]
-                if line in waited and len(waited) == 2:
-                    print("free", file=holder.stdin, flush=True)
+                if found := WAITING.match(line):
+                    waited_s.append(int(found[1]))
+                    if len(waited_s) == 2:
+                        print("free", file=holder.stdin, flush=True)
             assert waiter.wait(60) == 0
         holder.communicate("end\n", timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
     assert lines[0].startswith("too little CPU is free: this needs 2, the cluster has 2 of which 1")
-    assert len(waited) == 2
-    for line in waited:
-        assert "s so far: this needs 2, the cluster has 2 of which 1" in line
+    assert WAITING.match(lines[2])
+    # the second as soon as 6 s are over: a third would be said after 600
+    first_s, second_s = waited_s
+    assert 4 <= first_s < second_s
+    assert second_s >= 6
     # a constructor that takes its time has its place, and waits for none
     assert lines[-2:] == ["goes on\n", "is there\n"]

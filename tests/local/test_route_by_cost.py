@@ -5,8 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
+from local_cluster import wait
 from ray import serve
-from served import SCORE, Served, wait
+from served import SCORE, Served
 from serving_case import ENDPOINT, ROW, estimate, seal_release
 
 from rayapp.config.serving import ServingConfig

@@ -4,8 +4,9 @@ from typing import Any
 
 import httpx
 import pytest
+from local_cluster import wait
 from ray import serve
-from served import RECORDS, SCORE, Served, wait
+from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT
 
 from rayapp.config.routing import FlagsConfig

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import ray
-from served import wait
+from local_cluster import wait
 
 from rayapp.config.tenants import LimitsConfig
 from rayapp.serve.callers.limits import Keeper

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from collector import Collector, collector
+from local_cluster import wait
 from ray import serve
-from served import RECORDS, SCORE, Served, wait
+from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, Case, make_bundle
 
 from rayapp.config.serving import ServingConfig
