@@ -1,8 +1,7 @@
 """A head that serves configs/serving/llm.yaml, with keys required and budgets."""
 
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import httpx
 import psutil
 import yaml
 from shells import PROJECT, Shell
+from waiting import until
 
 from benchmarks.llm_faults import CORE, num_running
 from rayapp.cli.head_state import running_head
@@ -28,7 +28,8 @@ NUM_STREAMS = 64
 CROWD_TOKENS = NUM_STREAMS * (PROMPT_TOKENS + PART_TOKENS) + NUM_STREAMS // 2 * PART_TOKENS
 """Covers the first part of so many streams, and the second part of half of them."""
 CUT_AFTER_TOKENS = range(60, 104)
-WAIT_S = 120
+NUM_LOOKS = 8
+"""Each gateway learns by itself; so many answers in a row come from both."""
 SPLIT, SURE, UNSURE = "split", "sure", "unsure"
 """Names that others answer for, too: half of the units, what is not quite improbable, and nothing
 that is not certain."""
@@ -58,7 +59,7 @@ MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 @dataclass(frozen=True)
 class Served:
-    """key_of: makes an API key of a tenant."""
+    """key_of: makes an API key of a tenant, which every gateway knows."""
 
     shell: Shell
 
@@ -72,6 +73,8 @@ class Served:
 
     def key_of(self, tenant: str) -> str:
         key: str = self.shell.rayapp_json("keys", "create", tenant)["key"]
+        with self.client(key) as client:
+            until(lambda: all(client.get("/v1/models").is_success for _ in range(NUM_LOOKS)))
         return key
 
     def client(self, key: str | None = None) -> httpx.Client:
@@ -136,14 +139,6 @@ def processes(served: Served, title: str, within: str = "") -> list[psutil.Proce
 def engines(served: Served) -> list[psutil.Process]:
     """Those that write, not the one that makes vectors."""
     return processes(served, CORE, within=f"ray::ServeReplica:{ENGINE}:")
-
-
-def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
-    """Records are committed, and counts exported, by other processes in the background."""
-    deadline_s = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "not seen in time"
-        time.sleep(0.5)
 
 
 def chat(**fields: Any) -> bytes:

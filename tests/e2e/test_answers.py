@@ -1,7 +1,6 @@
 """Batch answers of a language model's release: a job that is killed goes on where it was."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 from shells import Shell, job_driver
 from use_cases import write_text_rows
+from waiting import until
 
 # two engines start, beside whatever else a machine does
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
@@ -61,11 +61,8 @@ def _num_rows(uri: str) -> int:
 def test_a_killed_job_goes_on_and_each_row_is_there_once(user: Shell) -> None:
     uri = user.workspace.table("answers/notes")
     first = user.start("submit", CONFIG)
-    deadline_s = time.monotonic() + WAIT_S
-    while not _num_rows(uri):
-        if first.poll() is not None or time.monotonic() > deadline_s:
-            pytest.fail(first.communicate()[0])
-        time.sleep(0.1)
+    until(lambda: _num_rows(uri) > 0 or first.poll() is not None, wait_s=WAIT_S)
+    assert first.poll() is None, first.communicate()[0]
     job_driver(user, "jobs.score_batch").kill()
     told, _ = first.communicate(timeout=WAIT_S)
     assert first.returncode not in (0, 2, 3), told

@@ -24,6 +24,7 @@ from serving_case import ROW, seal_release, triton_inputs
 from shells import Shell, head_in
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
+from waiting import until
 
 from rayapp.cli.head_state import running_head
 from rayapp.govern.accounts import Accounts
@@ -154,16 +155,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         promote(Ledger.of(shell.workspace, "test"), signed, 0)
         made = Served(shell)
         made.deploy(SETTINGS)
-        _until(made.answers)
+        until(made.answers)
         yield made
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Serve acts in its own processes, and offers no event to wait for."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "not seen in time"
-        time.sleep(0.2)
 
 
 async def _load(served: Served, enough: Callable[[], bool]) -> int:
@@ -218,7 +211,7 @@ async def test_replicas_come_under_load_and_go_with_nothing_dropped(served: Serv
 
     num_answers = await _load(served, has_grown)
     assert num_answers > 100
-    _until(lambda: len(served.replicas()) == 1)
+    until(lambda: len(served.replicas()) == 1)
     answers = []
     for connection in uploads:
         connection.send(LONG_BODY[SENT_FIRST:])
@@ -309,7 +302,7 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(
     served: Served, over: Callable[[Served], AbstractAsyncContextManager[Ask]]
 ) -> None:
     """The replica is stopped first, so that requests surely wait in it when it is killed."""
-    _until(lambda: served.answers() and served.are_both_asked())
+    until(lambda: served.answers() and served.are_both_asked())
     victim = psutil.Process(served.replicas()[0]["pid"])
     prefix = over.__name__
     ids = [f"{prefix}-{i}" for i in range(40)]
@@ -330,9 +323,9 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(
         logged[:] = [i for i in table.column("request_id").to_pylist() if i.startswith(prefix)]
         return set(ids) <= set(logged)
 
-    _until(are_logged)
+    until(are_logged)
     assert sorted(logged) == sorted(ids)
-    _until(lambda: len(served.replicas()) == 2)
+    until(lambda: len(served.replicas()) == 2)
 
 
 async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served: Served) -> None:
@@ -356,7 +349,7 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
             await asyncio.sleep(0.5)  # a loan may come back
 
     async def kill_at(num_answered: int) -> None:
-        await asyncio.to_thread(_until, served.are_both_asked)
+        await asyncio.to_thread(until, served.are_both_asked)
         may_ask.set()
         while len(answered) < num_answered:
             await asyncio.sleep(0.001)
@@ -379,7 +372,7 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
         (found,) = served.shell.rayapp_json("spending")
         return bool(found["logged"] == LIMIT_NANO_USD)
 
-    _until(is_logged)  # and not more: each request that two gateways recorded is there once
+    until(is_logged)  # and not more: each request that two gateways recorded is there once
     table = read_predictions(served.shell.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
     paid_for = table.filter(pc.is_valid(table.column("loan_id"))).column("request_id").to_pylist()
     assert len(paid_for) == len(set(paid_for)) == NUM_COVERED

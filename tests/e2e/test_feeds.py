@@ -6,8 +6,7 @@ import json
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from serving_case import ROW, seal_release
 from shells import Shell, head_in
+from waiting import until
 
 from rayapp.data.feed_store import newest
 from rayapp.ledger import Ledger
@@ -184,14 +184,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         source.stop()
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    """The job and the gateway act in processes of their own, and offer no event to wait for."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "not seen in time"
-        time.sleep(0.1)
-
-
 def _stop(producer: "subprocess.Popen[str]") -> None:
     producer.send_signal(signal.SIGINT)
     producer.communicate(timeout=120)
@@ -202,7 +194,7 @@ def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert site.ask().degraded == "stale:temp"  # nothing was published yet
     producer = site.produce()
-    _until(lambda: site.is_fresh(producer))
+    until(lambda: site.is_fresh(producer))
     fresh = [site.ask() for _ in range(50)]
     assert {answer.degraded for answer in fresh} == {None}
     _stop(producer)
@@ -220,6 +212,6 @@ def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site
     assert {a.degraded for a in early} == {None}
     assert {a.body for a in early} == {fresh[0].body} != {a.body for a in late}
     producer = site.produce()
-    _until(lambda: site.is_fresh(producer))
+    until(lambda: site.is_fresh(producer))
     assert site.ask().body == fresh[0].body
     _stop(producer)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from shells import PROJECT, Shell
+from waiting import until
 
 from rayapp.cli.ask import sample_requests
 from rayapp.ledger import Ledger
@@ -22,7 +22,6 @@ from rayapp.schemas.operations import EventKind
 
 GOLDEN_PATH = "configs/golden_paths/flight_delay.yaml"
 ENDPOINT = "flight-delay"
-COMMIT_WAIT_S = 60
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,6 @@ def walked(shell: Shell) -> Walked:
     finished = shell.rayapp("submit", GOLDEN_PATH, "--json", timeout_s=900)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return Walked(shell, json.loads(finished.stdout)["figures"])
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    """Commits and loads happen in the background of another process: look until they are seen."""
-    deadline = time.monotonic() + COMMIT_WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "not seen in time"
-        time.sleep(0.2)
 
 
 def test_both_families_beat_their_floor(walked: Walked) -> None:
@@ -126,7 +117,7 @@ def test_every_answer_has_a_receipt_that_can_be_explained(walked: Walked) -> Non
     headers = {name.lower(): value for name, value in headers.items()}
     assert headers["x-release"] == walked.figures["release_id"]
     assert "explain-me" in headers["x-request-id"]
-    _until(lambda: walked.shell.rayapp("explain", "explain-me").returncode == 0)
+    until(lambda: walked.shell.rayapp("explain", "explain-me").returncode == 0)
     told = walked.shell.rayapp("explain", "explain-me").stdout
     for known in (walked.figures["release_id"][:12], walked.figures["snapshot_id"][:12]):
         assert known in told
@@ -193,7 +184,7 @@ def test_feedback_is_joined_and_monitored(walked: Walked) -> None:
         # rows that earlier tests sent have outcomes too: the snapshot holds them by row id
         return figures.get("num_outcomes", 0) >= 40 and "auc" in figures["quality"]
 
-    _until(is_joined)
+    until(is_joined)
     kinds = {e.payload["signal"] for e in walked.ledger().events(EventKind.SIGNAL_MEASURED)}
     assert "auc" in kinds
     assert any(kind.startswith("drift/") for kind in kinds)

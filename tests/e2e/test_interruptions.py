@@ -1,11 +1,11 @@
 """What a job leaves when its driver is killed, and what two jobs that want the same do."""
 
-import time
 from pathlib import Path
 
 import pytest
 from shells import Shell, job_driver
 from use_cases import UseCase, write_use_case
+from waiting import until
 
 from rayapp.ledger import Ledger
 from rayapp.register.registry import open_registry
@@ -25,15 +25,18 @@ def use_case(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 def _wait_for_checkpoint(shell: Shell) -> str:
     """Id of the run that has a checkpoint and no result yet."""
     ledger = Ledger.of(shell.workspace, "test")
-    deadline_s = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline_s:
+    found: list[str] = []
+
+    def is_there() -> bool:
         for event in ledger.events(EventKind.RUN_STARTED):
             folder = Path(shell.workspace.train_storage) / event.subject
             state = folder / "checkpoint_manager_snapshot.json"
             if event.payload["config"]["name"] == "breast_cancer_tabular" and state.exists():
-                return event.subject
-        time.sleep(0.05)  # another process writes the file
-    raise AssertionError("no checkpoint in time")
+                found.append(event.subject)
+        return bool(found)
+
+    until(is_there)
+    return found[0]
 
 
 def test_a_killed_driver_goes_on_when_its_config_is_submitted_again(

@@ -20,9 +20,9 @@ from llm_head import (
     chat,
     deploy,
     processes,
-    until,
 )
 from shells import PROJECT, Shell, head_in
+from waiting import until
 
 from benchmarks.llm_faults import CORE
 

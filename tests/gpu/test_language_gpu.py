@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from adapters import release_adapter
-from llm_head import ENGINE, MODEL, WEIGHTS, Served, add_weights, deploy, until
+from llm_head import ENGINE, MODEL, WEIGHTS, Served, add_weights, deploy
 from openai import NotFoundError, OpenAI
 from shells import PROJECT, Shell, head_in
+from waiting import until
 
 pytestmark = [
     pytest.mark.gpu,

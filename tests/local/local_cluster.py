@@ -2,11 +2,11 @@
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from waiting import until
 
 ATTEMPTS = 3
 """Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
@@ -36,13 +36,6 @@ def local_cluster() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait(until: Callable[[], bool], seconds: float = 20) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def until_free(resource: str, number: float) -> None:
     """Until Ray says that so much is: it gives back, and tells what is free, in the background."""
-    wait(lambda: ray.available_resources().get(resource, 0) == number, 60)
+    until(lambda: ray.available_resources().get(resource, 0) == number)

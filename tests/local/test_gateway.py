@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
-from local_cluster import wait
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, ROW, rows_table
 from tritonclient.utils import InferenceServerException
+from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.govern.keys import create_key
@@ -48,7 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
     assert early.status_code == 503
     assert early.headers["retry-after"] == "1"
     made.promote(made.releases[0])
-    wait(lambda: made.release() == made.releases[0].release_id)
+    until(lambda: made.release() == made.releases[0].release_id)
     yield made
     serve.shutdown()
 
@@ -110,7 +110,7 @@ def test_a_triton_client_over_grpc_works_unchanged(served: Served) -> None:
     np.testing.assert_allclose(version.as_numpy("probability"), expected, atol=1e-6)
     key, _ = create_key(served.ledger, "acme", "caller")
     headers = {"authorization": f"Bearer {key}", "x-request-id": "over-grpc"}
-    wait(lambda: _status(client, ENDPOINT, inputs, headers) is None)
+    until(lambda: _status(client, ENDPOINT, inputs, headers) is None)
     for name, given, with_headers, status in (
         (ENDPOINT, inputs[:-1], {}, "INVALID_ARGUMENT"),
         ("nobody", inputs, {}, "NOT_FOUND"),
@@ -119,7 +119,7 @@ def test_a_triton_client_over_grpc_works_unchanged(served: Served) -> None:
     ):
         assert _status(client, name, given, with_headers) == f"StatusCode.{status}"
     client.close()
-    wait(lambda: len(find_predictions(served.workspace, "over-grpc")) == 30)
+    until(lambda: len(find_predictions(served.workspace, "over-grpc")) == 30)
     assert {one.tenant for one in find_predictions(served.workspace, "over-grpc")} == {"acme"}
 
 
@@ -190,13 +190,13 @@ def test_the_request_id_leads_to_the_record_and_takes_feedback(served: Served) -
         said = client.post("/feedback", json={"request_id": request_id, "label": "late"})
     assert given.headers.get_list("x-request-id") == ["trace-me"]
     assert said.status_code == 202
-    wait(lambda: len(find_predictions(served.workspace, request_id)) == 2)
+    until(lambda: len(find_predictions(served.workspace, request_id)) == 2)
     kept = find_predictions(served.workspace, request_id)
     assert [one.unit_id for one in kept] == ["UA1", None]
     assert {one.release_id for one in kept} == {made.headers["x-release"]}
     assert [one.scores[1] for one in kept] == pytest.approx(made.json()["predictions"])
     uri = served.workspace.table("feedback")
-    wait(lambda: read_feedback(uri, request_id=request_id).num_rows == 1)
+    until(lambda: read_feedback(uri, request_id=request_id).num_rows == 1)
 
 
 async def test_replicas_follow_without_a_failed_request(served: Served) -> None:
@@ -213,15 +213,15 @@ async def test_replicas_follow_without_a_failed_request(served: Served) -> None:
 
     async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(4)]
-        await asyncio.to_thread(wait, lambda: len(answered_by) >= 50)
+        await asyncio.to_thread(until, lambda: len(answered_by) >= 50)
         await asyncio.to_thread(served.promote, served.releases[1])
-        await asyncio.to_thread(wait, lambda: set(answered_by[-50:]) == {new})
+        await asyncio.to_thread(until, lambda: set(answered_by[-50:]) == {new})
         stop.set()
         await asyncio.gather(*asking)
     assert statuses == {200}
     assert set(answered_by) == {old, new}
     await asyncio.to_thread(served.promote, served.releases[0])
-    await asyncio.to_thread(wait, lambda: served.release() == old)
+    await asyncio.to_thread(until, lambda: served.release() == old)
 
 
 def test_a_tampered_manifest_is_never_served(served: Served) -> None:
@@ -230,13 +230,13 @@ def test_a_tampered_manifest_is_never_served(served: Served) -> None:
     path.write_bytes(honest.replace(b'"run_id":"run"', b'"run_id":"rum"'))
     try:
         served.promote(served.releases[1])
-        wait(lambda: bool(httpx.get(served.url).json()["problems"]))
+        until(lambda: bool(httpx.get(served.url).json()["problems"]))
         response = httpx.post(served.url + SCORE, json=RECORDS)
     finally:
         path.write_bytes(honest)
     assert response.status_code == 200
     assert response.headers["x-release"] == served.releases[0].release_id
-    wait(lambda: served.release() == served.releases[1].release_id)  # mended by itself
+    until(lambda: served.release() == served.releases[1].release_id)  # mended by itself
 
 
 def test_at_shutdown_everything_is_committed(served: Served) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from local_cluster import wait
 from ray import serve
 from ray.exceptions import RayActorError
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, rows_table
+from waiting import until
 
 from rayapp.config.replicas import PoolConfig
 from rayapp.config.serving import ServingConfig
@@ -43,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Iterato
     serve.start(http_options={"host": "127.0.0.1", "port": made.port})
     serve.run(build(config), name="gateway", route_prefix="/")
     made.promote(made.releases[0])
-    wait(lambda: made.release() == made.releases[0].release_id)
+    until(lambda: made.release() == made.releases[0].release_id)
     yield made
     serve.shutdown()
 
@@ -79,7 +79,7 @@ async def test_a_killed_replica_and_a_new_champion_fail_no_request(served: Serve
 
     async def many_more() -> None:
         num_before = len(statuses)
-        await asyncio.to_thread(wait, lambda: len(statuses) >= num_before + 50)
+        await asyncio.to_thread(until, lambda: len(statuses) >= num_before + 50)
 
     async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
         asking = [asyncio.create_task(ask(client)) for _ in range(4)]
@@ -87,10 +87,10 @@ async def test_a_killed_replica_and_a_new_champion_fail_no_request(served: Serve
         for victim in replica_processes():  # only one of them holds the model
             victim.kill()
             await many_more()
-            await asyncio.to_thread(wait, lambda: len(replica_processes()) == 2)
+            await asyncio.to_thread(until, lambda: len(replica_processes()) == 2)
         await asyncio.to_thread(served.promote, served.releases[1])
         new = served.releases[1].release_id
-        await asyncio.to_thread(wait, lambda: set(answered_by[-50:]) == {new})
+        await asyncio.to_thread(until, lambda: set(answered_by[-50:]) == {new})
         stop.set()
         await asyncio.gather(*asking)
     assert set(statuses) == {200}
@@ -108,14 +108,14 @@ def test_a_planner_that_has_died_hears_again_what_is_pinned(served: Served) -> N
         return set(plan.pinned)
 
     champion = {served.release()}
-    wait(lambda: pinned() == champion)
+    until(lambda: pinned() == champion)
     ray.kill(planner, no_restart=False)
-    wait(lambda: not pinned())
-    wait(lambda: pinned() == champion)
+    until(lambda: not pinned())
+    until(lambda: pinned() == champion)
 
 
 def test_where_no_replica_is_left_the_caller_may_try_again(served: Served) -> None:
-    wait(lambda: len(replica_processes()) == 2)
+    until(lambda: len(replica_processes()) == 2)
     for victim in replica_processes():
         victim.kill()
     headers = {"x-deadline-ms": "200"}
@@ -124,7 +124,4 @@ def test_where_no_replica_is_left_the_caller_may_try_again(served: Served) -> No
         for _ in range(3)
     }
     assert statuses <= {503, 504}
-    wait(
-        lambda: httpx.post(served.url + SCORE, json=RECORDS, timeout=30).status_code == 200,
-        seconds=60,
-    )
+    until(lambda: httpx.post(served.url + SCORE, json=RECORDS, timeout=30).status_code == 200)

@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from local_cluster import wait
 from ray import serve
 from served import SCORE, Served
 from serving_case import ENDPOINT, ROW, estimate, seal_release
+from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.observe.predictions import find_predictions
@@ -47,13 +47,13 @@ def test_a_cascade_answers_each_row_by_the_cheaper_model_that_is_sure(
     serve.start(http_options={"host": "127.0.0.1", "port": served.port})
     try:
         serve.run(build(config), name="gateway", route_prefix="/")
-        wait(lambda: httpx.get(f"{served.url}/v2/health/ready").status_code == 200)
-        wait(lambda: httpx.get(served.url).json()["problems"] == {})
+        until(lambda: httpx.get(f"{served.url}/v2/health/ready").status_code == 200)
+        until(lambda: httpx.get(served.url).json()["problems"] == {})
         headers = {"x-request-id": "divided"}
         body = {"dataframe_records": ROWS}
         answer = httpx.post(served.url + SCORE, json=body, headers=headers, timeout=30)
         assert answer.status_code == 200, answer.text
-        wait(lambda: len(find_predictions(served.workspace, "divided")) == len(ROWS))
+        until(lambda: len(find_predictions(served.workspace, "divided")) == len(ROWS))
     finally:
         serve.shutdown()
     kept = find_predictions(served.workspace, "divided")

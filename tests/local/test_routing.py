@@ -4,10 +4,10 @@ from typing import Any
 
 import httpx
 import pytest
-from local_cluster import wait
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT
+from waiting import until
 
 from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServingConfig
@@ -53,16 +53,16 @@ def test_a_published_flag_moves_requests(
         return found
 
     try:
-        wait(lambda: asked() == old)
+        until(lambda: asked() == old)
         assert asked({"authorization": f"Bearer {key}"}) == new
         problems = httpx.get(served.url).json()["problems"]
         assert problems == {f"{ENDPOINT}/next": "flag 'model' is not published"}
         publish_flags(served.ledger, published(targeting=[{"shares": {"next": 1}}]))
-        wait(lambda: asked() == new)
+        until(lambda: asked() == new)
         assert asked({"x-request-id": "moved"}) == new
         publish_flags(served.ledger, published())
-        wait(lambda: asked() == old)
-        wait(lambda: bool(find_predictions(served.workspace, "moved")))
+        until(lambda: asked() == old)
+        until(lambda: bool(find_predictions(served.workspace, "moved")))
     finally:
         serve.shutdown()
     (found,) = find_predictions(served.workspace, "moved")

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 from collector import Collector, collector
-from local_cluster import wait
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, Case, make_bundle
+from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.observe.predictions import find_predictions
@@ -106,7 +106,7 @@ def served(
     serve.start(http_options={"host": "127.0.0.1", "port": made.port})
     serve.run(build(config), name="gateway", route_prefix="/")
     made.promote(made.releases[0])
-    wait(lambda: made.release() == made.releases[0].release_id)
+    until(lambda: made.release() == made.releases[0].release_id)
     yield made
     serve.shutdown()
 
@@ -115,7 +115,7 @@ def test_a_pools_span_is_a_child_of_the_gateways_call(served: Served, there: Col
     assert httpx.post(served.url + SCORE, json=RECORDS, timeout=30).status_code == 200
     answer = httpx.post(served.url + SCORE, json=RECORDS, headers=FOLLOWED, timeout=30)
     assert answer.status_code == 200, answer.text
-    wait(lambda: len(there.of_trace(TRACE)) == 5)
+    until(lambda: len(there.of_trace(TRACE)) == 5)
     found = {taken.span.name: taken for taken in there.of_trace(TRACE)}
     assert len(there.taken) == 5  # the other request was not sampled
     root = found["POST /endpoints/{name}/invocations"]
@@ -126,7 +126,7 @@ def test_a_pools_span_is_a_child_of_the_gateways_call(served: Served, there: Col
     assert score.span.parent_span_id == call.span.span_id
     assert (root.span.kind, call.span.kind, score.span.kind) == (SERVER, CLIENT, SERVER)
     request_id = answer.headers["x-request-id"]
-    wait(lambda: bool(find_predictions(served.workspace, request_id)))
+    until(lambda: bool(find_predictions(served.workspace, request_id)))
     assert root.facts["rayapp.request_id"] == request_id
     assert [r.trace_id for r in find_predictions(served.workspace, request_id)] == [TRACE]
     release_id = served.releases[0].release_id

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pytest
 import ray.data
 from toy_snapshot import toy_snapshot
+from waiting import until
 
 from rayapp.config.training import (
     NeuralConfig,
@@ -113,15 +113,17 @@ def run(
 def kill_the_worker(run_folder: Path, killed: list[int]) -> None:
     """SIGKILL this cluster's training worker, once a checkpoint of the run is registered."""
     registered = run_folder / "checkpoint_manager_snapshot.json"
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s and not killed:
+
+    def is_killed() -> bool:
         if registered.exists() and "checkpoint_20" in registered.read_text():
             for process in psutil.Process().children(recursive=True):
                 if "RayTrainWorker" in " ".join(_cmdline(process)):
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
                     break
-        time.sleep(0.05)
+        return bool(killed)
+
+    until(is_killed, wait_s=240)
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 from adapters import release_adapter
-from llm_head import JSON, MODEL, Served, chat, until
+from llm_head import JSON, MODEL, Served, chat
+from waiting import until
 
 NUM_CALLERS, ROUNDS = 4, 4
 

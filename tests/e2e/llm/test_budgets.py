@@ -5,8 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from llm_head import CUT_AFTER_TOKENS, JSON, MESSAGES, MODEL, POOR, SLOW, Served, chat, until
+from llm_head import CUT_AFTER_TOKENS, JSON, MESSAGES, MODEL, POOR, SLOW, Served, chat
 from openai import OpenAI, RateLimitError
+from waiting import until
 
 
 def test_a_budget_ends_a_stream_and_what_was_spent_is_what_was_logged(served: Served) -> None:
@@ -16,7 +17,6 @@ def test_a_budget_ends_a_stream_and_what_was_spent_is_what_was_logged(served: Se
         stream=True, max_tokens=1000, ignore_eos=True, stream_options={"include_usage": True}
     )
     key = served.key_of(POOR)
-    until(lambda: httpx.get(f"{served.url}/v1/models", headers=_bearer(key)).is_success)
     headers = JSON | {"x-request-id": "too-dear"}
     with served.client(key) as client:
         answer = client.post("/v1/chat/completions", content=asked, headers=headers)
@@ -54,7 +54,6 @@ def test_a_budget_that_is_used_up_is_an_error_that_clients_know(served: Served) 
 def test_a_rate_in_tokens_is_one_for_all_gateways(served: Served) -> None:
     """A request asks for its prompt and all that may be answered; what it did not use is back."""
     key = served.key_of(SLOW)
-    until(lambda: httpx.get(f"{served.url}/v1/models", headers=_bearer(key)).is_success)
     with served.client(key) as client:
 
         def ask(**fields: Any) -> httpx.Response:
@@ -68,7 +67,3 @@ def test_a_rate_in_tokens_is_one_for_all_gateways(served: Served) -> None:
         too_large = ask(max_tokens=24)
         assert "at any time" in too_large.json()["error"]["message"]
         assert "retry-after" not in too_large.headers
-
-
-def _bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}

@@ -2,7 +2,8 @@
 
 import httpx
 import pytest
-from llm_head import EMBEDDER, JSON, MODEL, WEATHER, Served, chat, until
+from llm_head import EMBEDDER, JSON, MODEL, WEATHER, Served, chat
+from waiting import until
 
 TEXT = {"content-type": "text/plain"}
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from adapters import release_adapter
-from llm_head import JSON, MODEL, RICH, Served, chat, until
+from llm_head import JSON, MODEL, RICH, Served, chat
 from shells import PROJECT, Shell
+from waiting import until
 
 PAGES = ("README.md", "docs/how-to/serve-language-models.md")
 _CURL = re.compile(r"^curl .*(?:\n  .*)*", re.MULTILINE)

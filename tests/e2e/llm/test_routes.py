@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 from adapters import release_adapter
-from llm_head import JSON, MODEL, SPLIT, SURE, UNSURE, Served, chat, until
+from llm_head import JSON, MODEL, SPLIT, SURE, UNSURE, Served, chat
+from waiting import until
 
 from rayapp.schemas.release import Estimate
 

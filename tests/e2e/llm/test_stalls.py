@@ -9,7 +9,8 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
-from llm_head import JSON, Served, chat, engines, until
+from llm_head import JSON, Served, chat, engines
+from waiting import until
 
 pytestmark = pytest.mark.slow
 NUM_CALLERS = 1_000
