@@ -33,7 +33,8 @@ class ShadowConfig(Target, ShadowSettings):
 
 
 class BreakerConfig(Config):
-    """A release that fails most of the time is not asked for a while."""
+    """A release that fails most of the time is not asked for a while. One that gives no answer in
+    all the time that there is has failed, too."""
 
     failure_share: float = Field(default=0.5, gt=0, le=1)
     """Of the requests in the window; from this on the breaker opens."""

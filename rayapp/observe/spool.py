@@ -43,7 +43,6 @@ class Spool:
         self._number = 0
         self._file: int | None = None
         self._size = 0
-        folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """All of them or none. Raises OSError when the disk does not take them."""
@@ -69,6 +68,7 @@ class Spool:
         self._close()
         path = self._folder / f"{self._name}-{self._number}{SUFFIX}"
         hidden = path.with_suffix(".new")
+        self._folder.mkdir(parents=True, exist_ok=True)
         file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

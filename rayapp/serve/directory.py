@@ -53,6 +53,7 @@ class Directory:
             flags,
             config.row_nano_usd,
             is_traced=config.tracing is not None,
+            deadline_ms=config.deadline_ms,
         )
         self._endpoints = {name: self._built(name) for name in config.endpoints}
 

@@ -16,6 +16,15 @@ ATTEMPTS = 3
 def local_cluster() -> Iterator[None]:
     """address="local" always: a plain ray.init() joins whatever cluster it finds running."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # socket paths may have 107 bytes at most
+    try:
+        _start(folder)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: str) -> None:
     for attempt in range(ATTEMPTS):
         try:
             ray.init(
@@ -26,14 +35,11 @@ def local_cluster() -> Iterator[None]:
                 log_to_driver=False,
                 _temp_dir=folder,
             )
-            break
+            return
         except Exception as error:  # Ray raises a bare Exception for this one
             if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
                 raise
             ray.shutdown()
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def until_free(resource: str, number: float) -> None:

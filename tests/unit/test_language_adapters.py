@@ -1,6 +1,7 @@
 """Released adapters behind the gateway of language models: named, routed and replaced while it
 answers."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import orjson
 import pytest
 from language_case import CONFIG, LanguageCase, chat, with_settings
 from pydantic import ValidationError
-from serving_case import signed_manifest
+from serving_case import signed_manifest, until
 
 from rayapp.config.models import ModelConfig
 from rayapp.errors import DataError, TamperedError
@@ -275,6 +276,27 @@ async def test_a_breaker_remembers_a_release_while_others_move() -> None:
     assert (await site.ask("other-endpoint")).status_code == 200
     site.promote("r2")
     assert (await site.ask()).status_code == 200
+    assert site.case.meter.breakers == [("engine", "open"), ("engine", "closed")]
+
+
+async def test_a_release_that_is_gone_says_nothing_of_the_breaker_of_the_next() -> None:
+    breaker = {"min_requests": 1, "open_s": 1e-6}
+    site = site_of({"big": {"adapters": True, "breaker": breaker}})
+    site.promote("r1")
+    trouble = site.case.engine.trouble
+    trouble.is_away = True
+    await site.ask()
+    trouble.is_away, trouble.hangs_before = False, True
+    probe = asyncio.create_task(site.ask())
+    await until(lambda: site.case.engine.num_ongoing == 1)
+    trouble.hangs_before = False
+    site.promote("r2")
+    assert (await site.ask()).status_code == 200
+    before = [("engine", "open"), ("engine", "half_open"), ("engine", "closed")]
+    assert site.case.meter.breakers == before
+    trouble.goes_on.set()
+    assert (await probe).status_code == 200
+    assert site.case.meter.breakers == before
 
 
 async def test_a_release_answers_under_its_endpoints_name_whoever_else_names_the_endpoint() -> None:

@@ -20,6 +20,8 @@ from rayapp.errors import ConfigError
 from rayapp.serve.callers.limits import Grant, Keeper
 from rayapp.serve.callers.token_limits import TokenLimiter
 from rayapp.serve.endpoints.cascade import Counts
+from rayapp.serve.language import cascade
+from rayapp.serve.language.confidence import heard
 from rayapp.serve.language.fitting import require_fitting
 
 CASCADE: dict[str, Any] = {"first": {"model": "mine"}, "max_error": 0.2}
@@ -233,6 +235,24 @@ async def test_an_adapter_that_nobody_chooses_among_is_no_evidence_of_its_weight
 
 
 # who fails
+
+
+async def test_who_is_never_asked_as_no_time_is_left_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Cascaded(tokens=1000)
+    site.first.logprob = UNSURE
+
+    def slowly(*given: Any) -> Any:
+        site.case.later_s = 1e6
+        return heard(*given)
+
+    monkeypatch.setattr(cascade, "heard", slowly)
+    answer = await site.ask("big")
+    assert (answer.headers["x-release"], answer.headers["x-degraded"]) == ("r1", "cascade")
+    assert site.own.asked == []
+    assert await site.spent() == 2 * NUM
+    assert site.bank.loans == {}
 
 
 @pytest.mark.parametrize("trouble", [{"is_away": True}, {"status": 500}, {"errs_at": 1}])

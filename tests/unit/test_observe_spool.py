@@ -52,6 +52,18 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(str(tmp_path))
 
 
+def test_a_folder_that_cannot_be_made_is_told_by_the_first_record(tmp_path: Path) -> None:
+    """Which is where a gateway says that it cannot keep records, and gives back what was paid."""
+    blocks = tmp_path / "spool"
+    blocks.touch()
+    spool = Spool(blocks / "toy")
+    with pytest.raises(OSError, match="spool"):
+        spool.append([record("1")])
+    blocks.unlink()
+    spool.append([record("1")])
+    assert len(list((blocks / "toy").iterdir())) == 1
+
+
 def folder_of(workspace: Workspace) -> Path:
     return workspace.spool("toy") / PREDICTIONS_TABLE
 

@@ -293,6 +293,26 @@ async def test_a_request_in_the_queue_past_its_deadline_reaches_no_model(
     assert case.meter.batches == []
 
 
+@pytest.mark.parametrize(("headers", "last"), [({}, 503), ({"x-deadline-ms": "20"}, 504)])
+async def test_a_model_that_hangs_is_not_asked_by_everybody(
+    bundles: dict[str, Path], headers: dict[str, str], last: int
+) -> None:
+    """Unless nobody gave it all the time that there is."""
+    endpoints = {ENDPOINT: {"breaker": {"min_requests": 3}}}
+    config = ServingConfig.model_validate({"endpoints": endpoints, "deadline_ms": 50})
+    case = Case(config, releases=bundles)
+    case.promote("r1")
+    case.follower.refresh()
+
+    async def hang(*args: Any) -> None:
+        await asyncio.Event().wait()
+
+    scorer: Any = case.follower.current[ENDPOINT].scorer
+    scorer.predict = hang
+    statuses = [(await score(case, headers)).status_code for _ in range(4)]
+    assert statuses == [504, 504, 504, last]
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(bundles: dict[str, Path]) -> None:
     config = ServingConfig(deadline_ms=20)
     case = Case(config, releases=bundles)

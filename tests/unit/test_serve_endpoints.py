@@ -194,6 +194,29 @@ async def test_a_callers_mistakes_and_hurry_open_no_breaker() -> None:
     assert [await outcome(slow) for _ in range(5)][-1] == "Unavailable"
 
 
+@pytest.mark.parametrize(
+    ("given_s", "goes_away", "last"), [(10, False, "Unavailable"), (4, False, "a"), (10, True, "a")]
+)
+async def test_who_had_all_the_time_there_is_has_failed(
+    given_s: float, goes_away: bool, last: str
+) -> None:
+    """Whoever ends the request cancels what hangs, as does a caller that goes away before."""
+    clock, states, slow = Clock(), list[str](), Slow("a")
+    config = BreakerConfig(min_requests=4)
+    guarded = Breaker(slow, lambda: "r1", config, states.append, clock, enough_s=10)
+    asked = ask(deadline_s=clock.now_s + given_s)
+    begun = [asyncio.create_task(outcome(guarded, asked)) for _ in range(4)]
+    while len(slow.asks) < 4:
+        await asyncio.sleep(0)
+    clock.now_s += given_s - goes_away
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+    slow.go.set()
+    assert await outcome(guarded) == last
+    assert states == (["open"] if last == "Unavailable" else [])
+
+
 async def test_old_failures_are_forgotten() -> None:
     clock, states = Clock(), list[str]()
     inner = Scripted("a", *[ValueError()] * 3, None, *[ValueError()] * 3)

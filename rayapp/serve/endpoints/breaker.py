@@ -8,6 +8,8 @@ After M. Nygard, "Release It!" (2007). Counted are outcomes within a sliding win
 caller's own mistakes and callers that went away do not count.
 """
 
+import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,13 +21,16 @@ from rayapp.schemas.record import short
 from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT, is_callers_fault
 
 State = Literal["closed", "open", "half_open"]
+ABOUT = 0.9
+"""Of the time that is enough: reading what is asked takes some of it."""
 
 
 class Breaker(Generic[AskT, ReplyT]):
     """Of whichever release answers: another one starts with a clean slate, on which nothing counts
     that the one before was asked. release_id: its id, or None while there is none to blame.
     may_be_long: of answers that are in time once they begin and may rightly take long until they
-    are whole, as nobody sees them begin: late ones count for nothing."""
+    are whole, as nobody sees them begin: late ones count for nothing. enough_s: who had so long and
+    gave no answer has failed, though it was the request that ended; inf: nobody has."""
 
     def __init__(
         self,
@@ -35,8 +40,10 @@ class Breaker(Generic[AskT, ReplyT]):
         on_state: Callable[[State], None] = lambda state: None,
         clock_s: Callable[[], float] = time.monotonic,
         may_be_long: Callable[[AskT], bool] = lambda ask: False,
+        enough_s: float = math.inf,
     ) -> None:
         self._inner = inner
+        self._enough_s = enough_s * ABOUT
         self._may_be_long = may_be_long
         self._release_id = release_id
         self._of: str | None = None
@@ -58,20 +65,25 @@ class Breaker(Generic[AskT, ReplyT]):
             self._reset()
         if self.state != "closed":
             return await self._probe(ask, release_id)
+        began_s = self._clock_s()
         try:
             reply = await self._inner.predict(ask)
-        except Exception as error:
-            if self._counts(error, ask):
+        except BaseException as error:
+            if self._counts(error, ask, began_s):
                 self._count(release_id, failed=True)
             raise
         self._count(release_id, failed=False)
         return reply
 
-    def _counts(self, error: Exception, ask: AskT) -> bool:
-        """A caller that gives too little time must not close the endpoint to others."""
-        if isinstance(error, DeadlineExceeded):
-            return self._clock_s() < ask.deadline_s and not self._may_be_long(ask)
-        return not is_callers_fault(error)
+    def _counts(self, error: BaseException, ask: AskT, began_s: float) -> bool:
+        """A caller that gives too little time must not close the endpoint to others. Whoever ends a
+        request that is over cancels what is still asked; a caller that goes away does so before."""
+        is_over = self._clock_s() >= ask.deadline_s
+        if isinstance(error, DeadlineExceeded | asyncio.CancelledError):
+            if is_over:
+                return ask.deadline_s - began_s >= self._enough_s
+            return isinstance(error, DeadlineExceeded) and not self._may_be_long(ask)
+        return isinstance(error, Exception) and not is_callers_fault(error)
 
     async def _probe(self, ask: AskT, release_id: str) -> ReplyT:
         left_s = self._opened_s + self._config.open_s - self._clock_s()
@@ -83,11 +95,12 @@ class Breaker(Generic[AskT, ReplyT]):
             )
         self._become("half_open")
         self._is_probing = True
+        began_s = self._clock_s()
         try:
             reply = await self._inner.predict(ask)
         except BaseException as error:
             if release_id == self._of:
-                if isinstance(error, Exception) and self._counts(error, ask):
+                if self._counts(error, ask, began_s):
                     self._opened_s = self._clock_s()
                 self._is_probing = False
                 self._become("open")

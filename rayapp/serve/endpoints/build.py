@@ -7,6 +7,7 @@
 What is not configured is not there, and costs nothing.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,7 +71,8 @@ class Builder:
     the milliseconds that it took. pool_of: where an endpoint's releases answer, None for those
     that do in this process. feeds: the newest of each feature feed. flags: those that rules
     may ask. row_nano_usd: what an endpoint's rows cost. shadows, choosing: all that were built,
-    the latter by endpoint. is_traced: models show in traces."""
+    the latter by endpoint. is_traced: models show in traces. deadline_ms: of a request whose
+    caller says nothing of it."""
 
     find: Callable[[str], Loaded]
     release_id: Callable[[str], str | None]
@@ -84,6 +86,7 @@ class Builder:
     shadows: list[Shadow[Ask, Reply]] = field(default_factory=list)
     choosing: dict[str, Chooses] = field(default_factory=dict)
     is_traced: bool = False
+    deadline_ms: float = math.inf
 
     def endpoint(self, name: str, config: EndpointConfig) -> Endpoint:
         built = self._chosen(name, self._release(name, name, config), config)
@@ -224,7 +227,8 @@ class Builder:
             built = self._in_time(built, config, share)
         if config.breaker is not None:
             on_state = partial(self.hooks.breaker, name, key)
-            built = Breaker(built, release_id, config.breaker, on_state)
+            limit_ms = min(self.deadline_ms, config.timeout_ms or math.inf)
+            built = Breaker(built, release_id, config.breaker, on_state, enough_s=limit_ms / 1000)
         if config.cache is not None:
             built = Cache(built, release_id, config.cache, partial(self.hooks.cache, name))
         return built

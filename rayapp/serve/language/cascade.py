@@ -141,6 +141,7 @@ class TextCascade:
             with self._deadlines.within(until_s):
                 reply = await self._champion.answered(in_time)
         except BaseException as error:
+            large.bill.tab.drop()  # where it was never asked, as no time was left
             if not isinstance(error, Exception) or is_callers_fault(error):
                 held.reply.bill.tab.drop()
                 raise

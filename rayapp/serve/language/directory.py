@@ -14,7 +14,7 @@ from rayapp.errors import RequestError, Unavailable
 from rayapp.families.inputs import shown
 from rayapp.schemas.record import short
 from rayapp.serve.endpoints.again import Budget, Retry
-from rayapp.serve.endpoints.breaker import Breaker
+from rayapp.serve.endpoints.breaker import Breaker, State
 from rayapp.serve.endpoints.build import Hooks
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.flags import Flags
@@ -72,6 +72,9 @@ class Models:
                 keys[name]: self._guards.get(keys[name]) or self._guarded(name, choice)
                 for name, choice in chosen.items()
             }
+            for one in self._served.values():
+                if (one.name, one.release_id) not in self._guards and one.choice.config.breaker:
+                    self._hooks.breaker(one.name, one.choice.engine.name, "closed")
             self._served = {
                 name: Served(name, choice, self._guards[keys[name]])
                 for name, choice in chosen.items()
@@ -200,13 +203,18 @@ class Models:
         if config.timeout_ms is not None:
             built = Timeout(built, config.timeout_ms, self._deadlines)
         if config.breaker is not None:
-            on_state = partial(self._hooks.breaker, name, engine.name)
+            on_state = partial(self._broken, (name, release_id), engine.name)
             built = Breaker(
                 built, lambda: release_id, config.breaker, on_state, may_be_long=_is_whole
             )
         if config.cache is not None:
             built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
         return built
+
+    def _broken(self, guard: tuple[str, str], engine: str, state: State) -> None:
+        """Requests of a release that is gone may still end, and say nothing of the one that is."""
+        if guard in self._guards:
+            self._hooks.breaker(guard[0], engine, state)
 
 
 def _not_there(name: str, config: ModelConfig) -> Unavailable:
