@@ -13,7 +13,7 @@ from rayapp.schemas.model import BundleSchema
 from rayapp.schemas.record import SHORT_CHARS
 from rayapp.serve.callers.budgets import Budgets
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply
-from rayapp.serve.endpoints.build import Builder, Hooks
+from rayapp.serve.endpoints.build import Builder, Hooks, not_chosen
 from rayapp.serve.endpoints.charged import Charged
 from rayapp.serve.endpoints.deadline import Deadlines
 from rayapp.serve.endpoints.lookup import supply_of
@@ -108,7 +108,11 @@ class Directory:
         """Endpoints without a release; what does not follow the ledger; feeds without values, or
         whose newest cannot be read: `feeds/name`; rules that can take nothing: `endpoint/rule`; and
         those who may answer and cannot be chosen: `endpoint/arm`."""
-        found = {**self._unreleased(), **self._follower.problems, **self._not_chosen()}
+        found = {
+            **self._unreleased(),
+            **self._follower.problems,
+            **not_chosen(self._builder.choosing),
+        }
         for feed in self._current_feeds().values():
             lack = feed.lacks()
             if lack is not None:
@@ -121,13 +125,6 @@ class Directory:
     def _unreleased(self) -> dict[str, str]:
         missing = self._config.named() - self._follower.endpoints
         return dict.fromkeys(sorted(missing), "nothing was released for it yet")
-
-    def _not_chosen(self) -> dict[str, str]:
-        return {
-            f"{name}/{arm}": problem
-            for name, chooses in self._builder.choosing.items()
-            for arm, problem in chooses.problems().items()
-        }
 
     async def drain(self) -> None:
         """Wait for what shadows are at, and return what budgets have lent."""

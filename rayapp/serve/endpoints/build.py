@@ -64,6 +64,15 @@ class Chooses(Protocol):
         ...
 
 
+def not_chosen(choosing: Mapping[str, Chooses]) -> dict[str, str]:
+    """Why arms cannot be chosen, by `endpoint/arm`."""
+    return {
+        f"{name}/{arm}": problem
+        for name, chooses in choosing.items()
+        for arm, problem in chooses.problems().items()
+    }
+
+
 @dataclass(frozen=True)
 class Builder:
     """find: the release that a key stands for now (follow.release_key), or raises Unavailable.

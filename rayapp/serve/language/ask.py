@@ -95,12 +95,13 @@ async def completed(reply: TextReply) -> TextReply:
         parts = [reply.first, *[part async for part in reply.body]]
     finally:
         await reply.body.aclose()
-    return replace(reply, first=b"".join(parts), body=_nothing())
+    return replace(reply, first=b"".join(parts), body=nothing())
 
 
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    nothing: tuple[bytes, ...] = ()
-    for part in nothing:
+async def nothing() -> AsyncGenerator[bytes, None]:
+    """The body of an answer that is all in `first`."""
+    empty: tuple[bytes, ...] = ()
+    for part in empty:
         yield part
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import orjson
 
 from rayapp.config.serving import CacheConfig
 from rayapp.serve.endpoints.kept import Kept
-from rayapp.serve.language.ask import TextAsk, TextEndpoint, TextReply
+from rayapp.serve.language.ask import TextAsk, TextEndpoint, TextReply, nothing
 from rayapp.serve.wire.openai import Asked
 from rayapp.serve.wire.sse import LAST_EVENT
 
@@ -44,7 +44,7 @@ class TextCache:
         found = self._kept.get(key)
         self._on_lookup(found is not None)
         if found is not None:
-            return TextReply(self._release_id, found, _nothing())
+            return TextReply(self._release_id, found, nothing())
         reply = await self._inner.predict(ask)
         if reply.degraded is not None or reply.release_id != self._release_id:
             return reply
@@ -83,9 +83,3 @@ def _key(ask: TextAsk) -> Key:
 
 def _is_whole_stream(told: bytes) -> bool:
     return told.endswith(LAST_EVENT) and _FAILED not in told
-
-
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    nothing: Sequence[bytes] = ()
-    for part in nothing:
-        yield part

@@ -15,7 +15,7 @@ from rayapp.families.inputs import shown
 from rayapp.schemas.record import short
 from rayapp.serve.endpoints.again import Budget, Retry
 from rayapp.serve.endpoints.breaker import Breaker, State
-from rayapp.serve.endpoints.build import Hooks
+from rayapp.serve.endpoints.build import Hooks, not_chosen
 from rayapp.serve.endpoints.deadline import Deadlines, Timeout
 from rayapp.serve.flags import Flags
 from rayapp.serve.follow import release_key
@@ -115,11 +115,7 @@ class Models:
         """Models of the config that nobody answers for: `name`; arms that nobody can answer for, or
         that cannot be chosen: `name/arm`, also of a shadow; rules that can take nothing:
         `name/rule`."""
-        found = {
-            f"{name}/{arm}": problem
-            for name, chooses in self._routes.choosing.items()
-            for arm, problem in chooses.problems().items()
-        }
+        found = not_chosen(self._routes.choosing)
         for name, config in self._config.models.items():
             hears = [] if config.shadow is None else [("shadow", config.shadow.model)]
             named = {f"{name}/{arm}": model for arm, model in (*config.targets().items(), *hears)}
