@@ -186,6 +186,21 @@ async def test_whole_answers_that_are_long_open_no_breaker(
     assert case.is_idle()
 
 
+@pytest.mark.parametrize(("headers", "states"), [({}, ["open"]), ({"x-deadline-ms": "20"}, [])])
+async def test_streams_that_do_not_begin_in_all_the_time_there_is_open_the_breaker(
+    headers: dict[str, str], states: list[str]
+) -> None:
+    breaker = {"breaker": {"min_requests": 2, "open_s": 3600}}
+    case = LanguageCase(with_settings({"big": breaker}, deadline_ms=50))
+    case.engine.trouble.hangs_before = True
+    callers = [case.caller(chat(stream=True), **headers) for _ in range(2)]
+    for caller in callers:
+        await caller.done()
+        assert caller.status == 504
+    assert [state for _, state in case.meter.breakers] == states
+    assert case.is_idle()
+
+
 async def test_what_callers_do_wrong_opens_no_breaker() -> None:
     case = LanguageCase(with_settings({"big": {"breaker": {"min_requests": 2}}}))
     for _ in range(5):

@@ -30,7 +30,7 @@ class Breaker(Generic[AskT, ReplyT]):
     that the one before was asked. release_id: its id, or None while there is none to blame.
     may_be_long: of answers that are in time once they begin and may rightly take long until they
     are whole, as nobody sees them begin: late ones count for nothing. enough_s: who had so long and
-    gave no answer has failed, though it was the request that ended; inf: nobody has."""
+    gave no answer has failed, though it was the request that ended."""
 
     def __init__(
         self,
@@ -78,11 +78,12 @@ class Breaker(Generic[AskT, ReplyT]):
     def _counts(self, error: BaseException, ask: AskT, began_s: float) -> bool:
         """A caller that gives too little time must not close the endpoint to others. Whoever ends a
         request that is over cancels what is still asked; a caller that goes away does so before."""
-        is_over = self._clock_s() >= ask.deadline_s
         if isinstance(error, DeadlineExceeded | asyncio.CancelledError):
-            if is_over:
+            if self._may_be_long(ask):
+                return False
+            if self._clock_s() >= ask.deadline_s:
                 return ask.deadline_s - began_s >= self._enough_s
-            return isinstance(error, DeadlineExceeded) and not self._may_be_long(ask)
+            return isinstance(error, DeadlineExceeded)
         return isinstance(error, Exception) and not is_callers_fault(error)
 
     async def _probe(self, ask: AskT, release_id: str) -> ReplyT:

@@ -4,6 +4,7 @@ Some are in the config; others are there as soon as an adapter is released, and 
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -200,8 +201,14 @@ class Models:
             built = Timeout(built, config.timeout_ms, self._deadlines)
         if config.breaker is not None:
             on_state = partial(self._broken, (name, release_id), engine.name)
+            limit_ms = min(self._config.deadline_ms, config.timeout_ms or math.inf)
             built = Breaker(
-                built, lambda: release_id, config.breaker, on_state, may_be_long=_is_whole
+                built,
+                lambda: release_id,
+                config.breaker,
+                on_state,
+                may_be_long=_is_whole,
+                enough_s=limit_ms / 1000,
             )
         if config.cache is not None:
             built = TextCache(built, release_id, config.cache, partial(self._hooks.cache, name))
