@@ -75,7 +75,7 @@ class Site:
         )
         opener = AdapterOpener(store, {"digest-of-engine"}, config.evaluated())
         self.follower: ChampionFollower[Adapted] = ChampionFollower(
-            lambda: self.pointers, opener, lambda: self.now_s
+            lambda: self.pointers, opener, clock_s=lambda: self.now_s
         )
         self.case = LanguageCase(config, follower=self.follower, **case)
 
