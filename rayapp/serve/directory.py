@@ -68,24 +68,22 @@ class Directory:
         """Endpoint → the id of its champion, None where it could not be loaded."""
         return {name: self._release_id(name) for name in self.names()}
 
-    def schemas(self) -> dict[str, BundleSchema]:
-        """Of the champions that are loaded."""
-        current = self._follower.current
-        return {name: current[name].schema for name in self.names() if name in current}
-
     def answering(self) -> dict[str, dict[str, BundleSchema]]:
         """Endpoint → release id → schema of all that may be asked by name, the champion's first;
-        of endpoints whose champion is loaded."""
+        of endpoints whose champion is loaded. From any thread."""
+        current = self._follower.current
         return {
-            name: {one.release_id: one.schema for one in self._releases(name)}
-            for name in self.schemas()
+            name: {one.release_id: one.schema for one in _releases(current, name)}
+            for name in self.names()
+            if name in current
         }
 
-    def looked_up(self) -> dict[str, LookedUp]:
-        """What callers need not send to each release of an endpoint that has feeds, by its id."""
-        found = {}
-        for name, schemas in self.answering().items():
-            feeds = [self._current_feeds()[feed] for feed in self._config_of(name).feeds]
+    def looked_up(self, answering: Mapping[str, Mapping[str, BundleSchema]]) -> dict[str, LookedUp]:
+        """What callers need not send to each release of an endpoint that has feeds, by its id. From
+        any thread. answering: as said before, since another champion may have come by now."""
+        found, current = {}, self._current_feeds()
+        for name, schemas in answering.items():
+            feeds = [current[feed] for feed in self._config_of(name).feeds]
             for release_id, schema in schemas.items() if feeds else ():
                 supply = supply_of(schema, feeds)
                 columns = frozenset(column for _, places in supply.tables for column in places)
@@ -176,7 +174,8 @@ class Directory:
         champion = self._find(name)
         if version is None:
             return champion
-        loaded = next((one for one in self._releases(name) if _is_named(one, version)), None)
+        releases = _releases(self._follower.current, name)
+        loaded = next((one for one in releases if _is_named(one, version)), None)
         if loaded is None:
             raise RequestError(
                 f"release {shown(version)} does not answer at {name!r}",
@@ -241,14 +240,8 @@ class Directory:
 
     def versions(self, name: str) -> list[str]:
         """Ids of the releases that answer at an endpoint, the champion's first."""
-        return list(dict.fromkeys(one.release_id for one in self._releases(name)))
-
-    def _releases(self, name: str) -> list[Loaded]:
-        current = self._follower.current
-        keys = sorted(
-            key for key in current if key == name or key.startswith(release_key(name, ""))
-        )
-        return [current[key] for key in keys]
+        releases = _releases(self._follower.current, name)
+        return list(dict.fromkeys(one.release_id for one in releases))
 
     def _find(self, key: str) -> Loaded:
         loaded = self._follower.current.get(key)
@@ -268,6 +261,12 @@ class Directory:
     def _release_id(self, key: str) -> str | None:
         loaded = self._follower.current.get(key)
         return None if loaded is None else loaded.release_id
+
+
+def _releases(current: Mapping[str, Loaded], name: str) -> list[Loaded]:
+    """Of an endpoint, the champion first."""
+    keys = sorted(key for key in current if key == name or key.startswith(release_key(name, "")))
+    return [current[key] for key in keys]
 
 
 def _is_named(loaded: Loaded, version: str) -> bool:

@@ -112,13 +112,13 @@ class ChampionFollower(Generic[R]):
         self,
         read_pointers: ReadPointers,
         open_release: Open[R],
-        clock: Callable[[], float] = time.monotonic,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current: Mapping[str, R] = {}
         self.problems: Mapping[str, str] = {}
         self._read_pointers = read_pointers
         self._open_release = open_release
-        self._clock = clock
+        self._clock_s = clock_s
         self._pointers: Mapping[str, Pointer] = {}
         self._failed: dict[str, tuple[Pointer, float]] = {}
         self._swapping: dict[str, Future[None]] = {}
@@ -164,15 +164,15 @@ class ChampionFollower(Generic[R]):
         failed = self._failed.get(key)
         if failed is None or failed[0] != pointer:
             return False
-        return self._clock() - failed[1] < RETRY_AFTER_S
+        return self._clock_s() - failed[1] < RETRY_AFTER_S
 
     def _swap(self, key: str, pointer: Pointer) -> None:
-        start_s = self._clock()
+        start_s = self._clock_s()
         previous = self.current.get(key)
         try:
             loaded = self._open_release(key, pointer.target, previous)
         except Exception as error:  # noqa: BLE001 - a broken model library's too: keep what works
-            self._failed[key] = (pointer, self._clock())
+            self._failed[key] = (pointer, self._clock_s())
             self._note(key, f"release {short(pointer.target)}: {public_reason(error)}", error)
             return
         with self._changing:
@@ -188,7 +188,7 @@ class ChampionFollower(Generic[R]):
                 "endpoint": key,
                 "release_id": loaded.release_id,
                 "previous": previous.release_id if previous else None,
-                "seconds": round(self._clock() - start_s, 3),
+                "seconds": round(self._clock_s() - start_s, 3),
             },
         )
 

@@ -195,15 +195,16 @@ class Gateway(Front):
         )
 
     async def _openapi(self, call: Call) -> Answer:
-        return Answer(json_response(200, self._described()))
+        return Answer(await aside(lambda: json_response(200, self._described()), is_long=True))
 
     async def _docs(self, call: Call) -> Answer:
-        return await self._page(call, partial(render_page, self._described()))
+        return await self._page(call, lambda host: render_page(self._described(), host))
 
     def _described(self) -> dict[str, Any]:
-        config, directory = self._config, self._directory
-        asked = VERSION, config.requires_key, config.max_rows
-        return describe(directory.answering(), directory.looked_up(), *asked)
+        """Of many endpoints it takes as long as hundreds of answers: not on the event loop."""
+        config, answering = self._config, self._directory.answering()
+        looked_up = self._directory.looked_up(answering)
+        return describe(answering, looked_up, VERSION, config.requires_key, config.max_rows)
 
     async def _live(self, call: Call) -> Answer:
         return Answer(json_response(200, {"live": True}))

@@ -81,6 +81,9 @@ class ServeHooks:
     door.open_to has it."""
 
     def __init__(self, gateway: Front, paths: tuple[str, ...] = door.HOT_PATHS) -> None:
+        # A thread that wants Python's lock gets it after so long; the default of 5 ms, twenty
+        # times an answer, is what a request would wait for each look at the ledger.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._gateway = gateway
         self._paths = paths
         self._load = Load(lambda: gateway.num_ongoing)
@@ -113,9 +116,6 @@ class GatewayReplica(GrpcMethods):
         pools: Mapping[str, "DeploymentHandle[Any]"],
     ) -> None:
         configure_logging()
-        # A thread that wants Python's lock gets it after so long; the default of 5 ms, twenty
-        # times an answer, is what a request would wait for each look at the ledger.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         meter = ServeMeter()
         parts = connect(config)
         owner = Owner.here(parts.store.workspace)

@@ -56,7 +56,7 @@ async def test_an_engine_is_there_while_a_replica_has_loaded(tmp_path: Path) -> 
     assert not await client.is_there()  # it is not deployed
     begun(first)
     async with asyncio.timeout(60):
-        while "_ask" not in vars(client):
+        while client._ask is None:
             assert not await client.is_there()
             await asyncio.sleep(0.05)
     assert not await client.is_there()

@@ -4,10 +4,26 @@ description."""
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from html import unescape
 from typing import Any
 
 import httpx
+
+
+class Moving:
+    """A follower whose champions move once they were read so often."""
+
+    problems: Mapping[str, str] = {}
+
+    def __init__(self, before: Mapping[str, Any], after: Mapping[str, Any], num_reads: int) -> None:
+        self._reads = [before] * num_reads
+        self._after = after
+        self.endpoints = frozenset(before)
+
+    @property
+    def current(self) -> Mapping[str, Any]:
+        return self._reads.pop() if self._reads else self._after
 
 
 def blocks(page: str) -> list[str]:

@@ -316,7 +316,7 @@ class Case:
         opener: OpenRelease = Inline(store, self.batcher)
         if self.config.evaluated():
             opener = Evaluated(store, opener)
-        self.follower = ChampionFollower(lambda: self.pointers, opener, lambda: self.now_s)
+        self.follower = ChampionFollower(lambda: self.pointers, opener, clock_s=lambda: self.now_s)
         background = Background(self.follower.refresh, 1, lambda: None, 1, lambda: None)
         self.app = Gateway(
             self.config,

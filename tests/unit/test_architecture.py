@@ -5,6 +5,7 @@ imports count too: a type is a dependency.
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -246,6 +247,16 @@ def untyped(files: list[File]) -> list[str]:
     return found
 
 
+def misnamed_logs(files: list[File]) -> list[str]:
+    """Logs by whose name nobody finds the module that writes them."""
+    return [
+        f"{path}: {name}"
+        for path, text in files
+        for name in re.findall(r'^log = logging\.getLogger\("(.*)"\)$', text, re.MULTILINE)
+        if name != path.removesuffix(".py").replace("/", ".")
+    ]
+
+
 def _functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in _statements(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -290,6 +301,10 @@ def test_files_and_functions_stay_small() -> None:
 
 def test_every_function_is_typed() -> None:
     assert untyped(_sources()) == []
+
+
+def test_logs_are_named_by_their_modules() -> None:
+    assert misnamed_logs(_sources()) == []
 
 
 def test_no_import_cycles() -> None:
@@ -353,9 +368,10 @@ def test_what_the_rule_allows(path: str, text: str) -> None:
     assert broken_rules([(path, text)]) == []
 
 
-def test_planted_sizes_types_and_rings_are_found() -> None:
+def test_planted_sizes_types_names_and_rings_are_found() -> None:
     long_function = "def f() -> None:\n" + "    x = 1\n" * MAX_FUNCTION_LINES
     assert len(oversized([("a.py", long_function), ("b.py", "\n" * 401)])) == 2
     assert len(untyped([("a.py", "def f(x): ...\ndef g() -> None: ...")])) == 1
+    assert len(misnamed_logs([("rayapp/a.py", 'log = logging.getLogger("rayapp.b")')])) == 1
     ring = [("rayapp/a.py", "import rayapp.b"), ("rayapp/b.py", "from rayapp.a import x")]
     assert cycles([*ring, ("rayapp/c.py", "import rayapp.a")])[0][:2] == ["rayapp.a", "rayapp.b"]

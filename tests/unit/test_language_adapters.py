@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from language_case import CONFIG, LanguageCase, chat, with_settings
+from pages import Moving, described
 from pydantic import ValidationError
 from serving_case import signed_manifest, until
 
@@ -75,7 +76,7 @@ class Site:
         )
         opener = AdapterOpener(store, {"digest-of-engine"}, config.evaluated())
         self.follower: ChampionFollower[Adapted] = ChampionFollower(
-            lambda: self.pointers, opener, lambda: self.now_s
+            lambda: self.pointers, opener, clock_s=lambda: self.now_s
         )
         self.case = LanguageCase(config, follower=self.follower, **case)
 
@@ -369,3 +370,14 @@ async def test_two_releases_of_one_endpoint_answer_beside_each_other() -> None:
 def test_a_release_is_one_of_an_endpoint() -> None:
     with pytest.raises(ValidationError, match="`release` has no effect without the `endpoint`"):
         with_settings({"big": {"release": NEXT}})
+
+
+@pytest.mark.parametrize("num_reads", range(1, 5))
+async def test_what_goes_while_it_is_described_is_described_or_not(num_reads: int) -> None:
+    site = site_of()
+    site.promote("r1")
+    moving = Moving(dict(site.follower.current), {}, num_reads)
+    site.case.app._follower = moving  # type: ignore[assignment]
+    document = await described(site.case.client(), "/v1/openapi.json")
+    names = [tag["name"] for tag in document["tags"]]
+    assert set(names) - {"tuned"} == {"big", "small", "vectors"}

@@ -2,6 +2,7 @@
 so; what recovers is used again."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import jsonschema
 import pyarrow as pa
 import pytest
+from pages import Moving, described
 from serving_case import ENDPOINT, NOON, ROW, Case, make_bundle, oip_body
 
 from rayapp.config.serving import ServingConfig
@@ -486,3 +488,17 @@ async def test_the_description_says_what_need_not_be_sent(
     validator = jsonschema.Draft202012Validator(body)
     assert [validator.is_valid(given) for given in (tensors, without)] == [True, True]
     assert not validator.is_valid({"inputs": without["inputs"][1:]})
+
+
+@pytest.mark.parametrize("num_reads", range(1, 5))
+async def test_the_description_is_of_one_champion(
+    bundles: dict[str, Path], store: Store, num_reads: int
+) -> None:
+    """Another one takes its place in a thread, at any moment."""
+    store.publish()
+    case = started(bundles, store)
+    before = dict(case.follower.current)
+    after = {**before, ENDPOINT: replace(before[ENDPOINT], release_id="r2")}
+    case.app._directory._follower = Moving(before, after, num_reads)  # type: ignore[assignment]
+    document = await described(case.client())
+    assert set(document["components"]["schemas"][ENDPOINT]["required"]) == set(KEYED)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from language_case import LanguageCase
 from serving_case import (
     CLASSES,
     ENDPOINT,
@@ -27,7 +29,8 @@ from rayapp.families.bundle import Bundle
 from rayapp.schemas.traffic import KEPT_OUT
 from rayapp.serve.aside import INLINE_BYTES
 from rayapp.serve.background import Background
-from rayapp.serve.replica import BehindServe
+from rayapp.serve.language import replica as language_replica
+from rayapp.serve.replica import SWITCH_INTERVAL_S, BehindServe, ServeHooks
 
 INFER = f"/v2/models/{ENDPOINT}/infer"
 SCORE = f"/endpoints/{ENDPOINT}/invocations"
@@ -440,6 +443,27 @@ async def test_behind_ray_serve_it_sends_no_request_id(bundles: dict[str, Path])
         response = await client.post(SCORE, json=records(ROW))
     assert response.status_code == 200
     assert "x-request-id" not in response.headers
+
+
+@pytest.fixture
+def usual_interval() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("usual_interval")
+def test_threads_of_a_replica_keep_its_answers_waiting_shortly(case: Case) -> None:
+    ServeHooks(case.app)
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+
+
+@pytest.mark.usefixtures("usual_interval")
+def test_so_do_those_of_language_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LanguageCase()
+    monkeypatch.setattr(language_replica, "make_gateway", lambda *parts: made.app)
+    language_replica.make_hooks(made.config, lambda config: None, {})  # type: ignore[arg-type, return-value]
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
 
 
 async def test_a_swap_changes_whole_answers_only(bundles: dict[str, Path]) -> None:

@@ -134,7 +134,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_is_not_taken_is_counted_and_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "rayapp.serve.tracing")
+    caplog.set_level(logging.INFO, "rayapp.serve.tracing.otlp")
     away, dropped = Away(), list[int]()
     tracer = OtlpTracer(
         TracingConfig(otlp_endpoint=URL, sample_share=1),

@@ -32,7 +32,7 @@ from rayapp.serve.endpoints.objective import Candidate
 from rayapp.serve.follow import Loaded
 from rayapp.serve.wire.validation import Rows
 
-log = logging.getLogger("rayapp.serve.cascade")
+log = logging.getLogger("rayapp.serve.endpoints.cascade")
 
 RowCandidate = Candidate[Ask, Reply, Loaded]
 DEGRADED = "cascade"

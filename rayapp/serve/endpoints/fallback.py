@@ -15,7 +15,7 @@ from rayapp.serve.endpoints.base import (
     is_callers_fault,
 )
 
-log = logging.getLogger("rayapp.serve.fallback")
+log = logging.getLogger("rayapp.serve.endpoints.fallback")
 
 
 class Fallback(Generic[AskT, ReplyT]):

@@ -10,7 +10,7 @@ from rayapp.errors import Unavailable
 from rayapp.serve.endpoints.base import AnyEndpoint, AskT, ReplyT
 from rayapp.serve.endpoints.split import position
 
-log = logging.getLogger("rayapp.serve.shadow")
+log = logging.getLogger("rayapp.serve.endpoints.shadow")
 
 
 class Shadow(Generic[AskT, ReplyT]):

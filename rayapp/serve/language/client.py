@@ -4,8 +4,8 @@ them, or one in the gateway's own process."""
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from functools import cached_property
 from typing import Any
 
 from ray.exceptions import RayTaskError
@@ -18,6 +18,8 @@ from rayapp.serve.handles import GONE, not_there
 
 log = logging.getLogger("rayapp.serve.language.client")
 
+FIND_S = 1.0
+"""Longer than this nobody waits for an engine to be looked up."""
 HEARD_S = 0.2
 """A handle that is new has heard of its replicas by then."""
 
@@ -27,17 +29,17 @@ class AdapterUnavailable(Unavailable):
 
 
 class ServeLlm:
-    """name: of the engine, for messages. find: its handle; raises RayServeException where it is not
-    deployed (yet), one of GONE while Serve's controller is away."""
+    """name: of the engine, for messages. find: its handle; blocks for as long as Serve's controller
+    is away, raises RayServeException where the engine is not deployed (yet), one of GONE where the
+    controller is dead."""
 
     def __init__(self, name: str, find: "Callable[[], DeploymentHandle[Any]]") -> None:
         self._who = f"the replicas of engine {name!r}"
         self._find = find
-
-    @cached_property
-    def _ask(self) -> Any:
-        # by value: a token is a message, which would cost more through the object store
-        return self._find().options(stream=True, _by_reference=False, method_name="open")
+        self._ask: Any = None
+        self._looking: asyncio.Task[Exception | None] | None = None
+        # of its own: long bodies share asyncio's, and this one may wait
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="find")
 
     async def open(
         self,
@@ -46,23 +48,48 @@ class ServeLlm:
         prefix: Prefix | None = None,
         adapter: Adapter | None = None,
     ) -> Answering:
-        try:
-            ask = self._ask
-        except (RayServeException, *GONE) as error:
-            raise not_there(self._who, error) from error
+        ask = self._ask
+        if ask is None:
+            ask = await self._found()
         if adapter is not None:  # to a replica that holds it
             ask = ask.options(multiplexed_model_id=adapter.release_id)
         return await _begun(self._who, self._parts(ask, (path, body, prefix, adapter)))
 
     async def is_there(self) -> bool:
-        is_new = "_ask" not in vars(self)
-        try:
-            ask = self._ask
-        except (RayServeException, *GONE):
-            return False
-        if is_new:
+        ask = self._ask
+        if ask is None:
+            try:
+                ask = await self._found()
+            except Unavailable:
+                return False
             await asyncio.sleep(HEARD_S)
         return _has_replica(ask)
+
+    async def _found(self) -> Any:
+        """Who wait at the same time share one look-up. It goes on when nobody waits any more, so
+        that there is one at most, and what it finds is there for the next. Raises Unavailable."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_up())
+        looking = self._looking
+        await asyncio.wait({looking}, timeout=FIND_S)
+        error = looking.result() if looking.done() else TimeoutError(f"not found in {FIND_S:g} s")
+        if error is not None:
+            raise not_there(self._who, error) from error
+        return self._ask
+
+    async def _look_up(self) -> Exception | None:
+        """Why there is no handle yet; None once there is."""
+        try:
+            loop = asyncio.get_running_loop()
+            handle: Any = await loop.run_in_executor(self._thread, self._find)
+            # Not in the thread: here Serve makes the handle's router, for the loop that it is on.
+            # By value: a token is a message, which would cost more through the object store.
+            self._ask = handle.options(stream=True, _by_reference=False, method_name="open")
+        except (RayServeException, *GONE) as error:
+            return error
+        finally:
+            self._looking = None
+        return None
 
     async def _parts(self, ask: Any, asked: tuple[Any, ...]) -> AsyncGenerator[int | bytes, None]:
         response: Any = ask.remote(*asked)

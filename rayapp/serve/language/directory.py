@@ -95,22 +95,25 @@ class Models:
 
     def intended(self, name: str) -> str | None:
         """The release that answers under a name; None where it is one of several, or none."""
-        config = self._config.models.get(name)
-        if config is not None and config.targets():
-            return None
-        return self.find(name).release_id
+        return None if self._is_shared(name) else self.find(name).release_id
 
-    def described(self, name: str) -> Described:
-        """For those who want to ask. Raises as `find` does."""
-        found = self.find(name)
-        engine = found.engine
-        return Described(
-            name,
-            KINDS_OF[engine.weights.task],
-            self.intended(name),
-            engine.max_context_tokens,
-            found.choice.config.max_output_tokens,
-        )
+    def _is_shared(self, name: str) -> bool:
+        """Whether one of several answers."""
+        config = self._config.models.get(name)
+        return config is not None and bool(config.targets())
+
+    def described(self) -> list[Described]:
+        """All that can be asked now, for those who want to."""
+        return [
+            Described(
+                name,
+                KINDS_OF[found.engine.weights.task],
+                None if self._is_shared(name) else found.release_id,
+                found.engine.max_context_tokens,
+                found.choice.config.max_output_tokens,
+            )
+            for name, found in self._now.items()
+        ]
 
     def problems(self) -> dict[str, str]:
         """Models of the config that nobody answers for: `name`; arms that nobody can answer for, or

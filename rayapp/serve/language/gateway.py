@@ -177,14 +177,18 @@ class LanguageGateway(Front):
         return Answer(json_response(200, told), served.name, served.release_id)
 
     async def _openapi(self, call: Call) -> Answer:
-        return Answer(json_response(200, self._described()))
+        describe = self._describing()
+        return Answer(await aside(lambda: json_response(200, describe()), is_long=True))
 
     async def _docs(self, call: Call) -> Answer:
-        return await self._page(call, partial(render_models, self._described()))
+        describe = self._describing()
+        return await self._page(call, lambda host: render_models(describe(), host))
 
-    def _described(self) -> dict[str, Any]:
-        models = [self._models.described(name) for name in self._models.names()]
-        return describe_models(models, VERSION, self._config.requires_key, self._most)
+    def _describing(self) -> Callable[[], dict[str, Any]]:
+        """What is slow of a description, for any thread; models are told on the event loop only,
+        which makes them anew when a champion has moved."""
+        asked = VERSION, self._config.requires_key, self._most
+        return partial(describe_models, self._models.described(), *asked)
 
     async def _ask(self, call: Call) -> Answer:
         try:

@@ -24,7 +24,7 @@ from rayapp.serve.pool.plan import PLANNER_WAIT_S
 from rayapp.serve.pool.scorer import Outcome, Part, PoolScorer, Traces
 from rayapp.serve.wire.rows import row_encoder
 
-log = logging.getLogger("rayapp.serve.pool")
+log = logging.getLogger("rayapp.serve.pool.client")
 
 PIN_EVERY_S = 1.0
 PREPARE_S = 120

@@ -13,7 +13,7 @@ from rayapp.serve.batching import Batcher
 from rayapp.serve.loading import Store, open_proven
 from rayapp.serve.meter import PoolMeter
 
-log = logging.getLogger("rayapp.serve.pool")
+log = logging.getLogger("rayapp.serve.pool.model")
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ from rayapp.serve.tracing.span import Fact, Together, Tracer
 from rayapp.shelf import HELD, Shelf
 from rayapp.telemetry import configure_logging
 
-log = logging.getLogger("rayapp.serve.pool")
+log = logging.getLogger("rayapp.serve.pool.replica")
 
 REPORT_EVERY_S = 1.0
 

@@ -11,7 +11,7 @@ from rayapp.families.base import Floats
 from rayapp.serve.batching import Queue, Waiting, deliver
 from rayapp.serve.tracing.span import CURRENT
 
-log = logging.getLogger("rayapp.serve.pool")
+log = logging.getLogger("rayapp.serve.pool.scorer")
 
 Part = tuple[Floats, float]
 """One request's encoded rows [N, F], and the seconds that it has left."""

@@ -32,7 +32,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from rayapp.config.tracing import TracingConfig
 from rayapp.serve.tracing.span import ERROR_TYPE, Fact, Parent, parent_of
 
-log = logging.getLogger("rayapp.serve.tracing")
+log = logging.getLogger("rayapp.serve.tracing.otlp")
 
 MAX_WAITING = 2048
 """Spans that may wait to be sent."""
