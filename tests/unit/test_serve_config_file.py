@@ -11,7 +11,12 @@ from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 from rayapp.config.load import load
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, UserError
-from rayapp.serve.cluster.config_file import _names_in, check_serve_file, own_configs
+from rayapp.serve.cluster.config_file import (
+    BUILDERS,
+    _names_in,
+    check_serve_file,
+    own_configs,
+)
 from rayapp.serve.cluster.deploy import grpc_options, tried_again, without_frames
 
 GOOD = Path("configs/serving/gateway.yaml").read_text()
@@ -119,6 +124,11 @@ def test_grpc_options_are_kept_while_serve_runs() -> None:
 
 def test_a_file_has_the_keys_that_serve_knows() -> None:
     assert ServeFile.model_fields.keys() == ServeDeploySchema.model_fields.keys()
+
+
+def test_a_file_says_what_the_args_of_our_applications_are() -> None:
+    for config in BUILDERS.values():
+        assert config.__name__ in (ServeFile.__doc__ or "")
 
 
 def _details(status: str, attempt: str | None = None) -> dict[str, Any]:
