@@ -246,3 +246,25 @@ def test_gateways_of_one_account_have_one_budget(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=says):
         checked({"default_usd": 5}, {"default_usd": 1})
+
+
+def test_gateways_of_one_account_have_one_budget_of_tokens(tmp_path: Path) -> None:
+    data = yaml.safe_load(LANGUAGE)
+    first = data["applications"][1]
+    second = {**first, "name": "other", "route_prefix": "/other", "args": dict(first["args"])}
+    data["applications"].append(second)
+    file = tmp_path / "serving.yaml"
+
+    def checked(of_first: dict[str, Any], of_second: dict[str, Any]) -> None:
+        first["args"]["token_budgets"], second["args"]["token_budgets"] = of_first, of_second
+        file.write_text(yaml.safe_dump(data))
+        check_serve_file(load(ServeFile, str(file)), str(file))
+
+    large, small = {"default_tokens": 2_000_000}, {"default_tokens": 100_000}
+    checked(large, large)
+    checked(large, small | {"period": "day"})
+    says = (
+        r"`token_budgets` of llm and other differ \(default_tokens\), and a tenant has one account"
+    )
+    with pytest.raises(ConfigError, match=says):
+        checked(large, small)
