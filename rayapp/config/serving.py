@@ -330,7 +330,7 @@ class ServingConfig(GatewayConfig):
 class ServeFile(Config):
     """jobs.deploy: a Ray Serve config file. The keys and what is below them are Ray Serve's own
     (serve/cluster/config_file.py holds them against its schema); `args` of our applications are a
-    ServingConfig."""
+    ServingConfig, of language models a LanguageConfig and for each engine an EngineConfig."""
 
     applications: tuple[dict[str, Any], ...] = Field(min_length=1)
     http_options: dict[str, Any] = Field(default={})

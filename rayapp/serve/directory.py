@@ -87,7 +87,7 @@ class Directory:
             for release_id, schema in schemas.items() if feeds else ():
                 supply = supply_of(schema, feeds)
                 columns = frozenset(column for _, places in supply.tables for column in places)
-                found[release_id] = LookedUp(columns, supply.extra)
+                found[release_id] = LookedUp(columns, tuple(supply.extra.values()))
         return found
 
     def is_ready(self) -> bool:

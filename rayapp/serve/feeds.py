@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayapp.errors import public_reason
+from rayapp.errors import DataError, public_reason
 from rayapp.schemas.data import ColumnType
 from rayapp.schemas.features import FeatureFeed, FeatureTable
+from rayapp.transforms import column_type
 
 log = logging.getLogger("rayapp.serve.feeds")
 
@@ -27,7 +28,7 @@ class Values:
     """One table of a feed. rows: the values of `columns` in their order, by the values of `keys`;
     times as ISO 8601 texts, as callers send them."""
 
-    keys: tuple[str, ...]
+    keys: Mapping[str, ColumnType]
     columns: Mapping[str, ColumnType]
     rows: Mapping[tuple[Any, ...], tuple[Any, ...]]
     as_of: datetime
@@ -41,7 +42,8 @@ class Values:
         values = zip(*lists, strict=True)
         places = zip(*keys, strict=True) if keys else iter([()])
         rows = dict(zip(places, values, strict=True))
-        return cls(table.keys, columns, rows, table.as_of, table.stale_at)
+        types = {name: _key_type(read, name) for name in table.keys}
+        return cls(types, columns, rows, table.as_of, table.stale_at)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,14 @@ class Feeds:
             return replace(before, problem=None)
         tables = tuple(Values.of(t, self._read_table(t)) for t in feed.tables)
         return Feed(before.name, digest, tables)
+
+
+def _key_type(read: pa.Table, name: str) -> ColumnType:
+    arrow = read.column(name).type
+    found = column_type(arrow)
+    if found is None:
+        raise DataError(f"its key {name!r} is of type {arrow}", "publish it by a key of a view")
+    return found
 
 
 def _plain(values: pa.ChunkedArray) -> list[Any]:

@@ -66,8 +66,9 @@ class Flags:
         log.info("flags_changed", extra={"flags": sorted(read)})
 
     def problems(self, rules: Mapping[str, Sequence[AnyRule]]) -> dict[str, str]:
-        """What keeps a rule from ever taking a request, as `name/rule`, and `flags` where those
-        that are published cannot be read. rules: by the name of whose they are."""
+        """What keeps a rule from ever taking a request, as `name/rule`, and `_flags`, which no
+        endpoint is called, where those that are published cannot be read. rules: by the name of
+        whose they are."""
         found = {
             f"{name}/{rule.name}": lack
             for name, own in rules.items()
@@ -75,7 +76,7 @@ class Flags:
             if (lack := lack_of(rule, self._read)) is not None
         }
         if self.problem is not None:
-            found["flags"] = f"the flags cannot be read: {self.problem}"
+            found["_flags"] = f"the flags cannot be read: {self.problem}"
         return found
 
     def decisions(

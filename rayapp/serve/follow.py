@@ -29,8 +29,8 @@ log = logging.getLogger("rayapp.serve.follow")
 RETRY_AFTER_S = 5.0
 MOST_SWAPS = 4
 """At a time: a large model that takes long must not keep the others waiting."""
-LEDGER = "ledger"
-"""The key in `problems` for what concerns every endpoint."""
+LEDGER = "_ledger"
+"""The key in `problems` for what concerns every endpoint: a name that none of them can have."""
 ReadPointers = Callable[[], Mapping[str, Pointer]]
 """release_key → the pointer to the release that it stands for."""
 

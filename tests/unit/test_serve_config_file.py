@@ -11,7 +11,12 @@ from ray.serve.schema import ServeDeploySchema, gRPCOptionsSchema
 from rayapp.config.load import load
 from rayapp.config.serving import ServeFile, ServingConfig
 from rayapp.errors import ConfigError, UserError
-from rayapp.serve.cluster.config_file import _names_in, check_serve_file, own_configs
+from rayapp.serve.cluster.config_file import (
+    BUILDERS,
+    _names_in,
+    check_serve_file,
+    own_configs,
+)
 from rayapp.serve.cluster.deploy import grpc_options, tried_again, without_frames
 
 GOOD = Path("configs/serving/gateway.yaml").read_text()
@@ -119,6 +124,11 @@ def test_grpc_options_are_kept_while_serve_runs() -> None:
 
 def test_a_file_has_the_keys_that_serve_knows() -> None:
     assert ServeFile.model_fields.keys() == ServeDeploySchema.model_fields.keys()
+
+
+def test_a_file_says_what_the_args_of_our_applications_are() -> None:
+    for config in BUILDERS.values():
+        assert config.__name__ in (ServeFile.__doc__ or "")
 
 
 def _details(status: str, attempt: str | None = None) -> dict[str, Any]:
@@ -236,3 +246,25 @@ def test_gateways_of_one_account_have_one_budget(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=says):
         checked({"default_usd": 5}, {"default_usd": 1})
+
+
+def test_gateways_of_one_account_have_one_budget_of_tokens(tmp_path: Path) -> None:
+    data = yaml.safe_load(LANGUAGE)
+    first = data["applications"][1]
+    second = {**first, "name": "other", "route_prefix": "/other", "args": dict(first["args"])}
+    data["applications"].append(second)
+    file = tmp_path / "serving.yaml"
+
+    def checked(of_first: dict[str, Any], of_second: dict[str, Any]) -> None:
+        first["args"]["token_budgets"], second["args"]["token_budgets"] = of_first, of_second
+        file.write_text(yaml.safe_dump(data))
+        check_serve_file(load(ServeFile, str(file)), str(file))
+
+    large, small = {"default_tokens": 2_000_000}, {"default_tokens": 100_000}
+    checked(large, large)
+    checked(large, small | {"period": "day"})
+    says = (
+        r"`token_budgets` of llm and other differ \(default_tokens\), and a tenant has one account"
+    )
+    with pytest.raises(ConfigError, match=says):
+        checked(large, small)

@@ -1,6 +1,7 @@
 """Columns that callers do not send come from feeds; while one is stale a stand-in answers, and says
 so; what recovers is used again."""
 
+import json
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pytest
 from pages import Moving, described
@@ -204,6 +206,100 @@ async def test_a_key_may_be_sent_for_the_look_up_only(
     assert "by which 'temp' is looked up" in error["message"]
     unknown = await score(case, row | {"tail": "N1", "tale": 1})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (422, "tale")
+
+
+WRONG_KEYS = [
+    (7, "7"),
+    (7, 7.5),
+    (7, True),
+    (7, [7]),
+    (7, {"a": 1}),
+    ("N1", 1),
+    ("N1", ["N1"]),
+    (1.5, "1.5"),
+    (True, 1),
+    (NOON, "noon"),
+]
+FITTING_KEYS = [(7, 8), (7, 7.0), (7, None), ("N1", "N2"), ("N1", None), (1.5, 1), (NOON, None)]
+
+
+def by_station(known: Any) -> pa.Table:
+    at = pa.timestamp("us", "UTC")
+    stations = pa.array([known], at if isinstance(known, datetime) else None)
+    return pa.table({"station": stations, "temp": [39.0]})
+
+
+async def score_in_every_form(case: Case, rows: list[dict[str, Any]]) -> list[httpx.Response]:
+    """As records, by columns and as tensors."""
+    split = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    stations = {"name": "station", "datatype": "BYTES", "shape": [len(rows)]}
+    tensors = oip_body([ROW | row for row in rows])["inputs"]
+    tensors = [t for t in tensors if t["name"] in rows[0] and t["name"] != "station"]
+    tensors.append(stations | {"data": [row["station"] for row in rows]})
+    async with case.client() as client:
+        by_columns = await client.post(SCORE, json={"dataframe_split": split})
+        path = f"/v2/models/{ENDPOINT}/infer"
+        by_tensors = await client.post(path, json={"inputs": tensors})
+    return [await score(case, *rows), by_columns, by_tensors]
+
+
+@pytest.mark.parametrize(("known", "sent"), WRONG_KEYS)
+async def test_a_key_of_another_type_is_refused_though_it_is_no_input(
+    bundles: dict[str, Path], store: Store, known: Any, sent: Any
+) -> None:
+    store.publish(by_station(known), keys=("station",))
+    case = started(bundles, store)
+    row = {k: v for k, v in ROW.items() if k != "temp"}
+    rows = [row | {"station": None}, row | {"station": sent}]
+    for answer in await score_in_every_form(case, rows):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"]) == (422, "wrong_type")
+        assert error["param"] == "station"
+        assert error["message"].startswith("'station' in row 1 is ")
+
+
+@pytest.mark.parametrize(("known", "sent"), FITTING_KEYS)
+async def test_a_key_of_its_type_is_taken_whether_it_is_known_or_not(
+    bundles: dict[str, Path], store: Store, known: Any, sent: Any
+) -> None:
+    store.publish(by_station(known), keys=("station",))
+    case = started(bundles, store)
+    row = {k: v for k, v in ROW.items() if k != "temp"} | {"station": sent}
+    for answer in await score_in_every_form(case, [row]):
+        assert answer.status_code == 200, answer.text
+    temps = {record["inputs"]["temp"] for record in case.predictions.records}
+    assert temps == {39.0 if sent == known else None}
+
+
+async def test_a_binary_tensor_of_keys_has_their_type(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    store.publish(by_station(7), keys=("station",))
+    case = started(bundles, store)
+    said = {}
+    for datatype, raw in (("INT16", np.array([7], "<i2")), ("FP64", np.array([7.5]))):
+        tensors = [t for t in oip_body([ROW])["inputs"] if t["name"] != "temp"]
+        size = {"binary_data_size": raw.nbytes}
+        tensors.append({"name": "station", "datatype": datatype, "shape": [1], "parameters": size})
+        text = json.dumps({"inputs": tensors}).encode()
+        async with case.client() as client:
+            answer = await client.post(
+                f"/v2/models/{ENDPOINT}/infer",
+                content=text + raw.tobytes(),
+                headers={"inference-header-content-length": str(len(text))},
+            )
+        said[datatype] = answer.status_code
+    assert said == {"INT16": 200, "FP64": 422}
+    assert case.predictions.records[0]["inputs"]["temp"] == 39.0
+
+
+async def test_a_feed_by_a_key_of_no_known_type_cannot_be_read(
+    bundles: dict[str, Path], store: Store
+) -> None:
+    dates = pa.table({"day": pa.array([1], pa.date32()), "temp": [39.0]})
+    store.publish(dates, keys=("day",))
+    assert store.feeds.current["trips"].problem is not None
+    assert "its key 'day' is of type date32" in store.feeds.current["trips"].problem
 
 
 async def test_one_row_for_all_and_times(bundles: dict[str, Path], store: Store) -> None:
@@ -480,6 +576,7 @@ async def test_the_description_says_what_need_not_be_sent(
     row = document["components"]["schemas"][ENDPOINT]
     assert set(ROW) - set(row["required"]) == {"temp"}
     assert {"temp", "tail"} <= row["properties"].keys()
+    assert row["properties"]["tail"]["type"] == ["string", "null"]
     path = document["paths"][f"/v2/models/{ENDPOINT}/infer"]["post"]
     body = path["requestBody"]["content"]["application/json"]["schema"]
     sent = {k: v for k, v in ROW.items() if k != "temp"}

@@ -2,8 +2,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from serving_case import ENDPOINT, Case, make_bundle
 
+from rayapp.config.routing import EndpointName
 from rayapp.config.serving import ServingConfig
 from rayapp.errors import TamperedError, WorkspaceError
 from rayapp.schemas.operations import Pointer
@@ -169,3 +171,29 @@ def test_an_unreachable_ledger_stops_nothing(case: Case, monkeypatch: pytest.Mon
     assert "database is locked" not in case.follower.problems[LEDGER]
     case.follower.refresh()
     assert case.follower.problems == {}
+
+
+def test_an_endpoint_may_be_called_ledger(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.refusals["r1"] = WorkspaceError("not there yet", "wait")
+    case.promote("r1", "ledger")
+    for _ in range(2):  # a refusal is remembered, whatever is read after it
+        case.follower.refresh()
+        assert case.follower.endpoints == {"ledger"}
+        assert "release r1: " in case.follower.problems["ledger"]
+    case.refusals.clear()
+    case.follower.refresh()
+    assert "ledger" in case.follower.problems  # it is too early to try again
+
+    def fail() -> dict[str, Pointer]:
+        raise RuntimeError("database is locked")
+
+    monkeypatch.setattr(case.follower, "_read_pointers", fail)
+    case.follower.refresh()
+    assert case.follower.problems.keys() == {"ledger", LEDGER}
+    assert case.follower.endpoints == {"ledger"}
+
+
+@pytest.mark.parametrize("name", [LEDGER, "_flags"])
+def test_what_concerns_every_endpoint_is_named_as_none_of_them(name: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(EndpointName).validate_python(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,10 @@ from rayapp.serve.wire.oip_messages import FIELDS, POOL, SERVICE
 from rayapp.storage import Workspace
 
 CODE = grpc.StatusCode
-CONTENTS = {"FP64": "fp64_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+CONTENTS = {
+    **{"FP32": "fp32_contents", "FP64": "fp64_contents"},
+    **{"INT64": "int64_contents", "BOOL": "bool_contents"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +335,39 @@ async def test_a_request_that_cannot_be_read(case: Case, spoil: Any, code: Any, 
     assert says in call.details
     assert "; next: " in call.details
     assert call.trailing["x-request-id"]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("name", ["temp", "distance", "flight"])
+async def test_what_is_no_number_is_answered_as_over_http(
+    case: Case, value: float, datatype: str, name: str
+) -> None:
+    """`temp` may be null, the others may not."""
+    request, body = typed_request([ROW]), oip_body([ROW])
+    (place,) = [n for n, tensor in enumerate(body["inputs"]) if tensor["name"] == name]
+    body["inputs"][place] |= {"datatype": datatype, "data": [value]}
+    tensor = request.inputs[place]
+    tensor.datatype = datatype
+    tensor.contents.Clear()
+    getattr(tensor.contents, CONTENTS[datatype]).append(value)
+    found, call = await ask(case, "ModelInfer", request)
+    async with case.client() as client:
+        http = await client.post(
+            f"/v2/models/{ENDPOINT}/infer",
+            content=json.dumps(body),
+            headers={"content-type": "application/json"},
+        )
+    if name == "temp" and math.isnan(value):
+        assert (call.code, http.status_code) == (CODE.OK, 200)
+        scores = np.array(http.json()["outputs"][0]["data"], np.float32)
+        assert list(found.outputs[0].contents.fp32_contents) == scores.tolist()
+        return
+    error = http.json()["error"]
+    kind = "missing_value" if math.isnan(value) else "not_finite"
+    assert error["type"] == ("wrong_type" if (name, kind) == ("flight", "not_finite") else kind)
+    assert call.details == f"{error['message']}; next: {error['next']}"
+    assert call.code == code_of(http.status_code)
 
 
 async def test_half_floats_have_no_typed_contents(case: Case) -> None:

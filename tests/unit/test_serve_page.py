@@ -175,6 +175,7 @@ def test_a_usual_row_is_of_the_training_rows_within_the_limits() -> None:
     )
     found = {"dest": "ATL", "miles": 1045.0, "seats": 90, "gate": 7, "rate": 0.0}
     assert row(schema, LookedUp()) == found
-    looked_up = LookedUp(frozenset({"rate"}), frozenset({"tail"}))
+    keys = (Column(name="tail", type="string"), Column(name="station", type="integer"))
+    looked_up = LookedUp(frozenset({"rate"}), keys)
     del found["rate"]
-    assert row(schema, looked_up) == {**found, "tail": "TEXT"}
+    assert row(schema, looked_up) == {**found, "tail": "TEXT", "station": 0}

@@ -266,7 +266,7 @@ async def test_flags_that_cannot_be_read_are_a_problem_and_hold_on(
     assert (await score(case)).headers["x-release"] == NEW
     async with case.client() as client:
         problems = (await client.get("/")).json()["problems"]
-    assert problems == {"flags": "the flags cannot be read: the server's log says why"}
+    assert problems == {"_flags": "the flags cannot be read: the server's log says why"}
 
 
 async def test_it_is_ready_once_the_rules_releases_are(case: Case) -> None:

@@ -15,6 +15,7 @@ from rayapp.config.language import EngineConfig, LanguageConfig
 from rayapp.config.load import Config, check, read_yaml
 from rayapp.config.problems import Location
 from rayapp.config.serving import ServeFile, ServingConfig
+from rayapp.config.tenants import PeriodConfig
 from rayapp.errors import ConfigError
 
 Ours = ServingConfig | LanguageConfig | EngineConfig
@@ -91,20 +92,22 @@ def _check_engines(configs: Mapping[str, Ours], path: str) -> None:
 
 
 def _check_budgets(configs: Mapping[str, Ours], path: str) -> None:
-    """A tenant has one account in dollars a period, from which all gateways of a workspace borrow:
-    by two limits one gateway would refuse it for what it has spent at the other."""
-    budgets = [
-        (name, config.budgets, config.workspace)
-        for name, config in configs.items()
-        if not isinstance(config, EngineConfig) and config.budgets is not None
-    ]
-    for (one, first, here), (other, second, there) in combinations(budgets, 2):
-        if here == there and first.period == second.period and first != second:
-            raise ConfigError(
-                f"{path}: `budgets` of {one} and {other} differ ({_differing(first, second)}), and "
-                f"a tenant has one account a {first.period} for both",
-                "write them once, with a YAML anchor",
-            )
+    """A tenant has one account in dollars and one in tokens a period, from which all gateways of a
+    workspace borrow: by two limits one gateway would refuse it for what it has spent at the
+    other."""
+    for key in ("budgets", "token_budgets"):
+        budgets: list[tuple[str, PeriodConfig, str | None]] = [
+            (name, budget, config.workspace)
+            for name, config in configs.items()
+            if (budget := getattr(config, key, None)) is not None
+        ]
+        for (one, first, here), (other, second, there) in combinations(budgets, 2):
+            if here == there and first.period == second.period and first != second:
+                raise ConfigError(
+                    f"{path}: `{key}` of {one} and {other} differ ({_differing(first, second)}), "
+                    f"and a tenant has one account a {first.period} for both",
+                    "write them once, with a YAML anchor",
+                )
 
 
 def _differing(one: Config, other: Config) -> str:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import is_
+from types import NoneType
 from typing import Any
 
 from rayapp.errors import RequestError
+from rayapp.schemas.data import Column, ColumnType
 from rayapp.schemas.model import BundleSchema
 from rayapp.serve.aside import aside
 from rayapp.serve.endpoints.base import Ask, Endpoint, Reply, StaleFeature
@@ -15,6 +17,16 @@ from rayapp.serve.feeds import Feed, Values
 from rayapp.serve.tracing.span import step
 from rayapp.serve.wire.oip import DATATYPES
 from rayapp.serve.wire.protocols import Parsed, plain_values
+from rayapp.serve.wire.validation import typed_column
+
+_PLAIN: dict[ColumnType, frozenset[type]] = {
+    "string": frozenset({str, NoneType}),
+    "integer": frozenset({int, NoneType}),
+    "number": frozenset({int, float, NoneType}),
+    "boolean": frozenset({bool, NoneType}),
+    "timestamp": frozenset({NoneType}),
+}
+"""Values that are of a key's type at first sight."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Supply:
     feeds: tuple[Feed, ...]
     digest: bytes
     tables: tuple[tuple[Values, Mapping[str, int]], ...]
-    extra: frozenset[str]
+    extra: Mapping[str, Column]
     lacking: str | None
 
 
@@ -99,13 +111,20 @@ def supply_of(schema: BundleSchema, feeds: Sequence[Feed]) -> Supply:
             places = {name: i for i, name in enumerate(values.columns) if name in inputs}
             if places:
                 tables.append((values, places))
-    keys = {name for values, _ in tables for name in values.keys}
+    extra = {
+        name: Column(
+            name=name, type=kind, nullable=True, description="Features are looked up by it"
+        )
+        for values, _ in tables
+        for name, kind in values.keys.items()
+        if name not in inputs
+    }
     lacking = [f"feed {feed.name!r} {feed.lacks()}" for feed in feeds if not feed.tables]
     return Supply(
         feeds=tuple(feeds),
         digest=b"".join(feed.digest for feed in feeds),
         tables=tuple(tables),
-        extra=frozenset(keys - inputs),
+        extra=extra,
         lacking=lacking[0] if lacking else None,
     )
 
@@ -120,6 +139,11 @@ class _Filler:
         self.oldest: datetime | None = None
 
     def fill(self, parsed: Parsed) -> Parsed:
+        for name, column in self._supply.extra.items():  # the model's own check has no such column
+            given = parsed.column(name)
+            is_plain = isinstance(given, list) and set(map(type, given)) <= _PLAIN[column.type]
+            if given is not None and not is_plain:
+                typed_column(given, None, column)
         records = parsed.records
         if records is not None:
             filled = [self._record(record) for record in records]
@@ -188,7 +212,7 @@ class _Filler:
     def _found(values: Values, key: Sequence[Any]) -> tuple[Any, ...] | None:
         try:
             return values.rows.get(tuple(key))
-        except TypeError:  # a list or an object, which validation will name
+        except TypeError:  # a list or an object in an input, which validation will name
             return None
 
 

@@ -19,7 +19,7 @@ class LookedUp:
     found and which are no inputs."""
 
     columns: frozenset[str] = frozenset()
-    keys: frozenset[str] = frozenset()
+    keys: tuple[Column, ...] = ()
 
 
 NOTHING = LookedUp()
@@ -29,15 +29,16 @@ def row(schema: BundleSchema, looked_up: LookedUp) -> dict[str, Any]:
     """With all that a caller must send."""
     features = {feature.expression: feature for feature in schema.features}
     needed = [column for column in schema.inputs if column.name not in looked_up.columns]
-    values = {column.name: _usual(column, features.get(column.name)) for column in needed}
-    return values | dict.fromkeys(sorted(looked_up.keys), TEXT)
+    needed += sorted(looked_up.keys, key=lambda column: column.name)
+    return {column.name: _usual(column, features.get(column.name)) for column in needed}
 
 
 def tensors(schema: BundleSchema, looked_up: LookedUp) -> list[dict[str, Any]]:
     """The row as the Open Inference Protocol has it."""
-    datatypes = {column.name: DATATYPES[column.type] for column in schema.inputs}
+    columns = (*schema.inputs, *looked_up.keys)
+    datatypes = {column.name: DATATYPES[column.type] for column in columns}
     return [
-        _tensor(name, datatypes.get(name, "BYTES"), [1], [value])
+        _tensor(name, datatypes[name], [1], [value])
         for name, value in row(schema, looked_up).items()
     ]
 

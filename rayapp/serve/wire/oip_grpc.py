@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import grpc
+import numpy as np
 import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
@@ -111,6 +112,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
 }
 """Where a tensor's values are, by its datatype. FP16 can only come as raw bytes."""
+_FLOATS = {"FP32": "<f4", "FP64": "<f8"}
 MAX_DETAILS_CHARS = 1000
 """gRPC's clients take 8 KiB of trailing metadata; a character there is up to twelve bytes, though
 mostly one."""
@@ -206,8 +208,12 @@ def _input(tensor: Any, raw: bytes | None) -> tuple[dict[str, Any], bytes]:
         "datatype": tensor.datatype,
         "shape": list(tensor.shape),
     }
-    if raw is None and tensor.datatype == "BYTES":  # JSON could not have what is not UTF-8
+    # JSON could not have what is not UTF-8, and has no infinity
+    if raw is None and tensor.datatype == "BYTES":
         raw = length_prefixed(tensor.contents.bytes_contents)
+    elif raw is None and tensor.datatype in _FLOATS:
+        floats = getattr(tensor.contents, _CONTENTS[tensor.datatype])
+        raw = np.array(floats, _FLOATS[tensor.datatype]).tobytes()
     elif raw is None or tensor.contents.ByteSize():
         contents = _CONTENTS.get(tensor.datatype)
         described["data"] = list(getattr(tensor.contents, contents)) if contents else []

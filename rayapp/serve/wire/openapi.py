@@ -145,7 +145,7 @@ def _of_model(
 def _row(schema: BundleSchema, looked_up: LookedUp) -> Json:
     columns = {column.name: _column(column) for column in schema.inputs}
     needed = [name for name in columns if name not in looked_up.columns]
-    columns |= {name: {"description": "Features are looked up by it"} for name in looked_up.keys}
+    columns |= {column.name: _column(column) for column in looked_up.keys}
     if UNIT_ID not in columns:
         columns[UNIT_ID] = {
             "type": ["string", "integer", "null"],
@@ -194,36 +194,10 @@ def _records(row: Json, max_rows: int) -> Json:
 
 
 def _tensors(schema: BundleSchema, looked_up: LookedUp, max_rows: int) -> Json:
-    inputs = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": column.name},
-                "datatype": {"const": DATATYPES[column.type]},
-                "shape": {
-                    "type": "array",
-                    "prefixItems": [
-                        {"type": "integer", "minimum": 1, "maximum": max_rows},
-                        {"const": 1},
-                    ],
-                    "minItems": 1,
-                    "maxItems": 2,
-                },
-                "data": {
-                    "type": "array",
-                    "items": _column(column),
-                    "minItems": 1,
-                    "maxItems": max_rows,
-                    "description": "As many as shape says",
-                },
-            },
-            "required": ["name", "datatype", "shape", "data"],
-        }
-        for column in schema.inputs
-    ]
+    inputs = [_tensor(column, max_rows) for column in schema.inputs]
     listed: Json = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs)}
     if looked_up.columns:
-        keys = [{"type": "object", "properties": {"name": {"const": k}}} for k in looked_up.keys]
+        keys = [_tensor(column, max_rows) for column in looked_up.keys]
         listed["items"] = {"anyOf": [*inputs, *keys]}
         listed["minItems"] -= len(looked_up.columns)
         listed["maxItems"] += len(keys)
@@ -233,6 +207,33 @@ def _tensors(schema: BundleSchema, looked_up: LookedUp, max_rows: int) -> Json:
         "type": "object",
         "properties": {"id": {"type": ["string", "null"]}, "inputs": listed},
         "required": ["inputs"],
+    }
+
+
+def _tensor(column: Column, max_rows: int) -> Json:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": column.name},
+            "datatype": {"const": DATATYPES[column.type]},
+            "shape": {
+                "type": "array",
+                "prefixItems": [
+                    {"type": "integer", "minimum": 1, "maximum": max_rows},
+                    {"const": 1},
+                ],
+                "minItems": 1,
+                "maxItems": 2,
+            },
+            "data": {
+                "type": "array",
+                "items": _column(column),
+                "minItems": 1,
+                "maxItems": max_rows,
+                "description": "As many as shape says",
+            },
+        },
+        "required": ["name", "datatype", "shape", "data"],
     }
 
 

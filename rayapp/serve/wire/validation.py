@@ -103,11 +103,12 @@ def _table(parsed: Parsed, schema: BundleSchema) -> pa.Table:
                 + (", null where it is not known" if column.nullable else ""),
                 column.name,
             )
-        arrays.append(_column(values, parsed.datatypes.get(column.name), column))
+        arrays.append(typed_column(values, parsed.datatypes.get(column.name), column))
     return pa.Table.from_arrays(arrays, names=[c.name for c in schema.inputs])
 
 
-def _column(given: Values, datatype: str | None, column: Column) -> pa.Array:
+def typed_column(given: Values, datatype: str | None, column: Column) -> pa.Array:
+    """datatype: what its tensor says, where that counts. Raises RequestError 422."""
     if datatype is not None and not datatype.startswith(_TAKES[column.type]):
         wanted = " or ".join(_TAKES[column.type])
         raise _violation(
