@@ -79,9 +79,9 @@ METRICS: dict[str, Metric] = {
         is_share=True,
     ),
     "calibration_error": Metric(
-        "mean distance of predicted from observed rates in 15 equal-mass groups; with several "
-        "classes of the most likely one, in words of how likely the model finds its whole answer, "
-        "which is right by exact_match",
+        "how far probabilities are from how often they come true, on average over 15 groups of "
+        "equally many rows: the positive class's; with several classes the likeliest one's; of "
+        "texts the whole answer's, which is right by exact_match",
         (*_CLASSIFIERS, "text"),
         False,
         "share",
