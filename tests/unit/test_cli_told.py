@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rayapp.cli import head, ports
 from rayapp.cli.app import main
 from rayapp.cli.doctor import _disk, _place
 from rayapp.ledger import Ledger
@@ -30,6 +31,32 @@ def test_a_number_that_cannot_be_is_refused(
 ) -> None:
     assert main(arguments) == 2
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("variable", ["RAYAPP_DASHBOARD_PORT", "RAYAPP_GRPC_PORT"])
+def test_one_port_for_two_uses_starts_no_head(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(*_: object) -> None:
+        raise AssertionError("a head is launched")
+
+    monkeypatch.setattr(head, "_launch", launch)
+    monkeypatch.setattr(ports, "is_free", lambda port: True)  # looks by a socket
+    monkeypatch.setenv("RAYAPP_HTTP_PORT", "21101")
+    monkeypatch.setenv(variable, "21101")
+    assert main(["up"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "RAYAPP_HTTP_PORT" in told
+    assert variable in told
+    assert "are both 21101, each needs a port of its own" in told
+    assert told.endswith(" rayapp up")
+
+
+def test_a_port_that_is_promised_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens on the endpoints' port before something is deployed."""
+    monkeypatch.setattr(ports, "is_free", lambda port: True)
+    monkeypatch.setattr(ports, "_RANGE", range(20_000, 20_003))
+    assert set(ports.free_ports(2, promised=[20_001])) == {20_000, 20_002}
 
 
 def test_where_no_release_is_that_is_said(
