@@ -1,5 +1,6 @@
 """What the command line says where there is nothing to do, or nothing that can be done."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def test_a_new_key_is_for_endpoints_and_for_models(capsys: pytest.CaptureFixture
     assert main(["keys", "create", "acme"]) == 0
     told = [line.strip() for line in capsys.readouterr().err.splitlines()]
     assert told[-2:] == ["next: rayapp ask ENDPOINT", 'next: rayapp ask MODEL "question"']
+
+
+def test_each_column_of_the_keys_has_a_title(capsys: pytest.CaptureFixture[str]) -> None:
+    for tenant in ("acme", "umbrella"):
+        assert main(["keys", "create", tenant, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out.split("\n}\n")[0] + "}")
+    assert main(["keys", "revoke", made["key_id"]]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    title, *keys = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert title == ["key", "tenant", "role", "state"]
+    assert sorted(key[1:] for key in keys) == [
+        ["acme", "caller", "revoked"],
+        ["umbrella", "caller", "valid"],
+    ]
 
 
 def test_doctor_says_of_a_bucket_that_it_was_not_looked_at(
