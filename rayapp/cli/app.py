@@ -212,7 +212,7 @@ def submit(
         environ,
         _jobs_address(environ),
         submitting.show_on("stderr" if json else "stdout"),
-        _workspace().local,
+        _workspace(),
     )
     if json:
         emit_json(vars(outcome))
