@@ -98,6 +98,11 @@ class Ledger:
         with self._database.reading() as connection:
             return int(connection.execute(sa.select(sa.func.max(_events.c.sequence))).scalar() or 0)
 
+    def num_events(self) -> int:
+        with self._database.reading() as connection:
+            query = sa.select(sa.func.count()).select_from(_events)
+            return int(connection.execute(query).scalar_one())
+
     def pointer(self, name: str) -> Pointer | None:
         query = sa.select(_pointers).where(_pointers.c.name == name)
         with self._database.reading() as connection:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rayapp.cli.asking import ask
+from rayapp.cli.audited import show_audit
 from rayapp.cli.flags import flags_app
 from rayapp.cli.keys import keys_app
 from rayapp.cli.last_screen import first_chat, summary
@@ -211,7 +212,7 @@ def submit(
         environ,
         _jobs_address(environ),
         submitting.show_on("stderr" if json else "stdout"),
-        _workspace().local,
+        _workspace(),
     )
     if json:
         emit_json(vars(outcome))
@@ -257,14 +258,12 @@ def verify(*, json: Json = False) -> int:
     from rayapp.flows.operations import audit_workspace
 
     with waiting("verifying the ledger and the artefacts"):
-        problems = audit_workspace(_workspace())
+        found = audit_workspace(_workspace())
     if json:
-        emit_json([problem.model_dump(mode="json") for problem in problems])
-    elif not problems:
-        to_caller().print("Every event and every artefact is what was recorded.")
-    for problem in [] if json else problems:
-        to_caller().print(f"{problem.where}: {problem.what}", markup=False)
-    return 3 if problems else 0
+        emit_json(found.model_dump(mode="json"))
+    else:
+        show_audit(found)
+    return 3 if found.problems else 0
 
 
 @app.command

@@ -94,6 +94,14 @@ def _sample(workspace: Workspace, endpoint: str, num_rows: int) -> _Sample:
     return _Sample(table.to_pylist(), snapshot.label, classes)
 
 
+def takes_rows(workspace: Workspace, endpoint: str) -> bool:
+    """There is such an endpoint, and its champion is no adapter of a language model."""
+    pointer = Ledger.of(workspace, "ask").pointer(champion_pointer(endpoint))
+    if pointer is None:
+        return False
+    return read_manifest(workspace, pointer.target).manifest.bundle.bundle_schema.language is None
+
+
 def _without_champion(ledger: Ledger, workspace: Workspace, endpoint: str) -> UserError:
     """A model has the name of its weights, or any that a gateway's config gives it."""
     question = f'rayapp ask {endpoint} "What is the capital of France?"'

@@ -154,6 +154,12 @@ def refused(url: str, status: int, body: bytes) -> UserError:
     return UserError(f"{url} answered {status}: {what}", next_step)
 
 
+def is_unknown(error: UserError) -> bool:
+    """`ask` was told that there is no such model, or nothing that answers for models at all."""
+    cause = error.__cause__
+    return isinstance(cause, urllib.error.HTTPError) and cause.code == 404
+
+
 def cost_of(workspace: Workspace, request_id: str) -> float | None:
     """In US dollars, by the prompt log. None where the log does not have the answer in time."""
     give_up_s = time.monotonic() + LOG_WAIT_S

@@ -1,12 +1,15 @@
 """`rayapp ask`: real rows to an endpoint, or a question to a language model."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from rayapp.cli.terminal import Json, emit_json, show_next
 from rayapp.errors import UserError
+
+if TYPE_CHECKING:
+    from rayapp.storage import Workspace
 
 
 def ask(
@@ -47,9 +50,15 @@ def ask(
         return
     if rows is not None:
         raise UserError("--rows and a question are both given", "keep one of them")
+    if not question.strip():
+        raise UserError(
+            f"the question is {question!r}, nothing is asked",
+            f'rayapp ask {endpoint} "question"; rows are sent without one: rayapp ask {endpoint}',
+        )
     from rayapp.cli.ask_model import body_of
 
-    _ask_model(body_of(endpoint, question, max_tokens, temperature or 0), json, print_body)
+    body = body_of(endpoint, question, max_tokens, temperature or 0)
+    _ask_model(endpoint, body, json, print_body)
 
 
 def _ask_rows(endpoint: str, num_rows: int, json: bool, print_body: bool) -> None:
@@ -74,9 +83,9 @@ def _ask_rows(endpoint: str, num_rows: int, json: bool, print_body: bool) -> Non
     show_next([f"rayapp explain {answers[0].request_id}"] if answers and not json else [])
 
 
-def _ask_model(body: bytes, json: bool, print_body: bool) -> None:
+def _ask_model(name: str, body: bytes, json: bool, print_body: bool) -> None:
     from rayapp.cli.ask_model import ask as ask_model
-    from rayapp.cli.ask_model import cost_of, show
+    from rayapp.cli.ask_model import cost_of, is_unknown, show
     from rayapp.cli.head_state import running_head
     from rayapp.cli.own_ledger import own_workspace
 
@@ -85,13 +94,29 @@ def _ask_model(body: bytes, json: bool, print_body: bool) -> None:
         return
     workspace = own_workspace()
     url = running_head(workspace).endpoint_url
-    answer = ask_model(url, body, (lambda text: None) if json else _say)
+    try:
+        answer = ask_model(url, body, (lambda text: None) if json else _say)
+    except UserError as error:
+        if is_unknown(error):
+            _require_no_endpoint_of_rows(workspace, name)
+        raise
     cost_usd = cost_of(workspace, answer.request_id)
     if json:
         emit_json({**vars(answer), "cost_usd": cost_usd})
         return
     show(answer, cost_usd)
     show_next([f"rayapp explain {answer.request_id}"])
+
+
+def _require_no_endpoint_of_rows(workspace: "Workspace", name: str) -> None:
+    """Raises UserError."""
+    from rayapp.cli.ask import takes_rows
+
+    if takes_rows(workspace, name):
+        raise UserError(
+            f"{name!r} is no language model but an endpoint for rows, it takes no question",
+            f"leave the question out: rayapp ask {name}",
+        )
 
 
 def _say(text: str) -> None:

@@ -58,7 +58,7 @@ def show(*, json: Json = False) -> None:
         emit_json([asdict(f) | {"flag": f.flag.model_dump(mode="json")} for f in flags])
         return
     if not flags:
-        show_next(["rayapp flags publish configs/flags/NAME.yaml"])
+        _show_none("There are no flags.")
         return
     table = folding_table("flag", "by default", "targeting", "set", "published by", "at")
     for f in flags:
@@ -77,11 +77,19 @@ def history(*, json: Json = False) -> None:
     if json:
         emit_json([asdict(publication) for publication in publications])
         return
+    if not publications:
+        _show_none("No flags were published yet.")
+        return
     table = folding_table("event", "set", "added", "changed", "removed", "published by", "at")
     for p in publications:
         changes = (", ".join(names) for names in (p.added, p.changed, p.removed))
         table.add_row(str(p.sequence), p.set_name, *changes, p.by, moment(p.at))
     show_folded(table)
+
+
+def _show_none(what: str) -> None:
+    to_caller().print(what)
+    show_next(["rayapp flags publish configs/flags/NAME.yaml"])
 
 
 def _targeting(flag: "FlagConfig") -> str:

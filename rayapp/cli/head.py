@@ -29,7 +29,7 @@ from rayapp.cli.head_state import (
     temp_dir,
     write_head,
 )
-from rayapp.cli.ports import free_ports, port_from, require_free
+from rayapp.cli.ports import free_ports, port_from, require_different, require_free
 from rayapp.cli.terminal import Say
 from rayapp.errors import Unavailable
 from rayapp.serve.cluster.ingress import NUM_PORTS, ingress_settings
@@ -52,6 +52,13 @@ HEAD_SETTINGS: dict[str, str] = {
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "1",
 }
 
+_DASHBOARD_PORT, _HTTP_PORT = "RAYAPP_DASHBOARD_PORT", "RAYAPP_HTTP_PORT"
+_GRPC_PORT = "RAYAPP_GRPC_PORT"
+_USES = {
+    _DASHBOARD_PORT: "the Ray dashboard",
+    _HTTP_PORT: "the endpoints",
+    _GRPC_PORT: "the endpoints over gRPC",
+}
 _READY_S = 120.0
 _STOP_S = 60.0
 _ATTEMPTS = 3
@@ -70,7 +77,7 @@ def start(
     """Start this workspace's head and wait until it takes jobs; (head, False) if it runs already.
 
     resources: further arguments of `ray start`, for example ["--num-cpus=2"].
-    Raises UserError when a port is taken, Unavailable when Ray does not come up.
+    Raises UserError when a port is taken or named twice, Unavailable when Ray does not come up.
     """
     with _alone(workspace):
         before = read_head(workspace)
@@ -79,22 +86,30 @@ def start(
         if before is not None:
             say("clearing what a killed head left behind")
             _end(_processes_of(before))
-        dashboard_port = port_from(environ, "RAYAPP_DASHBOARD_PORT", 8265)
-        http_port = port_from(environ, "RAYAPP_HTTP_PORT", 8000)
-        require_free(dashboard_port, "RAYAPP_DASHBOARD_PORT", "the Ray dashboard")
-        require_free(http_port, "RAYAPP_HTTP_PORT", "the endpoints")
-        if environ.get("RAYAPP_GRPC_PORT"):  # else no port is taken before a config wants gRPC
-            grpc_port = port_from(environ, "RAYAPP_GRPC_PORT", 9000)
-            require_free(grpc_port, "RAYAPP_GRPC_PORT", "the endpoints over gRPC")
+        ports = _own_ports(environ)
         say("there is none, starting it")
         for attempt in range(1, _ATTEMPTS + 1):
-            head, child = _launch(workspace, environ, resources, dashboard_port, http_port)
+            head, child = _launch(workspace, environ, resources, ports)
             if _comes_up(head, child, say):
                 return head, True
             # On a busy machine an agent misses Ray's fixed 15 s; a later start is quicker.
             say(f"Ray timed out while starting (attempt {attempt} of {_ATTEMPTS})")
             _end(_processes_of(head))
         raise _did_not_start(head)
+
+
+def _own_ports(environ: Mapping[str, str]) -> dict[str, int]:
+    """By variable. Raises UserError for what is no port, or named twice, or taken."""
+    ports = {
+        _DASHBOARD_PORT: port_from(environ, _DASHBOARD_PORT, 8265),
+        _HTTP_PORT: port_from(environ, _HTTP_PORT, 8000),
+    }
+    if environ.get(_GRPC_PORT):  # else no port is taken before a config wants gRPC
+        ports[_GRPC_PORT] = port_from(environ, _GRPC_PORT, 9000)
+    require_different(ports)
+    for variable, port in ports.items():
+        require_free(port, variable, _USES[variable])
+    return ports
 
 
 def stop(workspace: Workspace, say: Say) -> Head | None:
@@ -125,10 +140,11 @@ def _launch(
     workspace: Workspace,
     environ: Mapping[str, str],
     resources: Sequence[str],
-    dashboard_port: int,
-    http_port: int,
+    ports: Mapping[str, int],
 ) -> tuple[Head, "subprocess.Popen[bytes]"]:
-    gcs_port, client_port, agent_port, *ingress_ports = free_ports(3 + NUM_PORTS)
+    dashboard_port, http_port = ports[_DASHBOARD_PORT], ports[_HTTP_PORT]
+    free = free_ports(3 + NUM_PORTS, promised=ports.values())
+    gcs_port, client_port, agent_port, *ingress_ports = free
     folder = workspace.local / "ray"
     folder.mkdir(exist_ok=True)
     settings = (
@@ -138,8 +154,8 @@ def _launch(
             "RAY_AUTH_TOKEN_PATH": str(ensure_token(workspace)),
             "RAY_gcs_storage_path": str(folder / "gcs"),
             "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard_port}",
-            "RAYAPP_HTTP_PORT": str(http_port),
-            "RAYAPP_DASHBOARD_PORT": str(dashboard_port),
+            _HTTP_PORT: str(http_port),
+            _DASHBOARD_PORT: str(dashboard_port),
         }
     )
     command = [

@@ -42,9 +42,9 @@ def list_(*, json: Json = False) -> None:
         to_caller().print("no key was made yet")
         show_next(["rayapp keys create TENANT"])
         return
-    table = Table("key", "tenant", "role", "", box=None)
+    table = Table("key", "tenant", "role", "state", box=None)
     for key in keys:
-        table.add_row(key.key_id, key.tenant, key.role, "revoked" if key.is_revoked else "")
+        table.add_row(key.key_id, key.tenant, key.role, "revoked" if key.is_revoked else "valid")
     show_folded(table)
 
 

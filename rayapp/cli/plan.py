@@ -1,6 +1,7 @@
 """`rayapp plan`: what a release would change where it answered."""
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _LONG_CHARS = 60
 """Longer texts, and those of several lines, are shown line by line."""
-_DIGEST_CHARS = 64
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def plan(
@@ -88,7 +89,7 @@ def _shown(text: str | None) -> Text:
     if text is None:
         return Text("-")
     words = text.split(" ")
-    return Text(" ".join(short(word) if len(word) == _DIGEST_CHARS else word for word in words))
+    return Text(" ".join(short(word) if _DIGEST.fullmatch(word) else word for word in words))
 
 
 def _show_lines(one: "Change") -> None:

@@ -2,7 +2,7 @@
 
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import psutil
 
@@ -24,14 +24,15 @@ def is_free(port: int) -> bool:
         return True
 
 
-def free_ports(count: int) -> list[int]:
-    """`count` different ports that nobody listens on now. Raises UserError when there are none."""
+def free_ports(count: int, promised: Collection[int] = ()) -> list[int]:
+    """`count` different ports that nobody listens on now, none of those `promised` to somebody.
+    Raises UserError when there are none."""
     found: list[int] = []
     for port in random.sample(_RANGE, len(_RANGE)):
+        if port not in promised and is_free(port):
+            found.append(port)
         if len(found) == count:
             return found
-        if is_free(port):
-            found.append(port)
     raise UserError(
         f"fewer than {count} free ports between {_RANGE.start} and {_RANGE.stop}",
         "stop what holds them: ss -ltnp lists it",
@@ -44,6 +45,19 @@ def port_from(environ: Mapping[str, str], variable: str, default: int) -> int:
     if not text.isdecimal() or not 1024 <= int(text) <= 65535:
         raise UserError(f"{variable}={text!r} is not a port (1024 to 65535)", f"unset {variable}")
     return int(text)
+
+
+def require_different(ports: Mapping[str, int]) -> None:
+    """ports: by the variable that names each. Raises UserError for a port that two of them name."""
+    named: dict[int, str] = {}
+    for variable, port in ports.items():
+        if port in named:
+            (other,) = free_ports(1, promised=ports.values())
+            raise UserError(
+                f"{named[port]} and {variable} are both {port}, each needs a port of its own",
+                f"take another port for one of them: {variable}={other} rayapp up",
+            )
+        named[port] = variable
 
 
 def require_free(port: int, variable: str, use: str) -> None:

@@ -15,9 +15,12 @@ from typing import Any
 
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus, JobSubmissionClient
+from requests.exceptions import ConnectionError as NotReached  # what Ray's client raises
 
+from rayapp.cli.head_state import read_head
 from rayapp.cli.job_choice import path_in, require_small, submission_id
 from rayapp.errors import Unavailable, UserError
+from rayapp.storage import Workspace
 
 # Left out besides what .gitignore and .rayignore name. A job needs code and configs, nothing else.
 EXCLUDES = (
@@ -50,22 +53,23 @@ def submit(
     environ: Mapping[str, str],
     address: str,
     show: Callable[[str], None],
-    workspace: Path,
+    workspace: Workspace,
 ) -> Outcome:
     """Submit `python -m jobs.JOB CONFIG …` from the current directory and follow it to its end.
 
-    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. workspace: its part on
-    this machine, which never travels. The job's last line, its figures, is not shown but
-    returned. Ctrl-C stops the job, and so does SIGTERM.
+    address: the Jobs API's URL; its token is taken from RAY_AUTH_TOKEN_PATH. workspace: whose part
+    on this machine never travels. The job's last line, its figures, is not shown but returned.
+    Ctrl-C stops the job, and so does SIGTERM.
     Raises UserError when the directory is too big or the workspace itself, Unavailable when the API
     cannot be reached.
     """
     logging.disable(logging.WARNING)  # Ray tells of every ignored file, three times over
     working_dir = Path.cwd()
     inside = path_in(working_dir, config)
-    require_apart(working_dir, workspace)
-    excludes = left_out(working_dir, [workspace, Path(sys.prefix)])
+    require_apart(working_dir, workspace.local)
+    excludes = left_out(working_dir, [workspace.local, Path(sys.prefix)])
     require_small(files_that_travel(working_dir, excludes))
+    head = read_head(workspace)  # now: `rayapp down` forgets it
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
@@ -85,10 +89,23 @@ def submit(
     try:
         return _follow(client, job_id, show)
     except OSError as error:
-        raise Unavailable(
-            f"lost the Jobs API at {address} while job {job_id} ran: {error}",
-            f"the job may go on; see it: ray job logs {job_id}",
-        ) from error
+        is_own = head is not None and head.dashboard_url == address
+        raise _lost(address, is_own, job_id, error) from error
+
+
+def _lost(address: str, is_own: bool, job_id: str, error: OSError) -> Unavailable:
+    """is_own: the head at the address is the workspace's own, on this machine, so that nothing but
+    its end keeps it from being reached."""
+    if is_own and isinstance(error, NotReached):
+        return Unavailable(
+            f"the Ray head at {address} went away while job {job_id} ran, and the job with it",
+            "rayapp up, then submit the same again: it resumes",
+        )
+    why = "it cannot be reached" if isinstance(error, NotReached) else str(error)
+    return Unavailable(
+        f"lost the Jobs API at {address} while job {job_id} ran: {why}",
+        f"the job may go on; see it: ray job logs {job_id}",
+    )
 
 
 def require_apart(working_dir: Path, workspace: Path) -> None:

@@ -48,6 +48,7 @@ def golden_path(session: Session, config: GoldenPathConfig) -> dict[str, Any]:
         "runs": {run.config["name"]: run.metrics for run in runs},
         **_test_metrics(released),
         **served,
+        "problems": [*released.problems, *served.get("problems", ())],
     }
 
 

@@ -4,19 +4,18 @@ from datetime import datetime
 from functools import partial
 
 from rayapp.data.delta import recomputed_digest
-from rayapp.govern.audit import audit
+from rayapp.govern.audit import Audit, audit
 from rayapp.govern.explain import Explanation, explain
 from rayapp.govern.explain_language import ModelExplanation, explain_answers
 from rayapp.ledger import Ledger
 from rayapp.observe.predictions import find_predictions
 from rayapp.observe.prompts import find_prompts
 from rayapp.operate.kpis import Kpi, compute_kpis
-from rayapp.schemas.operations import Problem
 from rayapp.schemas.traffic import is_shadows
 from rayapp.storage import Workspace
 
 
-def audit_workspace(workspace: Workspace) -> list[Problem]:
+def audit_workspace(workspace: Workspace) -> Audit:
     """Everything the ledger names, checked against the bytes that are there."""
     return audit(Ledger.of(workspace, "audit"), workspace, recomputed_digest)
 

@@ -27,12 +27,12 @@ from rayapp.register.page import card_page_uri, render_card_html
 from rayapp.register.registry import open_registry
 from rayapp.register.signing import load_or_create_key
 from rayapp.register.tracking import open_tracker
-from rayapp.release.difference import other_settings
+from rayapp.release.difference import other_policy, other_settings, policy_digest
 from rayapp.release.promote import champion_pointer, promote, refuse_unless_passed
 from rayapp.schemas.data import Snapshot
 from rayapp.schemas.model import Run
 from rayapp.schemas.operations import EventKind, Pointer
-from rayapp.schemas.record import canonical_json, short
+from rayapp.schemas.record import short
 from rayapp.schemas.release import Evaluation, Manifest, SignedManifest, Verdict
 from rayapp.storage import commit_bytes, fetch_bundle, sha256
 
@@ -59,6 +59,8 @@ class Released:
     evaluated: Evaluated | None
     """None when the release was the champion already and nothing had to be compared."""
     is_new: bool
+    problems: tuple[str, ...] = ()
+    """What the config asks for and was not done, each with a next step."""
 
 
 def newest_run(session: Session, training_path: str) -> Run:
@@ -278,12 +280,15 @@ def release_stage(session: Session, config: ReleaseConfig, run: Run) -> Released
         )
     current = champion(session, config.endpoint)
     if current is not None and current[1].manifest.run_id == run.run_id:
-        session.say(
-            f"release {config.endpoint}: {short(current[0].target)} is the champion already"
-        )
+        named = f"{short(current[0].target)} is the champion already"
+        policy = session.load(PolicyConfig, config.policy)
+        problem = other_policy(current[1].manifest, policy, config.policy)
+        how = "" if problem is None else f", not by {config.policy}, which was not applied"
+        session.say(f"release {config.endpoint}: {named}{how}")
         # the job that promoted it may have died before it got to the registry
         _mirror(session, config.endpoint, current[1])
-        return Released(current[1], None, is_new=False)
+        problems = () if problem is None else (problem,)
+        return Released(current[1], None, is_new=False, problems=problems)
     evaluated = evaluate_stage(session, config, run)
     signed = _seal(session, config, evaluated)
     try:
@@ -330,7 +335,7 @@ def _seal(session: Session, config: ReleaseConfig, evaluated: Evaluated) -> Sign
         evaluation_digest=evaluated.evaluation.content_digest(),
         evaluation_uri=evaluated.evaluation_uri,
         verdicts=evaluated.verdicts,
-        policy_digest=sha256(canonical_json(evaluated.policy.model_dump(mode="json"))),
+        policy_digest=policy_digest(evaluated.policy),
         card_digest=sha256(card),
         card_uri=card_uri,
         mlflow_run_id=run.mlflow_run_id,

@@ -68,6 +68,7 @@ def release(session: Session, config: ReleaseConfig) -> dict[str, Any]:
         "release_id": released.signed.release_id,
         "is_new": released.is_new,
         "task": released.signed.manifest.bundle.bundle_schema.task,
+        "problems": list(released.problems),
     }
     if released.evaluated is not None:
         figures |= _evaluation_figures(released.evaluated)

@@ -17,31 +17,44 @@ from rayapp.schemas.data import Snapshot, TableVersion
 from rayapp.schemas.language import WeightsRef
 from rayapp.schemas.model import BundleRef, Run
 from rayapp.schemas.operations import Event, EventKind, Problem
-from rayapp.schemas.record import mismatch, short
+from rayapp.schemas.record import Record, mismatch, short
 from rayapp.schemas.release import Manifest, SignedManifest
 from rayapp.storage import Workspace, exists, folder_digest, read_bytes, sha256
 
 TableDigest = Callable[[TableVersion], str]
 
 
-def audit(ledger: Ledger, workspace: Workspace, table_digest: TableDigest) -> list[Problem]:
-    """Everything that is altered, missing or unreadable; an empty list when all is well.
+class Audit(Record):
+    """num_events, num_artefacts: that were looked at, well or not. An artefact is a version of a
+    table, or a file, each counted once. problems: none when all is well."""
+
+    num_events: int
+    num_artefacts: int
+    problems: tuple[Problem, ...]
+
+
+def audit(ledger: Ledger, workspace: Workspace, table_digest: TableDigest) -> Audit:
+    """Everything that is altered, missing or unreadable.
 
     table_digest: recomputes the digest of a table version from the rows that are really there.
     """
     try:
-        problems = ledger.verify()
+        problems, num_events = ledger.verify(), ledger.num_events()
     except (ValueError, TypeError, SQLAlchemyError) as error:
-        return [Problem(where="ledger", what=f"cannot be read: {_reason(error)}")]
+        unread = Problem(where="ledger", what=f"cannot be read: {_reason(error)}")
+        return Audit(num_events=0, num_artefacts=0, problems=(unread,))
     try:
         events = ledger.events()
     except TamperedError as error:
-        return [*problems, Problem(where="artefacts", what=f"not checked: {error.what}")]
+        problems.append(Problem(where="artefacts", what=f"not checked: {error.what}"))
+        return Audit(num_events=num_events, num_artefacts=0, problems=tuple(problems))
     recorded = frozenset((e.kind, e.subject) for e in events)
     checks = _Checks(workspace, table_digest, recorded)
     for event in events:
         problems += checks.event(event)
-    return problems
+    return Audit(
+        num_events=num_events, num_artefacts=checks.num_artefacts, problems=tuple(problems)
+    )
 
 
 @dataclass
@@ -51,6 +64,10 @@ class _Checks:
     recorded: frozenset[tuple[EventKind, str]]
     _seen: set[tuple[str, ...]] = field(default_factory=set)
     """Artefacts that were checked already: many events name the same one."""
+
+    @property
+    def num_artefacts(self) -> int:
+        return len(self._seen)
 
     def event(self, event: Event) -> Iterator[Problem]:
         """Findings about what one event names. Kinds that name no artefact have none."""
@@ -120,11 +137,12 @@ class _Checks:
             digest = event.payload.get(f"{name.removesuffix('_uri')}_digest")
             if digest is not None:
                 yield from self._file(uri, digest)
-            elif not exists(uri):
+            elif self._is_new(uri) and not exists(uri):
                 yield Problem(where=uri, what="missing")
 
     def _release(self, event: Event) -> Iterator[Problem]:
         uri = event.payload["manifest_uri"]
+        self._seen.add((uri,))
         try:
             raw = read_bytes(uri)
         except RayappError as error:

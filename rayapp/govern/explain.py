@@ -19,7 +19,7 @@ from rayapp.schemas.model import Run
 from rayapp.schemas.operations import OTHER_VERSION, EventKind
 from rayapp.schemas.record import Record, mismatch, short
 from rayapp.schemas.release import SignedManifest, Verdict
-from rayapp.schemas.traffic import SHADOW, STATIC, PredictionRecord, is_shadows
+from rayapp.schemas.traffic import NANO, SHADOW, STATIC, PredictionRecord, is_shadows
 from rayapp.storage import Workspace, read_bytes
 
 FoundT = TypeVar("FoundT")
@@ -212,6 +212,10 @@ def _add_prediction(tree: Tree, prediction: PredictionRecord, classes: tuple[str
             f"({prediction.latency_ms:.1f} ms)"
         )
     )
+    if prediction.cost_nano_usd is not None:
+        branch.add(f"cost: {prediction.cost_nano_usd / NANO:.9f} USD")
+    if prediction.tenant is not None:
+        branch.add(_plain(f"tenant: {prediction.tenant}"))
     if prediction.degraded is not None:
         who = "declared answer" if prediction.release_id == STATIC else "stand-in"
         branch.add(_plain(f"degraded: {prediction.degraded}, answered by a {who}"))

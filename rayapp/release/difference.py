@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rayapp.config.release import PolicyConfig
 from rayapp.schemas.model import BundleSchema
-from rayapp.schemas.record import Record, canonical_json
+from rayapp.schemas.record import Record, canonical_json, short
 from rayapp.schemas.release import Manifest
+from rayapp.storage import sha256
 
 
 class Change(Record):
@@ -38,6 +40,24 @@ def other_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
         for path, value in _flat(after)
         if path in old and old[path] != value
     ]
+
+
+def policy_digest(policy: PolicyConfig) -> str:
+    """By which a manifest names the policy that its verdicts are of."""
+    return sha256(canonical_json(policy.model_dump(mode="json")))
+
+
+def other_policy(champion: Manifest, policy: PolicyConfig, path: str) -> str | None:
+    """What to tell who asks to release, by the policy at `path`, what is the champion already; None
+    where that one accepted it. It stays: to be judged again is no reason to stop answering."""
+    asked = policy_digest(policy)
+    if asked == champion.policy_digest:
+        return None
+    return (
+        f"run {champion.run_id} is the champion of {champion.endpoint!r} by policy "
+        f"{short(champion.policy_digest)}; {path} is another, {short(asked)}, and was not applied; "
+        f"next: judge it: rayapp submit configs/releases/NAME.yaml policy={path} --job evaluate"
+    )
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[tuple[str, str], str]]:

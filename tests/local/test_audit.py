@@ -27,7 +27,7 @@ def released(tmp_path: Path) -> Released:
 
 
 def _audit(released: Released) -> list[Problem]:
-    return audit(released.ledger, released.workspace, digest_of_table)
+    return list(audit(released.ledger, released.workspace, digest_of_table).problems)
 
 
 def _flip(path: Path, position: int) -> None:
@@ -86,7 +86,7 @@ def test_a_table_that_cannot_be_read_is_a_problem_and_the_audit_goes_on(
     def broken(version: TableVersion) -> str:
         raise OSError("Parquet magic bytes not found in footer")
 
-    problems = audit(released.ledger, released.workspace, broken)
+    problems = audit(released.ledger, released.workspace, broken).problems
     assert [p.where for p in problems] == [
         f"{t.uri} version 3" for t in (*released.snapshot.tables, released.snapshot.view)
     ]
@@ -113,7 +113,7 @@ def test_finds_a_delta_table_without_its_log(released: Released) -> None:
 
 
 def _audit_tables(released: Released) -> list[Problem]:
-    return audit(released.ledger, released.workspace, recomputed_digest)
+    return list(audit(released.ledger, released.workspace, recomputed_digest).problems)
 
 
 def _store_table(released: Released) -> TableVersion:

@@ -1,12 +1,19 @@
 """`rayapp ask MODEL "question"`: what a gateway streams, and what of it a person is shown."""
 
+import io
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
 import pytest
+from released import release
 
+from rayapp.cli import head_state
+from rayapp.cli.app import main
 from rayapp.cli.ask import sample_requests
 from rayapp.cli.ask_model import Answer, body_of, read_answer, refused
 from rayapp.cli.first_chat import snippets, summary
@@ -128,3 +135,46 @@ def test_a_language_model_is_asked_a_question(model: str, says: str, tmp_path: P
     with pytest.raises(UserError, match=says) as error:
         sample_requests(workspace, model, 3)
     assert f'rayapp ask {model} "What' in error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "says"),
+    [
+        (404, "flight-delay", "'flight-delay' is no language model but an endpoint for rows"),
+        (404, "other", "answered 404: there is no model"),
+        (429, "flight-delay", "answered 429: there is no model"),
+    ],
+)
+def test_a_question_to_an_endpoint_of_rows_is_told_as_one(
+    status: int,
+    name: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(request: urllib.request.Request, timeout: float) -> None:
+        body = b'{"error": {"message": "there is no model; next: models are []"}}'
+        raise urllib.error.HTTPError(request.full_url, status, "", HTTPMessage(), io.BytesIO(body))
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(head_state, "running_head", lambda _: _head())
+    monkeypatch.setenv("RAYAPP_WORKSPACE", release(tmp_path).workspace.uri)
+    assert main(["ask", name, "Will it be late?"]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert ("leave the question out: rayapp ask flight-delay" in told) == ("rows" in says)
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_not_sent(
+    question: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAYAPP_WORKSPACE", str(tmp_path))
+    assert main(["ask", "small", question, "--print-body"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"the question is {question!r}, nothing is asked" in told.err

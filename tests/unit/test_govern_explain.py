@@ -77,6 +77,16 @@ def test_a_declared_answer_and_a_split_are_told(released: Released) -> None:
     assert "arm new: unit 'u' is on it, as 10% of such units are; it did not answer" in text
 
 
+def test_who_asked_and_what_it_cost_is_told_where_that_is_known(released: Released) -> None:
+    made = _prediction(released)
+    paid = made.model_copy(update={"tenant": "acme", "cost_nano_usd": 2_500})
+    text = _text(_explain(released, paid))
+    assert "cost: 0.000002500 USD" in text
+    assert "tenant: acme" in text
+    free = _text(_explain(released, made))  # nobody has set a price, which is not a price of 0
+    assert not [word for word in ("cost: ", "tenant: ") if word in free]
+
+
 def test_what_a_shadow_made_of_a_row_is_told_beneath_it(released: Released) -> None:
     rows = [_prediction(released, row) for row in (0, 1)]
     shadow = rows[1].model_copy(

@@ -132,9 +132,13 @@ def _in_project(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_in_project")
 def test_flags_are_published_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["flags", "show"]) == 0
-    nothing = capsys.readouterr()
-    assert (nothing.out, "rayapp flags publish" in nothing.err) == ("", True)
+    for command, says in (
+        ("show", "There are no flags.\n"),
+        ("history", "No flags were published yet.\n"),
+    ):
+        assert main(["flags", command]) == 0
+        nothing = capsys.readouterr()
+        assert (nothing.out, "rayapp flags publish" in nothing.err) == (says, True)
     assert main(["flags", "publish", EXAMPLE]) == 0
     assert capsys.readouterr().out == "1 flag of flight_delay: published.\n"
     assert main(["flags", "publish", EXAMPLE]) == 0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from serving_case import ENDPOINT, estimate, seal_release
 
+from rayapp.cli.plan import _shown
 from rayapp.errors import UserError
 from rayapp.flows.planning import Measured, Plan, plan_release
 from rayapp.ledger import Ledger
@@ -148,3 +149,15 @@ def test_prompts_weights_settings_and_data_differ_by_name(site: Site) -> None:
         ("weights", "small"): ("a" * 64, "b" * 64),
         ("prompt", "system"): ("Be brief.", "Be brief.\nBe kind."),
     }
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (f"small {'0a' * 32}", "small 0a0a0a0a0a0a"),
+        ('{"name":"origin_airport","nullable":false,"type":"category_lst"}', None),
+        (None, "-"),
+    ],
+)
+def test_only_digests_are_shortened(told: str | None, shown: str | None) -> None:
+    assert _shown(told).plain == (told if shown is None else shown)
