@@ -313,9 +313,7 @@ class Workspace:
         return folder
 
     def spool(self, endpoint: str) -> Path:
-        folder = self.local / "spool" / endpoint
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.local / "spool" / endpoint
 
 
 def dataset_of(table: "DeltaTable", since: datetime | None = None) -> "ds.Dataset":

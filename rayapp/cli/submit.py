@@ -17,7 +17,7 @@ from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus, JobSubmissionClient
 from requests.exceptions import ConnectionError as NotReached  # what Ray's client raises
 
-from rayapp.cli.head_state import read_head
+from rayapp.cli.head_state import is_alive, read_head
 from rayapp.cli.job_choice import path_in, require_small, submission_id
 from rayapp.errors import Unavailable, UserError
 from rayapp.storage import Workspace
@@ -70,6 +70,7 @@ def submit(
     excludes = left_out(working_dir, [workspace.local, Path(sys.prefix)])
     require_small(files_that_travel(working_dir, excludes))
     head = read_head(workspace)  # now: `rayapp down` forgets it
+    was_alive = head is not None and is_alive(head)
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
@@ -89,7 +90,7 @@ def submit(
     try:
         return _follow(client, job_id, show)
     except OSError as error:
-        is_own = head is not None and head.dashboard_url == address
+        is_own = was_alive and head is not None and head.dashboard_url == address
         raise _lost(address, is_own, job_id, error) from error
 
 

@@ -33,8 +33,9 @@ class ShadowConfig(Target, ShadowSettings):
 
 
 class BreakerConfig(Config):
-    """A release that fails most of the time is not asked for a while. One that gives no answer in
-    all the time that there is has failed, too."""
+    """A release that fails most of the time is not asked for a while. One that gives no answer to a
+    short request, or begins no stream of a language model's, in all the time that there is has
+    failed, too."""
 
     failure_share: float = Field(default=0.5, gt=0, le=1)
     """Of the requests in the window; from this on the breaker opens."""

@@ -55,7 +55,8 @@ def other_policy(champion: Manifest, policy: PolicyConfig, path: str) -> str | N
         return None
     return (
         f"run {champion.run_id} is the champion of {champion.endpoint!r} by policy "
-        f"{short(champion.policy_digest)}; {path} is another, {short(asked)}, and was not applied; "
+        f"{short(champion.policy_digest)}; {path} reads otherwise now, {short(asked)}, and was not "
+        "applied; "
         f"next: judge it: rayapp submit configs/releases/NAME.yaml policy={path} --job evaluate"
     )
 

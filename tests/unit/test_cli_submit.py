@@ -1,10 +1,12 @@
 """What `rayapp submit` says where the Jobs API is lost while a job runs."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 
@@ -37,25 +39,29 @@ class Ending:
 
 
 @pytest.mark.parametrize(
-    ("own_address", "error", "says", "next_step"),
+    ("own_address", "is_alive", "error", "says", "next_step"),
     [
         (
             ADDRESS,
+            True,
             requests.ConnectionError(RAW),
             rf"the Ray head at {ADDRESS} went away while job train-a-\d+ ran, and the job with it",
             "rayapp up, then submit the same again: it resumes",
         ),
         (
             "http://127.0.0.1:9999",
+            True,
             requests.ConnectionError(RAW),
             rf"lost the Jobs API at {ADDRESS} while job train-a-\d+ ran: it cannot be reached",
             "the job may go on",
         ),
-        (ADDRESS, requests.ReadTimeout("too slow"), "ran: too slow", "the job may go on"),
+        (ADDRESS, False, requests.ConnectionError(RAW), "cannot be reached", "the job may go on"),
+        (ADDRESS, True, requests.ReadTimeout("too slow"), "ran: too slow", "the job may go on"),
     ],
 )
 def test_a_head_that_ends_is_told_as_one(
     own_address: str,
+    is_alive: bool,
     error: OSError,
     says: str,
     next_step: str,
@@ -64,8 +70,8 @@ def test_a_head_that_ends_is_told_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     head = Head(
-        pid=1,
-        started_s=0.0,
+        pid=os.getpid(),
+        started_s=psutil.Process().create_time() if is_alive else 0.0,
         dashboard_url=own_address,
         endpoint_url="http://127.0.0.1:2",
         gcs_port=3,

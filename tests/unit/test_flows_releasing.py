@@ -83,7 +83,7 @@ def test_another_policy_than_the_champions_is_told_and_takes_nothing_away(site: 
     assert site.said[-1] == f"release {ENDPOINT}: {champion[:12]} is the champion already"
     (problem,) = site.problems(high)
     assert problem.startswith(f"run run-1 is the champion of '{ENDPOINT}' by policy ")
-    assert f"{high} is another, " in problem
+    assert f"{high} reads otherwise now, " in problem
     assert problem.endswith(f" configs/releases/NAME.yaml policy={high} --job evaluate")
     assert site.said[-1].endswith(f"already, not by {high}, which was not applied")
     assert (site.champion, site.ledger.sequence()) == (champion, sequence)

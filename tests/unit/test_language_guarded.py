@@ -191,7 +191,7 @@ async def test_streams_that_do_not_begin_in_all_the_time_there_is_open_the_break
     headers: dict[str, str], states: list[str]
 ) -> None:
     breaker = {"breaker": {"min_requests": 2, "open_s": 3600}}
-    case = LanguageCase(with_settings({"big": breaker}, deadline_ms=50))
+    case = LanguageCase(with_settings({"big": breaker}, deadline_ms=500))
     case.engine.trouble.hangs_before = True
     callers = [case.caller(chat(stream=True), **headers) for _ in range(2)]
     for caller in callers:

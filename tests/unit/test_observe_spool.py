@@ -19,6 +19,7 @@ from log_case import die
 from pyarrow.fs import LocalFileSystem
 
 from rayapp.observe import commit
+from rayapp.observe.node_log import NodeLog
 from rayapp.observe.predictions import (
     FEEDBACK,
     PREDICTIONS,
@@ -54,14 +55,15 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_a_folder_that_cannot_be_made_is_told_by_the_first_record(tmp_path: Path) -> None:
     """Which is where a gateway says that it cannot keep records, and gives back what was paid."""
-    blocks = tmp_path / "spool"
-    blocks.touch()
-    spool = Spool(blocks / "toy")
+    workspace = Workspace(str(tmp_path))
+    folder = workspace.spool("toy")
+    folder.parent.touch()
+    spool = NodeLog(workspace).predictions("toy")
     with pytest.raises(OSError, match="spool"):
         spool.append([record("1")])
-    blocks.unlink()
+    folder.parent.unlink()
     spool.append([record("1")])
-    assert len(list((blocks / "toy").iterdir())) == 1
+    assert len(list((folder / PREDICTIONS_TABLE).iterdir())) == 1
 
 
 def folder_of(workspace: Workspace) -> Path:

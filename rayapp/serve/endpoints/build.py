@@ -237,7 +237,14 @@ class Builder:
         if config.breaker is not None:
             on_state = partial(self.hooks.breaker, name, key)
             limit_ms = min(self.deadline_ms, config.timeout_ms or math.inf)
-            built = Breaker(built, release_id, config.breaker, on_state, enough_s=limit_ms / 1000)
+            built = Breaker(
+                built,
+                release_id,
+                config.breaker,
+                on_state,
+                may_be_long=_is_long,  # its own rows may take all the time there is
+                enough_s=limit_ms / 1000,
+            )
         if config.cache is not None:
             built = Cache(built, release_id, config.cache, partial(self.hooks.cache, name))
         return built
@@ -275,3 +282,7 @@ class Builder:
         if config.timeout_ms is None and share == 1:
             return inner
         return Timeout(inner, config.timeout_ms, self.deadlines, share=share)
+
+
+def _is_long(ask: Ask) -> bool:
+    return ask.is_long

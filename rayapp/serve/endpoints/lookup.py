@@ -24,7 +24,6 @@ _PLAIN: dict[ColumnType, frozenset[type]] = {
     "integer": frozenset({int, NoneType}),
     "number": frozenset({int, float, NoneType}),
     "boolean": frozenset({bool, NoneType}),
-    "timestamp": frozenset({NoneType}),
 }
 """Values that are of a key's type at first sight."""
 

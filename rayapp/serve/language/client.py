@@ -73,9 +73,11 @@ class ServeLlm:
         looking = self._looking
         await asyncio.wait({looking}, timeout=FIND_S)
         error = looking.result() if looking.done() else TimeoutError(f"not found in {FIND_S:g} s")
-        if error is not None:
-            raise not_there(self._who, error) from error
-        return self._ask
+        if error is None:
+            return self._ask
+        if not isinstance(error, (RayServeException, TimeoutError, *GONE)):
+            raise error
+        raise not_there(self._who, error) from error
 
     async def _look_up(self) -> Exception | None:
         """Why there is no handle yet; None once there is."""
@@ -86,6 +88,9 @@ class ServeLlm:
             # By value: a token is a message, which would cost more through the object store.
             self._ask = handle.options(stream=True, _by_reference=False, method_name="open")
         except (RayServeException, *GONE) as error:
+            return error
+        except Exception as error:
+            log.exception("engine_not_looked_up")  # who waited may be gone
             return error
         finally:
             self._looking = None

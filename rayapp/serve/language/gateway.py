@@ -7,6 +7,7 @@
 It knows neither Ray nor a model: engines are LlmClients, and what counts tokens is passed in.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -157,8 +158,9 @@ class LanguageGateway(Front):
         state: dict[str, Any] = {}
         if self._may_look(call):
             followed = {} if self._follower is None else self._follower.problems
-            away = {f"engines/{n}": await r.problem() for n, r in self._reached.items()}
-            told = {engine: problem for engine, problem in away.items() if problem is not None}
+            away = await asyncio.gather(*(one.problem() for one in self._reached.values()))
+            engines = zip(self._reached, away, strict=True)
+            told = {f"engines/{name}": problem for name, problem in engines if problem is not None}
             # a follower says why its release is none, where a model only lacks it
             problems = {**self._models.problems(), **followed, **told}
             state = {"models": self._models.names(), "problems": problems}
@@ -199,7 +201,8 @@ class LanguageGateway(Front):
     async def _late(self, error: DeadlineExceeded, name: str | None) -> DeadlineExceeded:
         """More time is no help where nobody is there yet. name: of the model that was asked."""
         engines = () if name is None else self._models.engines_of(name)
-        loading = [engine for engine in engines if not await self._reached[engine].is_there()]
+        there = await asyncio.gather(*(self._reached[engine].is_there() for engine in engines))
+        loading = [engine for engine, is_there in zip(engines, there, strict=True) if not is_there]
         if not loading:
             return error
         named = " and ".join(f"engines/{engine}" for engine in loading)
