@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 from shells import Shell, job_driver
 from use_cases import write_text_rows
-from waiting import until
+from waiting import AT_ONCE_S, until
 
 # two engines start, beside whatever else a machine does
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
@@ -61,7 +61,7 @@ def _num_rows(uri: str) -> int:
 def test_a_killed_job_goes_on_and_each_row_is_there_once(user: Shell) -> None:
     uri = user.workspace.table("answers/notes")
     first = user.start("submit", CONFIG)
-    until(lambda: _num_rows(uri) > 0 or first.poll() is not None, wait_s=WAIT_S)
+    until(lambda: _num_rows(uri) > 0 or first.poll() is not None, wait_s=WAIT_S, every_s=AT_ONCE_S)
     assert first.poll() is None, first.communicate()[0]
     job_driver(user, "jobs.score_batch").kill()
     told, _ = first.communicate(timeout=WAIT_S)

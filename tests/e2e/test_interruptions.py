@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from shells import Shell, job_driver
 from use_cases import UseCase, write_use_case
-from waiting import until
+from waiting import AT_ONCE_S, until
 
 from rayapp.ledger import Ledger
 from rayapp.register.registry import open_registry
@@ -35,7 +35,7 @@ def _wait_for_checkpoint(shell: Shell) -> str:
                 found.append(event.subject)
         return bool(found)
 
-    until(is_there)
+    until(is_there, every_s=AT_ONCE_S)
     return found[0]
 
 

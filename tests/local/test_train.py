@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import ray.data
 from toy_snapshot import toy_snapshot
-from waiting import until
+from waiting import AT_ONCE_S, until
 
 from rayapp.config.training import (
     NeuralConfig,
@@ -123,7 +123,7 @@ def kill_the_worker(run_folder: Path, killed: list[int]) -> None:
                     break
         return bool(killed)
 
-    until(is_killed, wait_s=240)
+    until(is_killed, wait_s=240, every_s=AT_ONCE_S)
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
