@@ -155,7 +155,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         promote(Ledger.of(shell.workspace, "test"), signed, 0)
         made = Served(shell)
         made.deploy(SETTINGS)
-        until(made.answers)
+        until(made.answers, wait_s=WAIT_S)
         yield made
 
 
@@ -211,7 +211,7 @@ async def test_replicas_come_under_load_and_go_with_nothing_dropped(served: Serv
 
     num_answers = await _load(served, has_grown)
     assert num_answers > 100
-    until(lambda: len(served.replicas()) == 1)
+    until(lambda: len(served.replicas()) == 1, wait_s=WAIT_S)
     answers = []
     for connection in uploads:
         connection.send(LONG_BODY[SENT_FIRST:])
@@ -302,7 +302,7 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(
     served: Served, over: Callable[[Served], AbstractAsyncContextManager[Ask]]
 ) -> None:
     """The replica is stopped first, so that requests surely wait in it when it is killed."""
-    until(lambda: served.answers() and served.are_both_asked())
+    until(lambda: served.answers() and served.are_both_asked(), wait_s=WAIT_S)
     victim = psutil.Process(served.replicas()[0]["pid"])
     prefix = over.__name__
     ids = [f"{prefix}-{i}" for i in range(40)]
@@ -323,9 +323,9 @@ async def test_what_a_killed_replica_was_asked_another_answers_once(
         logged[:] = [i for i in table.column("request_id").to_pylist() if i.startswith(prefix)]
         return set(ids) <= set(logged)
 
-    until(are_logged)
+    until(are_logged, wait_s=WAIT_S)
     assert sorted(logged) == sorted(ids)
-    until(lambda: len(served.replicas()) == 2)
+    until(lambda: len(served.replicas()) == 2, wait_s=WAIT_S)
 
 
 async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served: Served) -> None:
@@ -349,7 +349,7 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
             await asyncio.sleep(0.5)  # a loan may come back
 
     async def kill_at(num_answered: int) -> None:
-        await asyncio.to_thread(until, served.are_both_asked)
+        await asyncio.to_thread(until, served.are_both_asked, WAIT_S)
         may_ask.set()
         while len(answered) < num_answered:
             await asyncio.sleep(0.001)
@@ -372,7 +372,8 @@ async def test_a_budget_is_spent_to_the_last_request_though_gateways_die(served:
         (found,) = served.shell.rayapp_json("spending")
         return bool(found["logged"] == LIMIT_NANO_USD)
 
-    until(is_logged)  # and not more: each request that two gateways recorded is there once
+    # and not more: each request that two gateways recorded is there once
+    until(is_logged, wait_s=WAIT_S)
     table = read_predictions(served.shell.workspace.table(PREDICTIONS_TABLE), ENDPOINT)
     paid_for = table.filter(pc.is_valid(table.column("loan_id"))).column("request_id").to_pylist()
     assert len(paid_for) == len(set(paid_for)) == NUM_COVERED

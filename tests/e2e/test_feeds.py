@@ -194,7 +194,7 @@ def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     assert site.ask().degraded == "stale:temp"  # nothing was published yet
     producer = site.produce()
-    until(lambda: site.is_fresh(producer))
+    until(lambda: site.is_fresh(producer), wait_s=WAIT_S)
     fresh = [site.ask() for _ in range(50)]
     assert {answer.degraded for answer in fresh} == {None}
     _stop(producer)
@@ -212,6 +212,6 @@ def test_a_producer_that_stops_is_noticed_and_one_that_goes_on_is_too(site: Site
     assert {a.degraded for a in early} == {None}
     assert {a.body for a in early} == {fresh[0].body} != {a.body for a in late}
     producer = site.produce()
-    until(lambda: site.is_fresh(producer))
+    until(lambda: site.is_fresh(producer), wait_s=WAIT_S)
     assert site.ask().body == fresh[0].body
     _stop(producer)

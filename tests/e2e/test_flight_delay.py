@@ -22,6 +22,7 @@ from rayapp.schemas.operations import EventKind
 
 GOLDEN_PATH = "configs/golden_paths/flight_delay.yaml"
 ENDPOINT = "flight-delay"
+COMMIT_WAIT_S = 60
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def test_every_answer_has_a_receipt_that_can_be_explained(walked: Walked) -> Non
     headers = {name.lower(): value for name, value in headers.items()}
     assert headers["x-release"] == walked.figures["release_id"]
     assert "explain-me" in headers["x-request-id"]
-    until(lambda: walked.shell.rayapp("explain", "explain-me").returncode == 0)
+    until(
+        lambda: walked.shell.rayapp("explain", "explain-me").returncode == 0, wait_s=COMMIT_WAIT_S
+    )
     told = walked.shell.rayapp("explain", "explain-me").stdout
     for known in (walked.figures["release_id"][:12], walked.figures["snapshot_id"][:12]):
         assert known in told
@@ -184,7 +187,7 @@ def test_feedback_is_joined_and_monitored(walked: Walked) -> None:
         # rows that earlier tests sent have outcomes too: the snapshot holds them by row id
         return figures.get("num_outcomes", 0) >= 40 and "auc" in figures["quality"]
 
-    until(is_joined)
+    until(is_joined, wait_s=COMMIT_WAIT_S)
     kinds = {e.payload["signal"] for e in walked.ledger().events(EventKind.SIGNAL_MEASURED)}
     assert "auc" in kinds
     assert any(kind.startswith("drift/") for kind in kinds)

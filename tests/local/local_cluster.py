@@ -4,12 +4,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ray
-from waiting import until
+import waiting
 
 ATTEMPTS = 3
 """Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
+until = partial(waiting.until, wait_s=20, every_s=0.02)
+"""What is asked for here is of this machine, and soon there."""
 
 
 @contextmanager
@@ -44,4 +47,4 @@ def _start(folder: str) -> None:
 
 def until_free(resource: str, number: float) -> None:
     """Until Ray says that so much is: it gives back, and tells what is free, in the background."""
-    until(lambda: ray.available_resources().get(resource, 0) == number)
+    until(lambda: ray.available_resources().get(resource, 0) == number, wait_s=60)

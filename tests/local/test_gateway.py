@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from local_cluster import until
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, ROW, rows_table
 from tritonclient.utils import InferenceServerException
-from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.govern.keys import create_key

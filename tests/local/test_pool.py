@@ -9,11 +9,11 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from local_cluster import until
 from ray import serve
 from ray.exceptions import RayActorError
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, rows_table
-from waiting import until
 
 from rayapp.config.replicas import PoolConfig
 from rayapp.config.serving import ServingConfig
@@ -124,4 +124,7 @@ def test_where_no_replica_is_left_the_caller_may_try_again(served: Served) -> No
         for _ in range(3)
     }
     assert statuses <= {503, 504}
-    until(lambda: httpx.post(served.url + SCORE, json=RECORDS, timeout=30).status_code == 200)
+    until(
+        lambda: httpx.post(served.url + SCORE, json=RECORDS, timeout=30).status_code == 200,
+        wait_s=60,
+    )

@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from local_cluster import until
 from ray import serve
 from served import SCORE, Served
 from serving_case import ENDPOINT, ROW, estimate, seal_release
-from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.observe.predictions import find_predictions

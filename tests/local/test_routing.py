@@ -4,10 +4,10 @@ from typing import Any
 
 import httpx
 import pytest
+from local_cluster import until
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT
-from waiting import until
 
 from rayapp.config.routing import FlagsConfig
 from rayapp.config.serving import ServingConfig

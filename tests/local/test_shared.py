@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import ray
-from waiting import until
+from local_cluster import until
 
 from rayapp.config.tenants import LimitsConfig
 from rayapp.serve.callers.limits import Keeper
@@ -43,7 +43,7 @@ async def test_it_serves_who_still_drains_and_ends_after_the_last(
     await asyncio.sleep(6)
     assert await taken(second) == 5  # by the same bucket, which has filled meanwhile
     second._tending.cancel()
-    await asyncio.to_thread(until, lambda: not is_there())
+    await asyncio.to_thread(until, lambda: not is_there(), 60)
 
 
 async def test_one_that_was_killed_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ async def test_one_that_was_killed_is_there_again(monkeypatch: pytest.MonkeyPatc
     killed = one.actor
     await taken(one)
     ray.kill(killed, no_restart=True)
-    await asyncio.to_thread(until, lambda: one.actor is not killed)
+    await asyncio.to_thread(until, lambda: one.actor is not killed, 60)
     assert await taken(one) == 5
     one._tending.cancel()
     ray.kill(one.actor)

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 from collector import Collector, collector
+from local_cluster import until
 from ray import serve
 from served import RECORDS, SCORE, Served
 from serving_case import ENDPOINT, Case, make_bundle
-from waiting import until
 
 from rayapp.config.serving import ServingConfig
 from rayapp.observe.predictions import find_predictions

@@ -1,6 +1,5 @@
 """A sealed manifest opens as it was; one changed byte anywhere in it, and it does not."""
 
-import itertools
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,12 +79,12 @@ def test_each_changed_byte_is_found(workspace: Workspace, signed: SignedManifest
     raw = signed.canonical()
     trusted = workspace.keys / TRUSTED
     assert open_manifest(raw, trusted) == signed
-    bits = itertools.cycle((0x01, 0x20, 0x80))
-    for place, bit in enumerate(itertools.islice(bits, len(raw))):
-        changed = bytearray(raw)
-        changed[place] ^= bit
-        with pytest.raises(TamperedError):
-            open_manifest(bytes(changed), trusted)
+    for place in range(len(raw)):
+        for bit in (0x01, 0x20, 0x80):
+            changed = bytearray(raw)
+            changed[place] ^= bit
+            with pytest.raises(TamperedError):
+                open_manifest(bytes(changed), trusted)
 
 
 def test_each_refusal_says_what_differs(workspace: Workspace, signed: SignedManifest) -> None:
