@@ -70,7 +70,7 @@ def submit(
     excludes = left_out(working_dir, [workspace.local, Path(sys.prefix)])
     require_small(files_that_travel(working_dir, excludes))
     head = read_head(workspace)  # now: `rayapp down` forgets it
-    was_alive = head is not None and is_alive(head)
+    own_address = head.dashboard_url if head is not None and is_alive(head) else None
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
@@ -90,8 +90,7 @@ def submit(
     try:
         return _follow(client, job_id, show)
     except OSError as error:
-        is_own = was_alive and head is not None and head.dashboard_url == address
-        raise _lost(address, is_own, job_id, error) from error
+        raise _lost(address, own_address == address, job_id, error) from error
 
 
 def _lost(address: str, is_own: bool, job_id: str, error: OSError) -> Unavailable:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from heads import known_head
 
 from rayapp.cli.app import main
 from rayapp.cli.head_state import (
@@ -44,18 +45,7 @@ FOUND = {
 
 
 def _head(workspace: Workspace, pid: int, started_s: float) -> Head:
-    return Head(
-        pid=pid,
-        started_s=started_s,
-        dashboard_url="http://127.0.0.1:1",
-        endpoint_url="http://127.0.0.1:2",
-        gcs_port=3,
-        temp_dir="/tmp/x",
-        token_path="/tmp/token",
-        workspace=workspace.uri,
-        log_path="/tmp/log",
-        settings={},
-    )
+    return known_head(workspace=workspace.uri, pid=pid, started_s=started_s)
 
 
 @pytest.mark.parametrize(

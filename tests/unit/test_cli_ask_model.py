@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import known_head
 from released import release
 
 from rayapp.cli import head_state
@@ -17,7 +18,6 @@ from rayapp.cli.app import main
 from rayapp.cli.ask import sample_requests
 from rayapp.cli.ask_model import Answer, body_of, read_answer, refused
 from rayapp.cli.first_chat import snippets, summary
-from rayapp.cli.head_state import Head
 from rayapp.errors import Unavailable, UserError
 from rayapp.ledger import Ledger
 from rayapp.schemas.operations import EventKind
@@ -98,28 +98,13 @@ def test_a_question_is_one_message_and_its_counts_are_wanted() -> None:
     assert "max_tokens" not in json.loads(body_of("small", "why?"))
 
 
-def _head() -> Head:
-    return Head(
-        pid=1,
-        started_s=0,
-        dashboard_url="http://127.0.0.1:1",
-        endpoint_url="http://127.0.0.1:2",
-        gcs_port=3,
-        temp_dir="/tmp/x",
-        token_path="/tmp/token",
-        workspace="/tmp/w",
-        log_path="/tmp/log",
-        settings={},
-    )
-
-
 @pytest.mark.parametrize("key", [None, "rk_1_2"])
 def test_the_quickstarts_last_screen_can_be_copied(key: str | None) -> None:
-    told = snippets(_head(), "small", 'What\'s the "capital" of France?', key)
+    told = snippets(known_head(), "small", 'What\'s the "capital" of France?', key)
     assert ("authorization: Bearer rk_1_2" in told["From a shell"]) == (key is not None)
     compile(told["From Python"], "python", "exec")
     assert f'api_key="{key or "none"}"' in told["From Python"]
-    shown = summary(_head(), "small", Answer("req-1", "ab" * 32), 0.0001, key)
+    shown = summary(known_head(), "small", Answer("req-1", "ab" * 32), 0.0001, key)
     assert dict(shown["Look at"])["URL"] == "http://127.0.0.1:2/v1"
     assert dict(shown["Look at"])["page"].startswith("http://127.0.0.1:2/v1/docs ")
     assert shown["Next"][0][0] == "rayapp explain req-1"
@@ -158,7 +143,7 @@ def test_a_question_to_an_endpoint_of_rows_is_told_as_one(
         raise urllib.error.HTTPError(request.full_url, status, "", HTTPMessage(), io.BytesIO(body))
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(head_state, "running_head", lambda _: _head())
+    monkeypatch.setattr(head_state, "running_head", lambda _: known_head())
     monkeypatch.setenv("RAYAPP_WORKSPACE", release(tmp_path).workspace.uri)
     assert main(["ask", name, "Will it be late?"]) == 2
     told = capsys.readouterr().err

@@ -9,9 +9,10 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from heads import known_head
 
 from rayapp.cli import submit as submitting
-from rayapp.cli.head_state import Head, write_head
+from rayapp.cli.head_state import write_head
 from rayapp.errors import Unavailable
 from rayapp.storage import Workspace
 
@@ -69,19 +70,9 @@ def test_a_head_that_ends_is_told_as_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    head = Head(
-        pid=os.getpid(),
-        started_s=psutil.Process().create_time() if is_alive else 0.0,
-        dashboard_url=own_address,
-        endpoint_url="http://127.0.0.1:2",
-        gcs_port=3,
-        temp_dir="/tmp/x",
-        token_path="/tmp/token",
-        workspace=workspace.uri,
-        log_path="/tmp/log",
-        settings={},
-    )
-    write_head(workspace, head)
+    started_s = psutil.Process().create_time() if is_alive else 0.0
+    known = known_head(pid=os.getpid(), started_s=started_s, dashboard_url=own_address)
+    write_head(workspace, known)
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setattr(submitting, "JobSubmissionClient", Ending)
