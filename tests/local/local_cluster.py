@@ -2,17 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import ray
 import waiting
 
 ATTEMPTS = 3
 """Ray gives a node 30 s to start, which a busy machine may take; the limit cannot be set."""
-until = partial(waiting.until, wait_s=20, every_s=0.02)
-"""What is asked for here is of this machine, and soon there."""
 
 
 @contextmanager
@@ -43,6 +40,11 @@ def _start(folder: str) -> None:
             if "timed out during startup" not in str(error) or attempt == ATTEMPTS - 1:
                 raise
             ray.shutdown()
+
+
+def until(condition: Callable[[], bool], wait_s: float = 20) -> None:
+    """What is waited for here is of this machine, and soon there."""
+    waiting.until(condition, wait_s, every_s=0.02)
 
 
 def until_free(resource: str, number: float) -> None:
